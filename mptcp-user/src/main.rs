@@ -1,0 +1,2 @@
+//! The `mptcp` command.
+fn main() {}

@@ -1,0 +1,66 @@
+//! What can be chosen, for the whole endpoint and for one connection.
+
+use std::time::Duration;
+
+/// Choices for one connection (or for those that a listener accepts).
+#[derive(Clone, Debug)]
+pub struct ConnectionConfig {
+    /// Offer or accept Multipath TCP; otherwise the connection is regular TCP.
+    pub multipath: bool,
+    /// Ask for DSS checksums (RFC 8684 section 3.1, flag A). They are also used when only the peer asks.
+    pub checksum: bool,
+    /// Largest number of subflows at once, the initial one included.
+    pub max_subflows: usize,
+    /// Announce this host's other addresses to the peer (ADD_ADDR).
+    pub announce_addresses: bool,
+    /// Octets that may wait in the send buffer, unacknowledged ones included.
+    pub send_buffer: usize,
+    /// Octets that may wait in the receive buffer, which is what the advertised window is made from.
+    pub receive_buffer: usize,
+    /// Name of the congestion control algorithm.
+    pub congestion: String,
+    /// Name of the packet scheduler.
+    pub scheduler: String,
+    /// Name of the path manager.
+    pub path_manager: String,
+    /// How long to try to set up a connection.
+    pub connect_timeout: Duration,
+    /// How long the connection may go without an acknowledgment for outstanding data on any subflow before
+    /// it is given up (RFC 9293 section 3.8.3; RFC 5482).
+    pub user_timeout: Duration,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> Self {
+        Self {
+            multipath: true,
+            checksum: false,
+            max_subflows: 8,
+            announce_addresses: true,
+            send_buffer: 8 << 20,
+            receive_buffer: 8 << 20,
+            congestion: "cubic".into(),
+            scheduler: "lowest-rtt".into(),
+            path_manager: "full-mesh".into(),
+            connect_timeout: Duration::from_secs(30),
+            user_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Choices for the endpoint: bounds on what peers can make it keep.
+#[derive(Clone, Debug)]
+pub struct EndpointConfig {
+    /// Most connections at once, half-open ones included.
+    pub max_connections: usize,
+    /// Most connections of one listener that are not accepted yet.
+    pub backlog: usize,
+    /// Largest super-segment payload handed to the driver, in octets.
+    pub max_super_segment: usize,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        Self { max_connections: 200_000, backlog: 1024, max_super_segment: 64_000 }
+    }
+}

@@ -1,0 +1,20 @@
+//! The protocol engine: Multipath TCP (RFC 8684) over regular TCP subflows (RFC 9293), sans-IO.
+//!
+//! There is no socket, no thread, no clock and no global randomness here: every entry point takes the time,
+//! randomness comes from a seed handed in, and output is polled. Start with [`Endpoint`]: it owns all
+//! connections of one shard. Feed it segments ([`Endpoint::handle_segment`]), time
+//! ([`Endpoint::handle_timeout`]) and the application's octets ([`Endpoint::send`]); ask it for segments
+//! ([`Endpoint::poll_transmit`]), events ([`Endpoint::poll_event`]) and the next time it wants to be called
+//! ([`Endpoint::next_timeout`]).
+
+mod config;
+mod endpoint;
+mod event;
+mod info;
+mod time;
+
+pub use config::{ConnectionConfig, EndpointConfig};
+pub use endpoint::{ConnectError, Endpoint, ListenError};
+pub use event::{CloseReason, ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
+pub use info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo, SubflowState};
+pub use time::Instant;

@@ -1,0 +1,1 @@
+//! Namespaces, kernel peers and processes for the integration tests.
