@@ -1,1 +1,33 @@
-//! Namespaces, kernel peers and processes for the integration tests.
+//! Namespaces, kernel peers and processes for the integration tests, the demo and the benchmarks.
+//!
+//! * [`netns`]: network namespaces and the links between them;
+//! * [`process`]: programs inside a namespace, never left behind;
+//! * [`kernel`]: the kernel's own Multipath TCP (and regular TCP) as the peer;
+//! * [`counters`]: the kernel's SNMP and MIB counters in a namespace;
+//! * [`data`]: seeded test data and its SHA-256.
+//!
+//! Nothing here depends on the stack under test: it is driven through its command line, as users drive it.
+
+pub mod netns;
+pub mod process;
+
+/// Whether this process may create namespaces and attach programs.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Leaves the test, loudly, when it is not run by root.
+#[macro_export]
+macro_rules! require_root {
+    () => {
+        if !$crate::is_root() {
+            eprintln!(
+                "SKIPPED {}:{}: this test makes network namespaces and needs root (run `cargo xtask test` as root)",
+                file!(),
+                line!()
+            );
+            return;
+        }
+    };
+}
