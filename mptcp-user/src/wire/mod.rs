@@ -11,8 +11,8 @@ mod segment;
 mod seq;
 
 pub use options::{
-    AddAddr, Dss, FastClose, Join, Mapping, MpCapable, MptcpOption, RemoveAddr, ResetReason, SackBlock,
-    TcpOptions, TcpReset, Timestamps, Version,
+    AddAddr, Dss, FastClose, Join, Mapping, MpCapable, MptcpOption, OPTION_SPACE, OptionsTooLong, RemoveAddr,
+    ResetReason, SackBlock, TcpOptions, TcpReset, Timestamps, Version,
 };
 pub use payload::Payload;
 pub use segment::{Ecn, Flags, Segment};

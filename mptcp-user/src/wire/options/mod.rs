@@ -1,0 +1,235 @@
+//! TCP options, parsed and built: those of regular TCP here, those of Multipath TCP in [`mptcp`]
+//! (RFC 9293 section 3.1, RFC 7323, RFC 2018, RFC 8684 section 3, RFC 6824 section 3).
+//!
+//! The option area of a segment has at most 40 octets ([`OPTION_SPACE`]). Who builds a segment does the
+//! budgeting; [`TcpOptions::wire_len`] says what a set of options takes, padding included.
+
+mod mptcp;
+#[cfg(test)]
+mod tests;
+
+use super::{Flags, SeqNumber};
+use arrayvec::ArrayVec;
+pub use mptcp::{
+    AddAddr, Dss, FastClose, Join, Mapping, MpCapable, MptcpOption, RemoveAddr, ResetReason, TcpReset,
+    Version,
+};
+
+/// Octets that a TCP header has for options: a data offset of 15 words less the 20 fixed octets.
+pub const OPTION_SPACE: usize = 40;
+
+const END: u8 = 0;
+const NOP: u8 = 1;
+const MSS: u8 = 2;
+const WINDOW_SCALE: u8 = 3;
+const SACK_PERMITTED: u8 = 4;
+const SACK: u8 = 5;
+const TIMESTAMPS: u8 = 8;
+const MPTCP: u8 = 30;
+
+/// The options take more than the 40 octets of the option area.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the TCP options take {octets} octets, {OPTION_SPACE} are there")]
+pub struct OptionsTooLong {
+    /// What they would take, padding included.
+    pub octets: usize,
+}
+
+/// The timestamps option (RFC 7323 section 3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Timestamps {
+    /// TSval.
+    pub value: u32,
+    /// TSecr.
+    pub echo: u32,
+}
+
+/// One block of a SACK option (RFC 2018 section 3): `start..end`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SackBlock {
+    /// First sequence number of the block.
+    pub start: SeqNumber,
+    /// Sequence number after the block.
+    pub end: SeqNumber,
+}
+
+/// All options of one segment. What could not be parsed is absent, and counted in `malformed`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TcpOptions {
+    /// Maximum segment size (SYN only).
+    pub mss: Option<u16>,
+    /// Window scale (SYN only), as on the wire.
+    pub window_scale: Option<u8>,
+    /// SACK permitted (SYN only).
+    pub sack_permitted: bool,
+    /// Timestamps.
+    pub timestamps: Option<Timestamps>,
+    /// SACK blocks, the first one being the most recent.
+    pub sack: ArrayVec<SackBlock, 4>,
+    /// Multipath TCP options in their order.
+    pub mptcp: ArrayVec<MptcpOption, 4>,
+    /// Options that were there but not understood because their length or content was wrong.
+    pub malformed: u8,
+}
+
+impl TcpOptions {
+    /// The DSS, where there is one.
+    #[inline]
+    pub fn dss(&self) -> Option<&Dss> {
+        self.mptcp.iter().find_map(|option| if let MptcpOption::Dss(dss) = option { Some(dss) } else { None })
+    }
+    /// MP_CAPABLE, where there is one.
+    pub fn capable(&self) -> Option<&MpCapable> {
+        self.mptcp
+            .iter()
+            .find_map(|option| if let MptcpOption::Capable(capable) = option { Some(capable) } else { None })
+    }
+    /// MP_JOIN, where there is one.
+    pub fn join(&self) -> Option<&Join> {
+        self.mptcp
+            .iter()
+            .find_map(|option| if let MptcpOption::Join(join) = option { Some(join) } else { None })
+    }
+}
+
+/// Rounds up to whole 32-bit words.
+const fn padded(octets: usize) -> usize {
+    (octets + 3) & !3
+}
+
+impl TcpOptions {
+    /// Octets that [`emit`](Self::emit) writes, padding included: always a multiple of 4, possibly more than the
+    /// [`OPTION_SPACE`] there is.
+    #[inline]
+    pub fn wire_len(&self) -> usize {
+        let mss = if self.mss.is_some() { 4 } else { 0 };
+        // SACK permitted takes the place of the two NOPs before the timestamps.
+        let timestamps = match (self.timestamps.is_some(), self.sack_permitted) {
+            (true, _) => 12,
+            (false, true) => 4,
+            (false, false) => 0,
+        };
+        let window_scale = if self.window_scale.is_some() { 4 } else { 0 };
+        let sack = if self.sack.is_empty() { 0 } else { 4 + 8 * self.sack.len() };
+        let mptcp: usize = self.mptcp.iter().map(|option| padded(option.len())).sum();
+        mss + timestamps + window_scale + sack + mptcp
+    }
+
+    /// Builds the option area. Every option, with the NOPs around it, fills whole 32-bit words, in the layout that
+    /// middleboxes know from other stacks: MSS; SACK permitted (or NOP NOP) and timestamps; NOP and window scale;
+    /// NOP NOP and SACK; Multipath TCP, each with its NOPs behind.
+    pub fn emit(&self) -> Result<ArrayVec<u8, OPTION_SPACE>, OptionsTooLong> {
+        let octets = self.wire_len();
+        if octets > OPTION_SPACE {
+            return Err(OptionsTooLong { octets });
+        }
+        let mut area = ArrayVec::new();
+        let mut put = |octets: &[u8]| {
+            let fits = area.try_extend_from_slice(octets).is_ok();
+            debug_assert!(fits, "the options are longer than they were counted");
+        };
+        if let Some(mss) = self.mss {
+            let [high, low] = mss.to_be_bytes();
+            put(&[MSS, 4, high, low]);
+        }
+        match (self.sack_permitted, self.timestamps.is_some()) {
+            (true, true) => put(&[SACK_PERMITTED, 2]),
+            (true, false) => put(&[NOP, NOP, SACK_PERMITTED, 2]),
+            (false, true) => put(&[NOP, NOP]),
+            (false, false) => {}
+        }
+        if let Some(timestamps) = self.timestamps {
+            put(&[TIMESTAMPS, 10]);
+            put(&timestamps.value.to_be_bytes());
+            put(&timestamps.echo.to_be_bytes());
+        }
+        if let Some(shift) = self.window_scale {
+            put(&[NOP, WINDOW_SCALE, 3, shift]);
+        }
+        if !self.sack.is_empty() {
+            put(&[NOP, NOP, SACK, 2 + 8 * self.sack.len() as u8]);
+            for block in &self.sack {
+                put(&block.start.0.to_be_bytes());
+                put(&block.end.0.to_be_bytes());
+            }
+        }
+        for option in &self.mptcp {
+            option.emit(&mut area);
+            while !area.len().is_multiple_of(4) {
+                area.push(NOP);
+            }
+        }
+        debug_assert_eq!(area.len(), octets);
+        Ok(area)
+    }
+
+    /// Parses an option area (what the data offset leaves after the 20 fixed octets of the header). Options of
+    /// unknown kind are skipped. Malformed ones are skipped and counted; where their length can't be believed,
+    /// nothing after them is read. Options that belong to SYNs are ignored elsewhere.
+    pub fn parse(area: &[u8], flags: Flags) -> Self {
+        let mut options = Self::default();
+        let mut rest = area;
+        while let [kind, after @ ..] = rest {
+            match *kind {
+                END => break,
+                NOP => {
+                    rest = after;
+                    continue;
+                }
+                _ => {}
+            }
+            let len = after.first().map_or(0, |len| usize::from(*len));
+            let (Some(body), Some(next)) = (rest.get(2..len), rest.get(len.max(2)..)) else {
+                options.malformed += 1;
+                break;
+            };
+            options.parse_one(*kind, body, flags);
+            rest = next;
+        }
+        options
+    }
+
+    /// Takes in one option, given the octets after kind and length.
+    fn parse_one(&mut self, kind: u8, body: &[u8], flags: Flags) {
+        let syn = flags.has(Flags::SYN);
+        let understood = match kind {
+            MSS | WINDOW_SCALE | SACK_PERMITTED if !syn => true,
+            MSS => <[u8; 2]>::try_from(body).map(|mss| self.mss = Some(u16::from_be_bytes(mss))).is_ok(),
+            WINDOW_SCALE => <[u8; 1]>::try_from(body).map(|[shift]| self.window_scale = Some(shift)).is_ok(),
+            SACK_PERMITTED => {
+                self.sack_permitted |= body.is_empty();
+                body.is_empty()
+            }
+            SACK => self.parse_sack(body),
+            TIMESTAMPS => match *body {
+                [v0, v1, v2, v3, e0, e1, e2, e3] => {
+                    self.timestamps = Some(Timestamps {
+                        value: u32::from_be_bytes([v0, v1, v2, v3]),
+                        echo: u32::from_be_bytes([e0, e1, e2, e3]),
+                    });
+                    true
+                }
+                _ => false,
+            },
+            MPTCP => match mptcp::parse(body, flags) {
+                mptcp::Parsed::Option(option) => self.mptcp.try_push(option).is_ok(),
+                mptcp::Parsed::Unknown => true,
+                mptcp::Parsed::Malformed => false,
+            },
+            _ => true,
+        };
+        self.malformed += u8::from(!understood);
+    }
+
+    fn parse_sack(&mut self, body: &[u8]) -> bool {
+        let (blocks, []) = body.as_chunks::<8>() else { return false };
+        if blocks.is_empty() || blocks.len() > self.sack.remaining_capacity() {
+            return false;
+        }
+        self.sack.extend(blocks.iter().map(|&[s0, s1, s2, s3, e0, e1, e2, e3]| SackBlock {
+            start: SeqNumber(u32::from_be_bytes([s0, s1, s2, s3])),
+            end: SeqNumber(u32::from_be_bytes([e0, e1, e2, e3])),
+        }));
+        true
+    }
+}
