@@ -1,2 +1,7 @@
 //! The `mptcp` command.
-fn main() {}
+
+mod cli;
+
+fn main() -> ! {
+    cli::main()
+}

@@ -1,0 +1,284 @@
+//! The whole command line at a glance.
+
+use super::address::{ListenAddress, Target};
+use clap::{Parser, Subcommand, ValueEnum};
+use mptcp_user::proto::ConnectionConfig;
+use mptcp_user::stack::{AttachMode, Stack, StackBuilder};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    everything was transferred and both sides closed the connection
+  1    this host: missing privileges, no usable interface, address in use, a file can't be read or written
+  2    wrong usage of the command line
+  3    the connection could not be set up: name unknown, refused, unreachable, no answer in time
+  4    the connection was set up and broke before both sides had closed it
+  130  ended by Ctrl-C (SIGINT); 143 by SIGTERM. The first signal closes connections properly, a second one ends
+       the process at once. Interfaces are left clean either way.";
+
+/// Multipath TCP in user space, accelerated by XDP: one connection over all interfaces of this host.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXIT_CODES, max_term_width = 110)]
+pub(crate) struct Args {
+    /// Say more on standard error: once for progress, twice for details, three times for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Wait for a connection; what it brings goes to standard output, standard input goes to the peer
+    Listen(ListenArgs),
+    /// Open a connection; standard input goes to the peer, what it answers goes to standard output
+    Connect(ConnectArgs),
+    /// Show which interfaces can be used, how, and why the others can't. Works without root
+    Interfaces(InterfacesArgs),
+}
+
+/// Wait for a connection; what it brings goes to standard output, standard input goes to the peer.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mptcp listen 5000 > received            receive a file over all interfaces, then end
+  mptcp listen 5000 --file page.html -k   give a file to everyone who connects
+  mptcp listen 192.0.2.1:5000 -i eth0 -i wlan0 --json --output received
+
+The kernel keeps all other ports of these interfaces.")]
+pub(crate) struct ListenArgs {
+    /// Where to listen: PORT, ADDRESS:PORT or [IPV6]:PORT. A port alone means all addresses of both families
+    #[arg(value_name = "[ADDRESS:]PORT")]
+    pub(crate) address: ListenAddress,
+    /// Serve one connection after the other until a signal ends it. Standard input is not read then: give each
+    /// peer a file with --file
+    #[arg(short, long)]
+    pub(crate) keep_open: bool,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) stack: StackArgs,
+}
+
+/// Open a connection; standard input goes to the peer, what it answers goes to standard output.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mptcp connect example.org:5000 --file disk.img     send a file over all interfaces
+  mptcp connect '[2001:db8::1]:5000' < request       IPv6, data from standard input
+  mptcp connect 192.0.2.1:5000 -i eth0 -i wlan0 --pcap out.pcapng --json=stats.json
+
+When the input ends, this side of the connection is closed (like `nc -N`) and the peer's answer is still received.")]
+pub(crate) struct ConnectArgs {
+    /// Peer: HOST:PORT, ADDRESS:PORT or [IPV6]:PORT. All addresses of a name are tried in turn
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) target: Target,
+    /// Local address and port of the first subflow: ADDRESS:PORT or [IPV6]:PORT (port 0: any)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) local: Option<std::net::SocketAddr>,
+    /// Use IPv4 addresses of the name only
+    #[arg(short = '4', conflicts_with = "ipv6")]
+    pub(crate) ipv4: bool,
+    /// Use IPv6 addresses of the name only
+    #[arg(short = '6')]
+    pub(crate) ipv6: bool,
+    /// Give up if the connection isn't set up after so many seconds
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds, default_value = "30")]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) stack: StackArgs,
+}
+
+/// Show which interfaces can be used, how, and why the others can't.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InterfacesArgs {
+    /// Print a JSON array instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where data comes from and goes to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DataArgs {
+    /// Send this file instead of standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Write what is received to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// At the end, write statistics as one line of JSON to standard error, or to FILE: octets, seconds, and all
+    /// that is known of the connection and each subflow
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
+    pub(crate) json: Option<PathBuf>,
+    /// No progress bar
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// Properties of each connection.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectionArgs {
+    /// Largest number of subflows at once, the first one included
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32), default_value_t = 8)]
+    pub(crate) max_subflows: u16,
+    /// Which subflow takes the next data
+    #[arg(long, value_name = "NAME", default_value_t = ConnectionConfig::default().scheduler)]
+    pub(crate) scheduler: String,
+    /// Congestion control algorithm
+    #[arg(long, value_name = "NAME", default_value_t = ConnectionConfig::default().congestion)]
+    pub(crate) congestion: String,
+    /// Which subflows are opened
+    #[arg(long, value_name = "NAME", default_value_t = ConnectionConfig::default().path_manager)]
+    pub(crate) path_manager: String,
+    /// Ask for DSS checksums, which find middleboxes that change the data
+    #[arg(long)]
+    pub(crate) checksum: bool,
+    /// Speak regular TCP, neither offer nor accept Multipath TCP
+    #[arg(long)]
+    pub(crate) no_multipath: bool,
+    /// Send buffer in octets (suffixes K, M, G)
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) send_buffer: Option<usize>,
+    /// Receive buffer in octets (suffixes K, M, G): the most that the peer may have under way
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) receive_buffer: Option<usize>,
+    /// Give the connection up when the peer has acknowledged nothing on any path for so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
+    pub(crate) user_timeout: Duration,
+}
+
+/// Interfaces, and how they are used.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Interfaces")]
+pub(crate) struct StackArgs {
+    /// Use this interface (repeatable; default: all that are up and have a routable address)
+    #[arg(short, long = "interface", value_name = "NAME")]
+    pub(crate) interfaces: Vec<String>,
+    /// How XDP programs are attached
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    pub(crate) mode: Mode,
+    /// Record all segments of this stack, both directions, all interfaces, as pcapng (tcpdump on this host does
+    /// not see what XDP takes)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pcap: Option<PathBuf>,
+}
+
+/// How XDP programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Mode {
+    /// The better one for each interface
+    Auto,
+    /// In the driver, before the kernel allocates anything
+    Native,
+    /// In the kernel, behind the driver: works everywhere, takes super-segments whole
+    Generic,
+}
+
+impl ConnectionArgs {
+    /// The engine's choices for one connection.
+    pub(crate) fn config(&self) -> ConnectionConfig {
+        let default = ConnectionConfig::default();
+        ConnectionConfig {
+            multipath: !self.no_multipath,
+            checksum: self.checksum,
+            max_subflows: usize::from(self.max_subflows),
+            send_buffer: self.send_buffer.unwrap_or(default.send_buffer),
+            receive_buffer: self.receive_buffer.unwrap_or(default.receive_buffer),
+            congestion: self.congestion.clone(),
+            scheduler: self.scheduler.clone(),
+            path_manager: self.path_manager.clone(),
+            user_timeout: self.user_timeout,
+            ..default
+        }
+    }
+}
+
+impl StackArgs {
+    /// A stack of these interfaces, whose connections are made from `connection` unless said otherwise.
+    pub(crate) fn builder(&self, connection: ConnectionConfig) -> StackBuilder {
+        let mut builder = Stack::builder();
+        builder.interfaces = self.interfaces.clone();
+        builder.mode = match self.mode {
+            Mode::Auto => AttachMode::Auto,
+            Mode::Native => AttachMode::Native,
+            Mode::Generic => AttachMode::Generic,
+        };
+        builder.pcap = self.pcap.clone();
+        builder.connection = connection;
+        builder
+    }
+}
+
+/// A number of octets with an optional binary suffix, at least 4 KiB.
+fn size(text: &str) -> Result<usize, String> {
+    let (digits, shift) = match text.trim_end_matches(['B', 'b']).trim_end_matches('i') {
+        rest if rest.ends_with(['K', 'k']) => (&rest[..rest.len() - 1], 10),
+        rest if rest.ends_with(['M', 'm']) => (&rest[..rest.len() - 1], 20),
+        rest if rest.ends_with(['G', 'g']) => (&rest[..rest.len() - 1], 30),
+        rest => (rest, 0),
+    };
+    let number: usize =
+        digits.parse().map_err(|_| "not a number of octets such as 4M or 65536".to_owned())?;
+    let octets = number.checked_mul(1 << shift).filter(|&octets| octets <= 16 << 30);
+    match octets.ok_or("at most 16G")? {
+        0..4096 => Err("at least 4K".into()),
+        octets => Ok(octets),
+    }
+}
+
+/// A positive number of seconds, fractions allowed.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    match seconds {
+        0.001..=1_000_000.0 => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("between 0.001 and 1000000 seconds".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_interface_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_binary_suffixes() {
+        assert_eq!(size("65536"), Ok(65536));
+        assert_eq!(size("64K"), Ok(65536));
+        assert_eq!(size("8MiB"), Ok(8 << 20));
+        assert_eq!(size("1G"), Ok(1 << 30));
+        for wrong in ["", "M", "1", "-4K", "17G", "99999999999999999999G", "4X"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_positive_and_finite() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["0", "-1", "NaN", "inf", "1e9", "x"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn json_takes_a_file_only_with_an_equals_sign() {
+        let parsed = Args::try_parse_from(["mptcp", "connect", "--json", "host:1"]).expect("valid");
+        let Command::Connect(args) = parsed.command else { panic!("connect") };
+        assert_eq!(args.data.json, Some(PathBuf::from("-")));
+        let parsed = Args::try_parse_from(["mptcp", "listen", "--json=out", "5000"]).expect("valid");
+        let Command::Listen(args) = parsed.command else { panic!("listen") };
+        assert_eq!(args.data.json, Some(PathBuf::from("out")));
+    }
+}

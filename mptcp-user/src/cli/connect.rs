@@ -1,0 +1,88 @@
+//! `mptcp connect`: the client side of a netcat.
+
+use super::address::Family;
+use super::args::ConnectArgs;
+use super::exit::{ExitCode, Failure};
+use super::listen::in_use;
+use super::report::Reporter;
+use super::session::{Files, PATIENCE, Session};
+use super::signals::Signals;
+use anyhow::{Context, Result};
+use mptcp_user::proto::ConnectionConfig;
+use mptcp_user::stack::{MptcpStream, Stack};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+pub(crate) async fn run(args: ConnectArgs) -> Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let family = match (args.ipv4, args.ipv6, args.local) {
+        (true, _, _) => Family::V4,
+        (_, true, _) => Family::V6,
+        (_, _, Some(SocketAddr::V4(_))) => Family::V4,
+        (_, _, Some(SocketAddr::V6(_))) => Family::V6,
+        _ => Family::Any,
+    };
+    let files = Files::open(&args.data, true, false)?;
+    let reporter = Reporter::new(&args.data)?;
+    let config = ConnectionConfig { connect_timeout: args.timeout, ..args.connection.config() };
+    let deadline = Instant::now() + args.timeout;
+
+    let addresses = tokio::select! {
+        code = signals.wanted() => return Ok(code),
+        addresses = tokio::time::timeout(args.timeout, args.target.resolve(family)) => addresses
+            .context("no answer from the name server in time")
+            .and_then(|addresses| addresses)
+            .map_err(|error| error.context(Failure::new(ExitCode::Connect, "can't connect")))?,
+    };
+    let stack = tokio::select! {
+        code = signals.wanted() => return Ok(code),
+        stack = args.stack.builder(config.clone()).build() => stack.context("can't start the stack")?,
+    };
+    tracing::info!("using {}", in_use(&stack));
+    let connected = tokio::select! {
+        code = signals.wanted() => Ok(Err(code)),
+        stream = connect(&stack, &addresses, args.local, &config, deadline) => stream.map(Ok),
+    };
+    let mut patience = PATIENCE;
+    let outcome = match connected {
+        Ok(Ok(stream)) => {
+            tracing::info!("connected to {} from {}", stream.peer_addr(), stream.local_addr());
+            let user_timeout = args.connection.user_timeout;
+            let mut session =
+                Session { command: "connect", data: args.data, user_timeout, reporter, signals };
+            session.run(&stack, stream, files).await
+        }
+        Ok(Err(code)) => Ok(code),
+        Err(error) => {
+            patience = Duration::ZERO;
+            Err(error)
+        }
+    };
+    stack.shutdown(patience).await;
+    outcome
+}
+
+/// Tries the addresses one after the other; the error is that of the last one, naming all.
+async fn connect(
+    stack: &Stack,
+    addresses: &[SocketAddr],
+    local: Option<SocketAddr>,
+    config: &ConnectionConfig,
+    deadline: Instant,
+) -> Result<MptcpStream> {
+    let mut failures = Vec::new();
+    for (index, &address) in addresses.iter().enumerate() {
+        // What is left of the time is shared by the addresses that are left.
+        let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - index) as u32;
+        let config = ConnectionConfig { connect_timeout: share, ..config.clone() };
+        // The engine watches the time too; this is for the parts outside of it, as neighbour resolution.
+        let limit = share + Duration::from_millis(500);
+        match tokio::time::timeout(limit, stack.connect_with(address, local, config)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failures.push(format!("{address}: {error}")),
+            Err(_) => failures.push(format!("{address}: no answer within {:.1} s", share.as_secs_f64())),
+        }
+        tracing::info!("{}", failures.last().map_or("", String::as_str));
+    }
+    Err(Failure::new(ExitCode::Connect, format!("can't connect to {}", failures.join("; "))).into())
+}

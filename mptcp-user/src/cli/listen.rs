@@ -1,0 +1,78 @@
+//! `mptcp listen`: the server side of a netcat.
+
+use super::args::ListenArgs;
+use super::exit::ExitCode;
+use super::report::Reporter;
+use super::session::{Files, PATIENCE, Session};
+use super::signals::Signals;
+use anyhow::{Context, Result};
+use mptcp_user::stack::{MptcpListener, Stack};
+
+pub(crate) async fn run(args: ListenArgs) -> Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let files = Files::open(&args.data, !args.keep_open, false)?;
+    let reporter = Reporter::new(&args.data)?;
+    let stack = tokio::select! {
+        code = signals.wanted() => return Ok(code),
+        stack = args.stack.builder(args.connection.config()).build() => stack.context("can't start the stack")?,
+    };
+    let user_timeout = args.connection.user_timeout;
+    let mut session = Session { command: "listen", data: args.data, user_timeout, reporter, signals };
+    let outcome = serve(&stack, &mut session, &args.address, args.keep_open, files).await;
+    stack.shutdown(PATIENCE).await;
+    outcome
+}
+
+async fn serve(
+    stack: &Stack,
+    session: &mut Session,
+    address: &super::address::ListenAddress,
+    keep_open: bool,
+    files: Files,
+) -> Result<ExitCode> {
+    let mut listener =
+        stack.listen(address.0).await.with_context(|| format!("can't listen on {}", address.0))?;
+    tracing::info!("listening on {} over {}", listener.local_addr(), in_use(stack));
+    let mut files = Some(files);
+    loop {
+        let accepted = next(&mut listener, session).await?;
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(code) => return Ok(code),
+        };
+        tracing::info!("connection from {} to {}", stream.peer_addr(), stream.local_addr());
+        let files = match files.take() {
+            Some(files) => files,
+            None => Files::open(&session.data, false, true)?,
+        };
+        let outcome = session.run(stack, stream, files).await;
+        match outcome {
+            Ok(ExitCode::Success) if keep_open => {}
+            // One peer that fails is no reason to refuse the next.
+            Err(error) if keep_open && super::exit::code_of(&error) == ExitCode::Broken => {
+                tracing::warn!("{error:#}");
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn next(
+    listener: &mut MptcpListener,
+    session: &mut Session,
+) -> Result<Result<mptcp_user::stack::MptcpStream, ExitCode>> {
+    tokio::select! {
+        code = session.signals.wanted() => Ok(Err(code)),
+        accepted = listener.accept() => Ok(Ok(accepted.context("can't accept connections any more")?.0)),
+    }
+}
+
+/// The interfaces of a stack, for people.
+pub(super) fn in_use(stack: &Stack) -> String {
+    let interfaces = stack.interfaces();
+    let names: Vec<String> = interfaces
+        .iter()
+        .map(|report| format!("{} ({})", report.name, report.mode.as_deref().unwrap_or("unknown mode")))
+        .collect();
+    names.join(", ")
+}
