@@ -5,11 +5,16 @@
 //! *super-segment*: up to 64 KiB of payload under one header, to be cut into packets of
 //! [`Segment::gso_size`] octets as late as possible and to be put together as early as possible.
 
+pub mod checksum;
+mod gso;
 mod options;
+pub mod packet;
 mod payload;
 mod segment;
 mod seq;
 
+pub use checksum::{Checksum, dss_checksum};
+pub use gso::{coalesce, segmentize};
 pub use options::{
     AddAddr, Dss, FastClose, Join, Mapping, MpCapable, MptcpOption, OPTION_SPACE, OptionsTooLong, RemoveAddr,
     ResetReason, SackBlock, TcpOptions, TcpReset, Timestamps, Version,

@@ -6,7 +6,7 @@
 
 mod mptcp;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use super::{Flags, SeqNumber};
 use arrayvec::ArrayVec;
@@ -14,18 +14,11 @@ pub use mptcp::{
     AddAddr, Dss, FastClose, Join, Mapping, MpCapable, MptcpOption, RemoveAddr, ResetReason, TcpReset,
     Version,
 };
-
-/// Octets that a TCP header has for options: a data offset of 15 words less the 20 fixed octets.
-pub const OPTION_SPACE: usize = 40;
-
-const END: u8 = 0;
-const NOP: u8 = 1;
-const MSS: u8 = 2;
-const WINDOW_SCALE: u8 = 3;
-const SACK_PERMITTED: u8 = 4;
-const SACK: u8 = 5;
-const TIMESTAMPS: u8 = 8;
-const MPTCP: u8 = 30;
+pub use mptcp_common::options::MAX_OPTIONS_LEN as OPTION_SPACE;
+use mptcp_common::options::{
+    KIND_MPTCP, KIND_MSS, KIND_NOP, KIND_SACK, KIND_SACK_PERMITTED, KIND_TIMESTAMPS, KIND_WINDOW_SCALE, Step,
+    step,
+};
 
 /// The options take more than the 40 octets of the option area.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -130,24 +123,24 @@ impl TcpOptions {
         };
         if let Some(mss) = self.mss {
             let [high, low] = mss.to_be_bytes();
-            put(&[MSS, 4, high, low]);
+            put(&[KIND_MSS, 4, high, low]);
         }
         match (self.sack_permitted, self.timestamps.is_some()) {
-            (true, true) => put(&[SACK_PERMITTED, 2]),
-            (true, false) => put(&[NOP, NOP, SACK_PERMITTED, 2]),
-            (false, true) => put(&[NOP, NOP]),
+            (true, true) => put(&[KIND_SACK_PERMITTED, 2]),
+            (true, false) => put(&[KIND_NOP, KIND_NOP, KIND_SACK_PERMITTED, 2]),
+            (false, true) => put(&[KIND_NOP, KIND_NOP]),
             (false, false) => {}
         }
         if let Some(timestamps) = self.timestamps {
-            put(&[TIMESTAMPS, 10]);
+            put(&[KIND_TIMESTAMPS, 10]);
             put(&timestamps.value.to_be_bytes());
             put(&timestamps.echo.to_be_bytes());
         }
         if let Some(shift) = self.window_scale {
-            put(&[NOP, WINDOW_SCALE, 3, shift]);
+            put(&[KIND_NOP, KIND_WINDOW_SCALE, 3, shift]);
         }
         if !self.sack.is_empty() {
-            put(&[NOP, NOP, SACK, 2 + 8 * self.sack.len() as u8]);
+            put(&[KIND_NOP, KIND_NOP, KIND_SACK, 2 + 8 * self.sack.len() as u8]);
             for block in &self.sack {
                 put(&block.start.0.to_be_bytes());
                 put(&block.end.0.to_be_bytes());
@@ -156,7 +149,7 @@ impl TcpOptions {
         for option in &self.mptcp {
             option.emit(&mut area);
             while !area.len().is_multiple_of(4) {
-                area.push(NOP);
+                area.push(KIND_NOP);
             }
         }
         debug_assert_eq!(area.len(), octets);
@@ -167,41 +160,42 @@ impl TcpOptions {
     /// unknown kind are skipped. Malformed ones are skipped and counted; where their length can't be believed,
     /// nothing after them is read. Options that belong to SYNs are ignored elsewhere.
     pub fn parse(area: &[u8], flags: Flags) -> Self {
+        let area = area.get(..OPTION_SPACE).unwrap_or(area);
         let mut options = Self::default();
-        let mut rest = area;
-        while let [kind, after @ ..] = rest {
-            match *kind {
-                END => break,
-                NOP => {
-                    rest = after;
-                    continue;
+        let mut at = 0;
+        loop {
+            match step(&area, at, area.len()) {
+                Step::End => return options,
+                Step::Nop => at += 1,
+                Step::Malformed => {
+                    options.malformed += 1;
+                    return options;
                 }
-                _ => {}
+                Step::Option { kind, len } => {
+                    let next = at + usize::from(len);
+                    options.parse_one(kind, area.get(at..next).unwrap_or_default(), flags);
+                    at = next;
+                }
             }
-            let len = after.first().map_or(0, |len| usize::from(*len));
-            let (Some(body), Some(next)) = (rest.get(2..len), rest.get(len.max(2)..)) else {
-                options.malformed += 1;
-                break;
-            };
-            options.parse_one(*kind, body, flags);
-            rest = next;
         }
-        options
     }
 
-    /// Takes in one option, given the octets after kind and length.
-    fn parse_one(&mut self, kind: u8, body: &[u8], flags: Flags) {
+    /// Takes in one option, given all its octets.
+    fn parse_one(&mut self, kind: u8, option: &[u8], flags: Flags) {
+        let body = option.get(2..).unwrap_or_default();
         let syn = flags.has(Flags::SYN);
         let understood = match kind {
-            MSS | WINDOW_SCALE | SACK_PERMITTED if !syn => true,
-            MSS => <[u8; 2]>::try_from(body).map(|mss| self.mss = Some(u16::from_be_bytes(mss))).is_ok(),
-            WINDOW_SCALE => <[u8; 1]>::try_from(body).map(|[shift]| self.window_scale = Some(shift)).is_ok(),
-            SACK_PERMITTED => {
+            KIND_MSS | KIND_WINDOW_SCALE | KIND_SACK_PERMITTED if !syn => true,
+            KIND_MSS => <[u8; 2]>::try_from(body).map(|mss| self.mss = Some(u16::from_be_bytes(mss))).is_ok(),
+            KIND_WINDOW_SCALE => {
+                <[u8; 1]>::try_from(body).map(|[shift]| self.window_scale = Some(shift)).is_ok()
+            }
+            KIND_SACK_PERMITTED => {
                 self.sack_permitted |= body.is_empty();
                 body.is_empty()
             }
-            SACK => self.parse_sack(body),
-            TIMESTAMPS => match *body {
+            KIND_SACK => self.parse_sack(body),
+            KIND_TIMESTAMPS => match *body {
                 [v0, v1, v2, v3, e0, e1, e2, e3] => {
                     self.timestamps = Some(Timestamps {
                         value: u32::from_be_bytes([v0, v1, v2, v3]),
@@ -211,7 +205,7 @@ impl TcpOptions {
                 }
                 _ => false,
             },
-            MPTCP => match mptcp::parse(body, flags) {
+            KIND_MPTCP => match mptcp::parse(option, flags) {
                 mptcp::Parsed::Option(option) => self.mptcp.try_push(option).is_ok(),
                 mptcp::Parsed::Unknown => true,
                 mptcp::Parsed::Malformed => false,

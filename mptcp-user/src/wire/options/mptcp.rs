@@ -5,20 +5,14 @@
 //! version an ADD_ADDR is of shows in itself: version 0 has the IP version where version 1 has flags, and
 //! neither an HMAC nor an echo.
 
-use super::{Flags, MPTCP};
+use super::Flags;
 use crate::wire::DataSeq;
 use arrayvec::ArrayVec;
+use mptcp_common::options::{
+    self as common, KIND_MPTCP, SUBTYPE_ADD_ADDR, SUBTYPE_CAPABLE, SUBTYPE_DSS, SUBTYPE_FAIL,
+    SUBTYPE_FASTCLOSE, SUBTYPE_JOIN, SUBTYPE_PRIO, SUBTYPE_REMOVE_ADDR, SUBTYPE_RESET,
+};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-const CAPABLE: u8 = 0;
-const JOIN: u8 = 1;
-const DSS: u8 = 2;
-const ADD_ADDR: u8 = 3;
-const REMOVE_ADDR: u8 = 4;
-const PRIORITY: u8 = 5;
-const FAIL: u8 = 6;
-const FAST_CLOSE: u8 = 7;
-const RESET: u8 = 8;
 
 /// Version of the Multipath TCP protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
@@ -263,28 +257,28 @@ impl Reader<'_> {
     }
 }
 
-/// Parses one option from the octets after kind and length.
-pub(super) fn parse(body: &[u8], flags: Flags) -> Parsed {
-    let mut reader = Reader(body);
+/// Parses one option, given all its octets.
+pub(super) fn parse(option: &[u8], flags: Flags) -> Parsed {
+    let mut reader = Reader(option.get(2..).unwrap_or_default());
     let Some(first) = reader.u8() else { return Parsed::Malformed };
     let (subtype, low) = (first >> 4, first & 0x0f);
     let option = match subtype {
-        CAPABLE => MpCapable::parse(low, reader, flags).map(MptcpOption::Capable),
-        JOIN => Join::parse(low, reader, flags).map(MptcpOption::Join),
-        DSS => Dss::parse(reader).map(MptcpOption::Dss),
-        ADD_ADDR => AddAddr::parse(low, reader).map(MptcpOption::AddAddr),
-        REMOVE_ADDR => RemoveAddr::parse(&reader).map(MptcpOption::RemoveAddr),
-        PRIORITY => match reader.left() {
+        SUBTYPE_CAPABLE => MpCapable::parse(low, reader, flags).map(MptcpOption::Capable),
+        SUBTYPE_JOIN => Join::parse(low, reader, flags).map(MptcpOption::Join),
+        SUBTYPE_DSS => Dss::parse(option).map(MptcpOption::Dss),
+        SUBTYPE_ADD_ADDR => AddAddr::parse(low, reader).map(MptcpOption::AddAddr),
+        SUBTYPE_REMOVE_ADDR => RemoveAddr::parse(&reader).map(MptcpOption::RemoveAddr),
+        SUBTYPE_PRIO => match reader.left() {
             0 => Some(None),
             1 => Some(reader.u8()),
             _ => None,
         }
         .map(|address_id| MptcpOption::Priority { backup: low & 1 != 0, address_id }),
-        FAIL => exactly_u64(reader).map(|dsn| MptcpOption::Fail(DataSeq(dsn))),
-        FAST_CLOSE => {
+        SUBTYPE_FAIL => exactly_u64(reader).map(|dsn| MptcpOption::Fail(DataSeq(dsn))),
+        SUBTYPE_FASTCLOSE => {
             exactly_u64(reader).map(|receiver_key| MptcpOption::FastClose(FastClose { receiver_key }))
         }
-        RESET => match reader.0 {
+        SUBTYPE_RESET => match reader.0 {
             [reason] => {
                 Some(MptcpOption::Reset(TcpReset { transient: low & 1 != 0, reason: (*reason).into() }))
             }
@@ -360,7 +354,7 @@ impl MpCapable {
 
     fn emit(&self, out: &mut Writer<'_>) {
         let c = self.version == Version::V1 && self.no_join_initial;
-        out.u8(CAPABLE << 4 | self.version as u8);
+        out.u8(SUBTYPE_CAPABLE << 4 | self.version as u8);
         out.u8(u8::from(self.checksum) << 7
             | u8::from(self.extensible) << 6
             | u8::from(c) << 5
@@ -409,17 +403,17 @@ impl Join {
     fn emit(&self, out: &mut Writer<'_>) {
         match *self {
             Self::Syn { backup, address_id, token, nonce } => {
-                out.bytes(&[JOIN << 4 | u8::from(backup), address_id]);
+                out.bytes(&[SUBTYPE_JOIN << 4 | u8::from(backup), address_id]);
                 out.bytes(&token.to_be_bytes());
                 out.bytes(&nonce.to_be_bytes());
             }
             Self::SynAck { backup, address_id, mac, nonce } => {
-                out.bytes(&[JOIN << 4 | u8::from(backup), address_id]);
+                out.bytes(&[SUBTYPE_JOIN << 4 | u8::from(backup), address_id]);
                 out.bytes(&mac.to_be_bytes());
                 out.bytes(&nonce.to_be_bytes());
             }
             Self::Ack { mac } => {
-                out.bytes(&[JOIN << 4, 0]);
+                out.bytes(&[SUBTYPE_JOIN << 4, 0]);
                 out.bytes(&mac);
             }
         }
@@ -427,34 +421,20 @@ impl Join {
 }
 
 impl Dss {
-    const DATA_ACK: u8 = 0x01;
-    const DATA_ACK_LONG: u8 = 0x02;
-    const MAPPING: u8 = 0x04;
-    const DSN_LONG: u8 = 0x08;
-    const DATA_FIN: u8 = 0x10;
-
-    fn parse(mut reader: Reader<'_>) -> Option<Self> {
-        let bits = reader.u8()?;
-        let data_ack = match (bits & Self::DATA_ACK != 0, bits & Self::DATA_ACK_LONG != 0) {
-            (false, _) => None,
-            (true, false) => Some((DataSeq(reader.u32()?.into()), false)),
-            (true, true) => Some((DataSeq(reader.u64()?), true)),
-        };
-        let mapping = if bits & Self::MAPPING == 0 {
-            None
-        } else {
-            let dsn_long = bits & Self::DSN_LONG != 0;
-            Some(Mapping {
-                dsn: DataSeq(if dsn_long { reader.u64()? } else { reader.u32()?.into() }),
-                dsn_long,
-                subflow_seq: reader.u32()?,
-                len: reader.u16()?,
-                // Whether there is a checksum shows in the length alone; whether there must be one is the
-                // connection's business.
-                checksum: reader.u16(),
-            })
-        };
-        (reader.left() == 0).then_some(Self { data_ack, mapping, data_fin: bits & Self::DATA_FIN != 0 })
+    fn parse(option: &[u8]) -> Option<Self> {
+        let dss = common::Dss::read(&option, 0, option.len() as u8)?;
+        let data_ack = dss
+            .has(common::DSS_DATA_ACK)
+            .then(|| (DataSeq(dss.data_ack), dss.has(common::DSS_DATA_ACK_LONG)));
+        let mapping = dss.has(common::DSS_MAPPING).then(|| Mapping {
+            dsn: DataSeq(dss.dsn),
+            dsn_long: dss.has(common::DSS_DSN_LONG),
+            subflow_seq: dss.subflow_seq,
+            len: dss.data_len,
+            // Whether there must be one is the connection's business.
+            checksum: dss.has_checksum.then_some(dss.checksum),
+        });
+        Some(Self { data_ack, mapping, data_fin: dss.has(common::DSS_DATA_FIN) })
     }
 
     fn len(&self) -> usize {
@@ -466,14 +446,14 @@ impl Dss {
     }
 
     fn emit(&self, out: &mut Writer<'_>) {
-        let mut bits = if self.data_fin { Self::DATA_FIN } else { 0 };
+        let mut bits = if self.data_fin { common::DSS_DATA_FIN } else { 0 };
         if let Some((_, long)) = self.data_ack {
-            bits |= Self::DATA_ACK | if long { Self::DATA_ACK_LONG } else { 0 };
+            bits |= common::DSS_DATA_ACK | if long { common::DSS_DATA_ACK_LONG } else { 0 };
         }
         if let Some(mapping) = &self.mapping {
-            bits |= Self::MAPPING | if mapping.dsn_long { Self::DSN_LONG } else { 0 };
+            bits |= common::DSS_MAPPING | if mapping.dsn_long { common::DSS_DSN_LONG } else { 0 };
         }
-        out.bytes(&[DSS << 4, bits]);
+        out.bytes(&[SUBTYPE_DSS << 4, bits]);
         if let Some((ack, long)) = self.data_ack {
             out.data_seq(ack, long);
         }
@@ -532,7 +512,7 @@ impl AddAddr {
             (false, None, IpAddr::V4(_)) => 4,
             (false, None, IpAddr::V6(_)) => 6,
         };
-        out.bytes(&[ADD_ADDR << 4 | low, self.address_id]);
+        out.bytes(&[SUBTYPE_ADD_ADDR << 4 | low, self.address_id]);
         match self.address {
             IpAddr::V4(address) => out.bytes(&address.octets()),
             IpAddr::V6(address) => out.bytes(&address.octets()),
@@ -579,32 +559,32 @@ impl MptcpOption {
     /// Appends the option to an area that has room for it.
     pub(super) fn emit(&self, area: &mut ArrayVec<u8, { super::OPTION_SPACE }>) {
         let mut out = Writer(area);
-        out.bytes(&[MPTCP, self.len() as u8]);
+        out.bytes(&[KIND_MPTCP, self.len() as u8]);
         match self {
             Self::Capable(capable) => capable.emit(&mut out),
             Self::Join(join) => join.emit(&mut out),
             Self::Dss(dss) => dss.emit(&mut out),
             Self::AddAddr(add) => add.emit(&mut out),
             Self::RemoveAddr(remove) => {
-                out.u8(REMOVE_ADDR << 4);
+                out.u8(SUBTYPE_REMOVE_ADDR << 4);
                 out.bytes(&remove.ids);
             }
             Self::Priority { backup, address_id } => {
-                out.u8(PRIORITY << 4 | u8::from(*backup));
+                out.u8(SUBTYPE_PRIO << 4 | u8::from(*backup));
                 if let Some(id) = address_id {
                     out.u8(*id);
                 }
             }
             Self::Fail(dsn) => {
-                out.bytes(&[FAIL << 4, 0]);
+                out.bytes(&[SUBTYPE_FAIL << 4, 0]);
                 out.data_seq(*dsn, true);
             }
             Self::FastClose(close) => {
-                out.bytes(&[FAST_CLOSE << 4, 0]);
+                out.bytes(&[SUBTYPE_FASTCLOSE << 4, 0]);
                 out.bytes(&close.receiver_key.to_be_bytes());
             }
             Self::Reset(reset) => {
-                out.bytes(&[RESET << 4 | u8::from(reset.transient), reset.reason.code()]);
+                out.bytes(&[SUBTYPE_RESET << 4 | u8::from(reset.transient), reset.reason.code()]);
             }
         }
     }

@@ -16,7 +16,7 @@ fn only(option: MptcpOption) -> TcpOptions {
 fn is(option: MptcpOption, flags: Flags, octets: &[u8]) {
     let options = only(option);
     let mut expected = octets.to_vec();
-    expected.resize(padded(octets.len()), NOP);
+    expected.resize(padded(octets.len()), KIND_NOP);
     assert_eq!(options.emit().unwrap().as_slice(), expected);
     assert_eq!(options.wire_len(), expected.len());
     assert_eq!(options.mptcp[0].len(), octets.len());
