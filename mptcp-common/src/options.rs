@@ -309,7 +309,7 @@ impl Dss {
                 next += 8;
                 want += 8;
             } else {
-                dss.data_ack = octets.view::<4>(next)?.u32::<0>() as u64;
+                dss.data_ack = u64::from(octets.view::<4>(next)?.u32::<0>());
                 next += 4;
                 want += 4;
             }
@@ -324,7 +324,7 @@ impl Dss {
                 want += 14;
             } else {
                 let view = octets.view::<10>(next)?;
-                dss.dsn = view.u32::<0>() as u64;
+                dss.dsn = u64::from(view.u32::<0>());
                 dss.subflow_seq = view.u32::<4>();
                 dss.data_len = view.u16::<8>();
                 next += 10;

@@ -1,0 +1,137 @@
+//! What happens to packets, counted per CPU.
+
+use crate::headers::Reason;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub enum Verdict {
+    /// To user space, through AF_XDP.
+    Redirect,
+    /// To the kernel, untouched.
+    Pass,
+    /// Answered at once.
+    Transmit,
+    /// Nowhere.
+    Drop,
+    /// None: this counts something that happens besides.
+    Besides,
+}
+
+impl Verdict {
+    /// The verdict in a word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Redirect => "redirect",
+            Verdict::Pass => "pass",
+            Verdict::Transmit => "transmit",
+            Verdict::Drop => "drop",
+            Verdict::Besides => "besides",
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $verdict:ident, $text:literal;)*) => {
+        /// Why a packet got its verdict. Each packet counts once among those with a verdict.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Counter {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Counter {
+            /// All counters in the order of their places.
+            pub const ALL: &[Counter] = &[$(Counter::$name,)*];
+
+            /// The verdict that it counts.
+            pub const fn verdict(self) -> Verdict {
+                match self {
+                    $(Counter::$name => Verdict::$verdict,)*
+                }
+            }
+            /// Its name for programs: lower case, with underscores.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Counter::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// A segment of a subflow of ours.
+    Subflow = Redirect, "subflow";
+    /// A SYN for a listener of ours.
+    ListenerSyn = Redirect, "listener_syn";
+    /// Any other segment without a subflow for a listener of ours.
+    ListenerSegment = Redirect, "listener_segment";
+    /// A SYN with MP_JOIN and a token of ours.
+    Join = Redirect, "join";
+    /// A SYN with MP_JOIN and an unknown token for a listener of ours, which user space has to refuse.
+    JoinToRefuse = Redirect, "join_to_refuse";
+    /// A SYN with MP_JOIN and an unknown token for a listener of ours, answered with RST.
+    JoinRefused = Transmit, "join_refused";
+    /// The same, but the limit of answers per second was reached.
+    JoinDropped = Drop, "join_dropped";
+    /// A TCP segment for a local port that we don't use.
+    ForeignPort = Pass, "foreign_port";
+    /// A TCP segment for a port that we use, but of no subflow and for no listener of ours.
+    Foreign = Pass, "foreign";
+    /// Ours, but no AF_XDP socket is there to take it.
+    NoSocket = Pass, "no_socket";
+    /// An ICMP error about a segment of ours; user space gets an event.
+    IcmpOurs = Pass, "icmp_ours";
+    /// An ICMP error about somebody else's segment.
+    IcmpForeign = Pass, "icmp_foreign";
+    /// [`Reason::Truncated`].
+    Truncated = Pass, "truncated";
+    /// [`Reason::NotIp`].
+    NotIp = Pass, "not_ip";
+    /// [`Reason::IpHeader`].
+    IpHeader = Pass, "ip_header";
+    /// [`Reason::IpLength`].
+    IpLength = Pass, "ip_length";
+    /// [`Reason::Fragment`].
+    Fragment = Pass, "fragment";
+    /// [`Reason::ExtensionHeaders`].
+    ExtensionHeaders = Pass, "extension_headers";
+    /// [`Reason::MappedAddress`].
+    MappedAddress = Pass, "mapped_address";
+    /// [`Reason::NotTcp`].
+    NotTcp = Pass, "not_tcp";
+    /// [`Reason::TcpHeader`].
+    TcpHeader = Pass, "tcp_header";
+    /// Segments with a DSS.
+    Dss = Besides, "dss";
+    /// Segments of subflows with options that make no sense.
+    MalformedOptions = Besides, "malformed_options";
+    /// Segments with a DSS whose length is not what its flags ask for.
+    MalformedDss = Besides, "malformed_dss";
+    /// Packets with the short form of the metadata only.
+    ShortMetadata = Besides, "short_metadata";
+    /// Packets without metadata: the driver has no room for it.
+    NoMetadata = Besides, "no_metadata";
+    /// Events lost because the ring buffer was full.
+    EventLost = Besides, "event_lost";
+}
+
+/// Number of counters.
+pub const COUNTERS: usize = Counter::ALL.len();
+
+impl From<Reason> for Counter {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Truncated => Counter::Truncated,
+            Reason::NotIp => Counter::NotIp,
+            Reason::IpHeader => Counter::IpHeader,
+            Reason::IpLength => Counter::IpLength,
+            Reason::Fragment => Counter::Fragment,
+            Reason::ExtensionHeaders => Counter::ExtensionHeaders,
+            Reason::MappedAddress => Counter::MappedAddress,
+            Reason::NotTcp => Counter::NotTcp,
+            Reason::TcpHeader => Counter::TcpHeader,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Keys and values of the maps that the XDP program and user space share.
+//!
+//! All are `repr(C)` without padding, since the kernel compares keys octet by octet, and hold numbers in the host's
+//! order except where said otherwise.
+
+use crate::address::Address;
+use core::net::SocketAddr;
+
+/// Names of the maps in the eBPF object.
+pub mod name {
+    /// Hash map, [`SubflowKey`](super::SubflowKey) to [`SubflowValue`](super::SubflowValue).
+    pub const SUBFLOWS: &str = "SUBFLOWS";
+    /// Hash map, [`ListenerKey`](super::ListenerKey) to [`ListenerValue`](super::ListenerValue).
+    pub const LISTENERS: &str = "LISTENERS";
+    /// Hash map, token (`u32`, the number that the token is) to [`TokenValue`](super::TokenValue).
+    pub const TOKENS: &str = "TOKENS";
+    /// Array of [`InterfaceValue`](super::InterfaceValue), an open-addressed hash table by interface index.
+    pub const INTERFACES: &str = "INTERFACES";
+    /// Array of `u32`, one per local port: how many subflows and listeners use it. Memory-mapped.
+    pub const PORTS: &str = "PORTS";
+    /// AF_XDP sockets, placed by [`InterfaceValue::xsk_index`](super::InterfaceValue::xsk_index).
+    pub const SOCKETS: &str = "SOCKETS";
+    /// Array of [`Telemetry`](super::Telemetry) by slot. Memory-mapped.
+    pub const TELEMETRY: &str = "TELEMETRY";
+    /// Per-CPU array of one element, the counters in the order of [`Counter`](crate::counter::Counter).
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Ring buffer of [`Event`](crate::event::Event).
+    pub const EVENTS: &str = "EVENTS";
+    /// Global: refusals of MP_JOIN that each CPU may send per second; 0: none, user space gets them all.
+    pub const REFUSALS_PER_SECOND: &str = "REFUSALS_PER_SECOND";
+    /// The program.
+    pub const PROGRAM: &str = "mptcp_xdp";
+}
+
+/// A subflow as its receiver sees it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SubflowKey {
+    /// Destination address of received segments.
+    pub local: Address,
+    /// Source address of received segments.
+    pub remote: Address,
+    /// Destination port.
+    pub local_port: u16,
+    /// Source port.
+    pub remote_port: u16,
+}
+
+impl SubflowKey {
+    /// The key of a four-tuple.
+    #[inline]
+    pub fn new(local: SocketAddr, remote: SocketAddr) -> Self {
+        Self {
+            local: local.ip().into(),
+            remote: remote.ip().into(),
+            local_port: local.port(),
+            remote_port: remote.port(),
+        }
+    }
+    /// Our side.
+    #[inline]
+    pub fn local_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.local.ip(), self.local_port)
+    }
+    /// The peer's side.
+    #[inline]
+    pub fn remote_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.remote.ip(), self.remote_port)
+    }
+    /// Spreads segments without a subflow over the shards of a listener: the same four-tuple always to the same.
+    #[inline(always)]
+    pub const fn spread(&self, shards: u32) -> u32 {
+        if shards < 2 {
+            return 0;
+        }
+        let words = self.remote.0;
+        let mixed = (words[0] ^ words[1] ^ words[2] ^ words[3])
+            .wrapping_add((self.remote_port as u32) << 16 | self.local_port as u32)
+            .wrapping_mul(0x9e37_79b1);
+        (mixed >> 16) % shards
+    }
+}
+
+/// Where segments of a subflow go.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SubflowValue {
+    /// Place in the telemetry array, and what the metadata says to user space.
+    pub slot: u32,
+    /// The shard that owns the connection.
+    pub shard: u32,
+}
+
+/// An address, or the unspecified address of a family, and a port that a listener has.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ListenerKey {
+    /// The address; [`Address::ANY_V4`] and [`Address::ANY_V6`] for all of a family.
+    pub address: Address,
+    /// The port, in 32 bits so that there is no padding.
+    pub port: u32,
+}
+
+impl ListenerKey {
+    /// The key of a listener's address.
+    #[inline]
+    pub fn new(local: SocketAddr) -> Self {
+        Self { address: local.ip().into(), port: u32::from(local.port()) }
+    }
+}
+
+/// The shards that have the listener.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ListenerValue {
+    /// The first shard.
+    pub shard: u32,
+    /// How many shards, from the first one on; connections are spread over them. 0 counts as 1.
+    pub shards: u32,
+}
+
+/// The shard that has the connection of a token.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TokenValue {
+    /// The shard.
+    pub shard: u32,
+}
+
+/// Elements of [`name::INTERFACES`]; a power of two.
+pub const INTERFACE_TABLE: u32 = 1024;
+/// Places looked at for an interface: its index modulo [`INTERFACE_TABLE`], and those after it.
+pub const INTERFACE_PROBES: u32 = 4;
+
+/// An interface with AF_XDP sockets: one for each shard and receive queue.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct InterfaceValue {
+    /// Interface index; 0: nothing here.
+    pub index: u32,
+    /// First place in [`name::SOCKETS`] that belongs to the interface.
+    pub xsk_base: u32,
+    /// Receive queues.
+    pub queues: u32,
+    /// Shards.
+    pub shards: u32,
+}
+
+impl InterfaceValue {
+    /// Place of the socket for a shard and a receive queue; none if there is no such shard or queue.
+    #[inline(always)]
+    pub const fn xsk_index(&self, shard: u32, queue: u32) -> Option<u32> {
+        if shard >= self.shards || queue >= self.queues {
+            return None;
+        }
+        Some(self.xsk_base.wrapping_add(shard.wrapping_mul(self.queues)).wrapping_add(queue))
+    }
+}
+
+/// What was last seen of a subflow. The XDP program writes it without locks: packets of one subflow come by one
+/// receive queue, hence by one CPU. Where they don't, counts may lose a packet; nothing else can happen.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Telemetry {
+    /// Packets received.
+    pub packets: u64,
+    /// Octets of payload received, retransmissions included.
+    pub octets: u64,
+    /// Data sequence number of the last mapping, as many bits as the option had.
+    pub dsn: u64,
+    /// Last Data ACK, as many bits as the option had.
+    pub data_ack: u64,
+    /// When the last packet came: nanoseconds of CLOCK_MONOTONIC.
+    pub seen_ns: u64,
+    /// Subflow sequence number of the last mapping.
+    pub subflow_seq: u32,
+    /// Length of the last mapping.
+    pub data_len: u32,
+    /// TCP acknowledgment number of the last packet.
+    pub ack: u32,
+    /// TCP window of the last packet, not scaled.
+    pub window: u32,
+    /// Packets with a DSS.
+    pub dss_packets: u64,
+}
+
+/// Elements of the per-CPU array of refusals: the second they count for, and their number.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Refusals {
+    /// Start of the second, nanoseconds of CLOCK_MONOTONIC.
+    pub since_ns: u64,
+    /// Refusals in it.
+    pub count: u64,
+}
+
+const _: () = {
+    assert!(size_of::<SubflowKey>() == 36);
+    assert!(size_of::<SubflowValue>() == 8);
+    assert!(size_of::<ListenerKey>() == 20);
+    assert!(size_of::<ListenerValue>() == 8);
+    assert!(size_of::<InterfaceValue>() == 16);
+    assert!(size_of::<Telemetry>() == 64);
+    assert!(INTERFACE_TABLE.is_power_of_two());
+};
+
+#[cfg(feature = "aya")]
+mod pod {
+    // SAFETY: all are `repr(C)` of integers without padding (the sizes are asserted above).
+    unsafe impl aya::Pod for super::SubflowKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SubflowValue {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ListenerKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ListenerValue {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::TokenValue {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::InterfaceValue {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Telemetry {}
+}
