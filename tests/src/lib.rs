@@ -8,6 +8,9 @@
 //!
 //! Nothing here depends on the stack under test: it is driven through its command line, as users drive it.
 
+pub mod counters;
+pub mod data;
+pub mod kernel;
 pub mod netns;
 pub mod process;
 

@@ -60,7 +60,10 @@ impl Files {
         };
         let output = match &data.output {
             Some(path) => {
-                let file = File::create(path)
+                let mut options = File::options();
+                options.create(true).write(true).append(again).truncate(!again);
+                let file = options
+                    .open(path)
                     .with_context(|| format!("can't create {} for the output", path.display()))?;
                 Output::to_writer(file)?
             }
@@ -71,6 +74,11 @@ impl Files {
         };
         Ok(Self { input, output, total, interactive })
     }
+}
+
+/// A connection is polled in place; it holds no references to itself.
+fn pinned(stream: &mut MptcpStream) -> Pin<&mut MptcpStream> {
+    Pin::new(stream)
 }
 
 /// Standard input or output without the buffering of the standard library.
@@ -150,7 +158,7 @@ impl Session {
                 code = self.signals.wanted() => {
                     tracing::info!("closing the connection; a second signal ends the process at once");
                     pump.stop_input();
-                    let end = poll_fn(|cx| match pump.poll(cx, Pin::new(&mut *stream)) {
+                    let end = poll_fn(|cx| match pump.poll(cx, pinned(stream)) {
                         Poll::Pending if !pump.is_finished() => Poll::Pending,
                         _ => Poll::Ready(()),
                     });
@@ -160,7 +168,7 @@ impl Session {
                     }
                     return Ok(code);
                 }
-                result = poll_fn(|cx| pump.poll(cx, Pin::new(&mut *stream))) => {
+                result = poll_fn(|cx| pump.poll(cx, pinned(stream))) => {
                     return match result {
                         Ok(()) => Ok(ExitCode::Success),
                         Err(error) => Err(error),
