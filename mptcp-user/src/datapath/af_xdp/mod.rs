@@ -1,0 +1,18 @@
+//! AF_XDP sockets over `libc`: UMEM, rings, sockets. Nothing here knows what a packet means.
+//!
+//! One [`Umem`] belongs to one interface; the interface's receive queues each have one [`Socket`] and share the
+//! UMEM (`XDP_SHARED_UMEM`), each with a fixed share of its frames, so that no frame ever has to move from one
+//! queue to another. Kernel documentation: `Documentation/networking/af_xdp.rst`.
+
+mod mmap;
+mod ring;
+mod socket;
+mod syscall;
+mod umem;
+
+pub use ring::{Consumer, Producer, memory_pair};
+pub use socket::{Bind, BindError, CopyMode, Packet, Rings, Socket, Statistics};
+pub use umem::{FRAME_SIZE, Umem};
+
+/// A descriptor of the receive and transmit rings: `addr` is an offset into the UMEM.
+pub type Descriptor = libc::xdp_desc;

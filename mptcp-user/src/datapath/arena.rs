@@ -1,0 +1,88 @@
+//! Memory for received payload: large blocks, cut from the front into shared slices, used again when all slices of
+//! a block are gone. No allocation per packet, and the working set stays small enough for the caches.
+
+use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
+
+/// Blocks kept for reuse; those beyond are freed when their last slice goes.
+const MAX_RETIRED: usize = 256;
+
+/// A source of slices for payload.
+pub struct Arena {
+    block_size: usize,
+    /// What is left of the block in use.
+    current: BytesMut,
+    /// Used-up blocks, the oldest first; their slices may still be somewhere.
+    retired: VecDeque<BytesMut>,
+}
+
+impl Arena {
+    /// An arena whose blocks have `block_size` octets.
+    pub fn new(block_size: usize) -> Self {
+        Self { block_size, current: BytesMut::zeroed(block_size), retired: VecDeque::new() }
+    }
+
+    /// A slice of `len` octets that `write` fills.
+    #[inline]
+    pub fn slice(&mut self, len: usize, write: impl FnOnce(&mut [u8])) -> Bytes {
+        if self.current.len() < len {
+            self.next_block(len);
+        }
+        let mut slice = self.current.split_to(len);
+        write(&mut slice);
+        slice.freeze()
+    }
+
+    #[cold]
+    fn next_block(&mut self, len: usize) {
+        let used = std::mem::take(&mut self.current);
+        if self.retired.len() < MAX_RETIRED {
+            self.retired.push_back(used);
+        }
+        // The oldest blocks are the likeliest to be free; looking at a few bounds the search.
+        for _ in 0..self.retired.len().min(4) {
+            let Some(mut block) = self.retired.pop_front() else { break };
+            block.clear();
+            if len <= self.block_size && block.try_reclaim(self.block_size) {
+                let capacity = self.block_size.min(block.capacity());
+                // SAFETY: the block was made of zeroed octets, all of them initialised, and has been reclaimed from
+                // its start: nobody else refers to it.
+                unsafe { block.set_len(capacity) };
+                self.current = block;
+                return;
+            }
+            self.retired.push_back(block);
+        }
+        self.current = BytesMut::zeroed(self.block_size.max(len));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_keep_their_octets_while_blocks_are_used_again() {
+        let mut arena = Arena::new(1000);
+        let mut kept = VecDeque::new();
+        for round in 0..2000usize {
+            let len = round * 31 % 700;
+            kept.push_back((round, arena.slice(len, |octets| octets.fill(round as u8))));
+            if kept.len() > 20 {
+                kept.pop_front();
+            }
+            for (round, slice) in &kept {
+                assert_eq!(slice.len(), round * 31 % 700);
+                assert!(slice.iter().all(|octet| *octet == *round as u8));
+            }
+        }
+        assert!(arena.retired.len() < 40, "blocks are found again: {}", arena.retired.len());
+    }
+
+    #[test]
+    fn a_slice_longer_than_a_block_is_possible() {
+        let mut arena = Arena::new(100);
+        assert_eq!(arena.slice(250, |octets| octets.fill(1)), vec![1; 250]);
+        assert_eq!(arena.slice(50, |octets| octets.fill(2)), vec![2; 50]);
+    }
+}
