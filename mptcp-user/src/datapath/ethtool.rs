@@ -54,7 +54,8 @@ impl Ethtool {
         }
         question.ifr_ifru.ifru_data = request.as_mut_ptr().cast();
         // SAFETY: the name ends with a zero; the data is as long as the command's structure, which the kernel fills.
-        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut question) };
+        let result =
+            unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut question) };
         (result == 0).then_some(())
     }
 }

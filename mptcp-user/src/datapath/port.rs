@@ -105,8 +105,7 @@ impl PortReservation {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: `address` is writable for `len` octets.
-        let named =
-            unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
+        let named = unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
         if named != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -139,7 +138,9 @@ mod tests {
     fn a_port_in_use_is_reported_whoever_has_it() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
         let address = listener.local_addr().expect("address");
-        assert!(matches!(PortReservation::of(address.port()), Err(PortError::InUse(port)) if port == address.port()));
+        assert!(
+            matches!(PortReservation::of(address.port()), Err(PortError::InUse(port)) if port == address.port())
+        );
         let client = TcpStream::connect(address).expect("connect");
         let port = client.local_addr().expect("address").port();
         let error = PortReservation::of(port).expect_err("in use by a connection");

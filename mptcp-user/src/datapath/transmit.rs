@@ -4,7 +4,8 @@
 //! engine's buffers straight into the kernel (`sendmmsg` with one vector per slice). The socket has protocol 0, so
 //! that it receives nothing. `PACKET_QDISC_BYPASS` stays off: with it, veth refuses every super-segment.
 
-use crate::wire::Payload;
+use crate::wire::packet::{ChecksumMode, EmitError, LinkHeader, MAX_HEADERS, emit_headers};
+use crate::wire::{Payload, Segment};
 use arrayvec::ArrayVec;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -14,8 +15,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Octets of `struct virtio_net_hdr`.
 const VNET_HEADER: usize = 10;
-/// Ethernet, IPv6 and the longest TCP header, with room for two VLAN tags.
-pub const MAX_HEADERS: usize = 14 + 8 + 40 + 60;
 /// Messages per system call.
 const BATCH: usize = 64;
 /// Vectors per system call.
@@ -25,24 +24,12 @@ const MAX_SLICES: usize = 32;
 /// Segments that wait for one interface; more are dropped, as a full queue does.
 const MAX_QUEUE: usize = 4096;
 
-/// What the kernel has to do to a packet before it leaves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Offload {
-    /// Where the TCP header starts, from the beginning of the packet, in octets. The TCP checksum field holds the
-    /// pseudo-header's sum.
-    pub checksum_start: u16,
-    /// Payload octets per packet; 0 if it is one packet.
-    pub gso_size: u16,
-    /// IPv6 rather than IPv4.
-    pub ipv6: bool,
-    /// The segment has CWR set: only the first packet may have it.
-    pub ecn: bool,
-}
-
 /// A packet that waits to be sent.
 struct Outgoing {
     /// virtio_net_hdr and headers.
-    headers: ArrayVec<u8, { VNET_HEADER + MAX_HEADERS }>,
+    headers: [u8; VNET_HEADER + MAX_HEADERS],
+    /// Octets used of `headers`.
+    len: usize,
     payload: Payload,
 }
 
@@ -118,23 +105,26 @@ impl Transmitter {
         Ok(Self { fd, queue: VecDeque::new(), counters: TransmitCounters::default() })
     }
 
-    /// Queues a packet: `headers` from the Ethernet header to the end of the TCP header.
-    pub fn push(&mut self, headers: &[u8], mut payload: Payload, offload: Offload) {
+    /// Queues a segment.
+    ///
+    /// # Errors
+    /// The segment can't be made a packet.
+    pub fn push(&mut self, segment: Segment, link: &LinkHeader) -> Result<(), EmitError> {
         if self.queue.len() >= MAX_QUEUE {
             self.counters.dropped += 1;
-            return;
+            return Ok(());
         }
+        let mut headers = [0; VNET_HEADER + MAX_HEADERS];
+        let (vnet, packet) = headers.split_at_mut(VNET_HEADER);
+        let layout = emit_headers(&segment, Some(link), ChecksumMode::Partial, packet)
+            .inspect_err(|_| self.counters.refused += 1)?;
+        vnet.copy_from_slice(&layout.virtio_net_header());
+        let mut payload = segment.payload;
         if payload.chunks().len() > MAX_SLICES {
             payload = Payload::from(Bytes::from(payload.to_vec()));
         }
-        let mut packet = ArrayVec::new();
-        let fits = packet.try_extend_from_slice(&vnet_header(headers.len(), payload.len(), offload)).is_ok()
-            && packet.try_extend_from_slice(headers).is_ok();
-        if fits {
-            self.queue.push_back(Outgoing { headers: packet, payload });
-        } else {
-            self.counters.refused += 1;
-        }
+        self.queue.push_back(Outgoing { headers, len: VNET_HEADER + layout.len, payload });
+        Ok(())
     }
 
     /// Packets that wait.
@@ -187,7 +177,8 @@ impl Transmitter {
             if vectors.remaining_capacity() < slices.len() + 1 {
                 break;
             }
-            let octets = std::iter::once(&outgoing.headers[..]).chain(slices.iter().map(|slice| &slice[..]));
+            let octets = std::iter::once(&outgoing.headers[..outgoing.len])
+                .chain(slices.iter().map(|slice| &slice[..]));
             vectors.extend(
                 octets.map(|part| libc::iovec {
                     iov_base: part.as_ptr().cast_mut().cast(),
@@ -227,25 +218,6 @@ impl AsFd for Transmitter {
     }
 }
 
-/// `struct virtio_net_hdr` in front of a packet, in the host's byte order (`linux/virtio_net.h`).
-fn vnet_header(headers: usize, payload: usize, offload: Offload) -> [u8; VNET_HEADER] {
-    const NEEDS_CSUM: u8 = 1;
-    const GSO_TCPV4: u8 = 1;
-    const GSO_TCPV6: u8 = 4;
-    const GSO_ECN: u8 = 0x80;
-    const TCP_CHECKSUM_OFFSET: u16 = 16;
-    let mut header = [0; VNET_HEADER];
-    header[0] = NEEDS_CSUM;
-    if offload.gso_size > 0 && payload > usize::from(offload.gso_size) {
-        header[1] = if offload.ipv6 { GSO_TCPV6 } else { GSO_TCPV4 } | if offload.ecn { GSO_ECN } else { 0 };
-        header[2..4].copy_from_slice(&(headers as u16).to_ne_bytes());
-        header[4..6].copy_from_slice(&offload.gso_size.to_ne_bytes());
-    }
-    header[6..8].copy_from_slice(&offload.checksum_start.to_ne_bytes());
-    header[8..10].copy_from_slice(&TCP_CHECKSUM_OFFSET.to_ne_bytes());
-    header
-}
-
 fn set_option(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: `value` is readable for the length given.
     let result = unsafe {
@@ -258,20 +230,4 @@ fn set_option(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_virtio_header_asks_for_segmentation_only_where_there_is_something_to_cut() {
-        let offload = Offload { checksum_start: 34, gso_size: 1448, ipv6: false, ecn: true };
-        let header = vnet_header(66, 64_000, offload);
-        assert_eq!(header[..2], [1, 0x81]);
-        assert_eq!(header[2..], [66u16, 1448, 34, 16].map(u16::to_ne_bytes).concat());
-        let single = vnet_header(66, 1448, Offload { ipv6: true, ..offload });
-        assert_eq!(single[..6], [1, 0, 0, 0, 0, 0]);
-        assert_eq!(vnet_header(86, 1449, Offload { ipv6: true, ecn: false, ..offload })[1], 4);
-    }
 }

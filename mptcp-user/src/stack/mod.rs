@@ -1,6 +1,9 @@
 //! The tokio face of the stack: [`Stack`], [`MptcpStream`], [`MptcpListener`].
 #![allow(unused_variables, clippy::todo, missing_docs)] // the agreed shape; bodies are under way
 
+pub use crate::datapath::Error as StackError;
+pub use crate::datapath::interface::{AttachMode, HostFacts, InterfaceReport};
+
 use crate::proto::{CloseReason, ConnectionConfig, ConnectionInfo};
 use std::io;
 use std::net::SocketAddr;
@@ -10,16 +13,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How XDP programs are attached.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum AttachMode {
-    /// The better one for each interface, with the reason in [`InterfaceReport`].
-    #[default]
-    Auto,
-    Native,
-    Generic,
-}
-
 /// What a stack is made from. Without interfaces: all that are up and routable.
 #[derive(Clone, Debug, Default)]
 pub struct StackBuilder {
@@ -27,30 +20,6 @@ pub struct StackBuilder {
     pub mode: AttachMode,
     pub pcap: Option<PathBuf>,
     pub connection: ConnectionConfig,
-}
-
-/// One interface as the stack sees it: usable or not, how, and why.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct InterfaceReport {
-    pub name: String,
-    pub index: u32,
-    pub usable: bool,
-    /// "native" or "generic"; none when not usable.
-    pub mode: Option<String>,
-    /// Why this mode, or why not usable: for people.
-    pub reason: String,
-    pub driver: Option<String>,
-    pub mtu: u32,
-    pub queues: u32,
-    pub addresses: Vec<std::net::IpAddr>,
-    pub up: bool,
-}
-
-/// Errors name what is wrong and what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum StackError {
-    #[error("{0}")]
-    Todo(String),
 }
 
 /// A running stack; cheap to clone. When the last clone and the last stream are gone, programs are detached.
@@ -63,7 +32,9 @@ impl Stack {
     }
     /// Which interfaces could be used. Needs no root.
     pub fn probe_interfaces() -> Result<Vec<InterfaceReport>, StackError> {
-        todo!()
+        let facts =
+            HostFacts::gather().map_err(|error| StackError::System("looking at the interfaces", error))?;
+        Ok(facts.reports(AttachMode::Auto))
     }
     /// The interfaces this stack is attached to.
     pub fn interfaces(&self) -> Vec<InterfaceReport> {

@@ -47,7 +47,7 @@ impl Neighbour {
             match attribute {
                 NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(IpAddr::V4(ip)),
                 NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
-                    address = Some(IpAddr::V6(ip))
+                    address = Some(IpAddr::V6(ip));
                 }
                 NeighbourAttribute::LinkLayerAddress(octets) => mac = octets.try_into().ok(),
                 _ => {}

@@ -1,0 +1,146 @@
+//! What can go wrong, with the remedy.
+
+use super::af_xdp::BindError;
+use super::port::PortError;
+use super::xdp::XdpError;
+use crate::proto::{CloseReason, ConnectError, ListenError};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// Errors name what is wrong and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An interface was asked for that does not exist.
+    #[error("there is no interface named {name}; there are: {existing}")]
+    NoSuchInterface {
+        /// The name asked for.
+        name: String,
+        /// Names of those that exist.
+        existing: String,
+    },
+    /// An interface was asked for that can't be used.
+    #[error("interface {name} can't be used: {reason}")]
+    InterfaceUnusable {
+        /// Name of the interface.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// No interface of this host can be used.
+    #[error("no interface of this host can be used ({reasons}); `mptcp interfaces` lists them")]
+    NothingUsable {
+        /// Each interface with the reason.
+        reasons: String,
+    },
+    /// Capabilities are missing.
+    #[error(
+        "missing {}: run as root, or give the program what it needs with `setcap cap_net_admin,cap_net_raw,cap_bpf+ep PROGRAM`",
+        .missing.join(", ")
+    )]
+    Privileges {
+        /// Names of the capabilities.
+        missing: Vec<&'static str>,
+    },
+    /// The kernel can't do it.
+    #[error(
+        "this kernel has no AF_XDP sockets: it must be built with CONFIG_XDP_SOCKETS=y (Linux 6.6 or newer)"
+    )]
+    NoAfXdp,
+    /// The XDP program can't be loaded or attached.
+    #[error("{}: {source}", .interface.as_ref().map_or_else(|| "loading the XDP program".into(), |name| format!("attaching to {name}")))]
+    Xdp {
+        /// Interface, if it concerns one.
+        interface: Option<String>,
+        /// Why.
+        #[source]
+        source: XdpError,
+    },
+    /// An AF_XDP socket can't be had.
+    #[error("interface {interface}: {source}")]
+    Socket {
+        /// Name of the interface.
+        interface: String,
+        /// Why.
+        #[source]
+        source: BindError,
+    },
+    /// A packet socket can't be had.
+    #[error("interface {interface}: can't open a packet socket to send from: {source}")]
+    Transmit {
+        /// Name of the interface.
+        interface: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Any other failure of a system call.
+    #[error("{0} failed: {1}")]
+    System(&'static str, #[source] io::Error),
+    /// A port can't be had.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// There is no way to the destination.
+    #[error("no route to {remote} over {interfaces} (see `ip route get {remote}`)")]
+    NoRoute {
+        /// The destination.
+        remote: IpAddr,
+        /// Names of the interfaces in use.
+        interfaces: String,
+    },
+    /// The destination is this host.
+    #[error(
+        "{0} is an address of this host: programs on one host reach each other by regular TCP, not by this stack"
+    )]
+    OwnAddress(IpAddr),
+    /// No TCP connection can go there.
+    #[error("{0} is not an address that TCP can connect to")]
+    BadRemote(SocketAddr),
+    /// A local address was asked for that this stack does not have.
+    #[error("{local} is not an address of {interfaces}")]
+    BadLocal {
+        /// The address asked for.
+        local: IpAddr,
+        /// Names of the interfaces in use.
+        interfaces: String,
+    },
+    /// The engine refused to connect.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The engine refused to listen.
+    #[error("can't listen on {1}: {0}")]
+    Listen(#[source] ListenError, SocketAddr),
+    /// The connection did not come to be.
+    #[error("{reason}{hint}")]
+    NotConnected {
+        /// Why.
+        reason: CloseReason,
+        /// What to look at.
+        hint: &'static str,
+    },
+    /// The packet capture can't be written.
+    #[error("can't write the packet capture {}: {source}", .path.display())]
+    Capture {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The stack was shut down, or its thread has ended.
+    #[error("the stack has been shut down")]
+    Stopped,
+}
+
+impl Error {
+    /// A connection that ended before it was established.
+    pub(super) fn not_connected(reason: CloseReason) -> Self {
+        let hint = match reason {
+            CloseReason::Refused => ": nothing listens on that port, or a firewall says so",
+            CloseReason::ConnectTimeout => ": the host is down, or a firewall drops the packets",
+            CloseReason::Unreachable => ": no such host on the link, or a router has no way to it",
+            _ => "",
+        };
+        Error::NotConnected { reason, hint }
+    }
+}

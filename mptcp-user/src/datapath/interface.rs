@@ -1,0 +1,349 @@
+//! Which interfaces can be used, how, and why not. Needs no privileges.
+
+use super::ethtool::Ethtool;
+use super::netlink::{Address, Link, Netlink, XdpFeatures, xdp_features};
+use super::xdp::XdpMode;
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+
+/// How XDP programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AttachMode {
+    /// The better one for each interface, with the reason in [`InterfaceReport`].
+    #[default]
+    Auto,
+    /// In the driver, where it can; an error elsewhere.
+    Native,
+    /// After the kernel has made a socket buffer of the packet: every driver can.
+    Generic,
+}
+
+/// One interface as the stack sees it: usable or not, how, and why.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct InterfaceReport {
+    /// Name.
+    pub name: String,
+    /// Interface index.
+    pub index: u32,
+    /// Whether the stack can use it now.
+    pub usable: bool,
+    /// "native" or "generic"; none when not usable.
+    pub mode: Option<String>,
+    /// Why this mode, or why not usable: for people.
+    pub reason: String,
+    /// Name of the driver, where it says.
+    pub driver: Option<String>,
+    /// MTU in octets.
+    pub mtu: u32,
+    /// Receive queues in use.
+    pub queues: u32,
+    /// Addresses that subflows can use.
+    pub addresses: Vec<IpAddr>,
+    /// Administratively up, and with a carrier.
+    pub up: bool,
+}
+
+/// Capabilities that running a stack takes, with their numbers.
+const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (39, "CAP_BPF")];
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Largest MTU whose packets fit one buffer in native XDP.
+const SINGLE_BUFFER_MTU: u32 = 3498;
+
+/// What this host has.
+#[derive(Clone, Debug)]
+pub struct HostFacts {
+    /// Interfaces, by index.
+    pub links: Vec<Link>,
+    /// Addresses of all interfaces.
+    pub addresses: Vec<Address>,
+    /// What drivers say about XDP; none on kernels that can't tell.
+    pub features: Option<HashMap<u32, XdpFeatures>>,
+    /// Drivers by interface index.
+    pub drivers: HashMap<u32, String>,
+    /// Receive queues in use by interface index.
+    pub queues: HashMap<u32, u32>,
+    /// Whether the kernel has AF_XDP sockets.
+    pub af_xdp: bool,
+    /// Capabilities this process lacks.
+    pub missing: Vec<&'static str>,
+}
+
+impl HostFacts {
+    /// Looks at the calling thread's network namespace.
+    pub fn gather() -> io::Result<Self> {
+        let mut netlink = Netlink::new()?;
+        let ethtool = Ethtool::new()?;
+        let links = netlink.links()?;
+        let of_links = |ask: &dyn Fn(&str) -> Option<String>| {
+            links.iter().filter_map(|link| Some((link.index, ask(&link.name)?))).collect::<HashMap<_, _>>()
+        };
+        let drivers = of_links(&|name| ethtool.driver(name));
+        let queues = links
+            .iter()
+            .map(|link| (link.index, ethtool.receive_queues(&link.name).unwrap_or(link.rx_queues)))
+            .collect();
+        Ok(Self {
+            addresses: netlink.addresses()?,
+            features: xdp_features().ok(),
+            drivers,
+            queues,
+            links,
+            af_xdp: has_af_xdp(),
+            missing: missing_capabilities(),
+        })
+    }
+
+    /// The interface with this name.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    /// Addresses of an interface that subflows can use.
+    pub fn usable_addresses(&self, interface: u32) -> Vec<IpAddr> {
+        self.addresses
+            .iter()
+            .filter(|address| address.interface == interface && address.global && address.preferred)
+            .map(|address| address.address)
+            .collect()
+    }
+
+    /// All interfaces with what can be done with each.
+    pub fn reports(&self, mode: AttachMode) -> Vec<InterfaceReport> {
+        self.links.iter().map(|link| self.report(link, mode)).collect()
+    }
+
+    /// What can be done with one interface.
+    pub fn report(&self, link: &Link, mode: AttachMode) -> InterfaceReport {
+        let chosen = self.obstacle(link).map_or_else(|| self.choose(link, mode), Err);
+        InterfaceReport {
+            name: link.name.clone(),
+            index: link.index,
+            usable: chosen.is_ok(),
+            mode: chosen.as_ref().ok().map(|(mode, _)| mode.as_str().into()),
+            reason: chosen.map_or_else(|obstacle| obstacle, |(_, reason)| reason),
+            driver: self.drivers.get(&link.index).cloned().or_else(|| link.kind.clone()),
+            mtu: link.mtu,
+            queues: self.queues.get(&link.index).copied().unwrap_or(link.rx_queues),
+            addresses: self.usable_addresses(link.index),
+            up: link.up && link.running,
+        }
+    }
+
+    /// Why the interface can't be used at all.
+    fn obstacle(&self, link: &Link) -> Option<String> {
+        let name = &link.name;
+        if !self.af_xdp {
+            return Some("this kernel has no AF_XDP: it must be built with CONFIG_XDP_SOCKETS=y".into());
+        }
+        if link.loopback {
+            return Some("loopback: programs on this host reach each other by regular TCP".into());
+        }
+        if !link.ethernet || link.mac.is_none() {
+            return Some("not an Ethernet link: packets without an Ethernet header are not supported".into());
+        }
+        if let Some(controller) = link.controller {
+            let controller = self.links.iter().find(|other| other.index == controller);
+            let controller = controller.map_or("another interface", |other| &other.name);
+            return Some(format!("belongs to {controller}: use that one"));
+        }
+        if let Some(program) = link.xdp_program {
+            return Some(format!(
+                "another XDP program is attached (id {program}): stop the program that it belongs to, or detach it with `ip link set dev {name} xdp off`"
+            ));
+        }
+        if !link.up {
+            return Some(format!("the interface is down: `ip link set dev {name} up`"));
+        }
+        if !link.running {
+            return Some("no carrier: the cable, the access point or the other end is missing".into());
+        }
+        if self.usable_addresses(link.index).is_empty() {
+            return Some(if self.addresses.iter().any(|address| address.interface == link.index) {
+                "no usable address: link-local, tentative and deprecated ones do not count".into()
+            } else {
+                format!("no address: `ip address add ADDRESS/LENGTH dev {name}`")
+            });
+        }
+        None
+    }
+
+    /// Native or generic, and why.
+    fn choose(&self, link: &Link, mode: AttachMode) -> Result<(XdpMode, String), String> {
+        let driver = self.drivers.get(&link.index).map(String::as_str).or(link.kind.as_deref());
+        let features = self.features.as_ref().map(|all| all.get(&link.index).copied().unwrap_or_default());
+        let too_long = link.mtu > SINGLE_BUFFER_MTU && features.is_some_and(|all| !all.multi_buffer());
+        let can = features.is_none_or(XdpFeatures::native) && !too_long;
+        match mode {
+            AttachMode::Generic => return Ok((XdpMode::Generic, "as asked for".into())),
+            AttachMode::Native if can => return Ok((XdpMode::Native, "as asked for".into())),
+            AttachMode::Native => {
+                return Err(format!(
+                    "the driver ({}) can't do native XDP{}: use generic mode",
+                    driver.unwrap_or("unknown"),
+                    if too_long { " with this MTU" } else { "" }
+                ));
+            }
+            AttachMode::Auto => {}
+        }
+        Ok(match driver {
+            Some("veth") => (
+                XdpMode::Generic,
+                "veth hands super-segments over whole in generic mode; native mode would have its peer cut them".into(),
+            ),
+            Some("virtio_net") => (
+                XdpMode::Generic,
+                "virtio keeps its receive offloads in generic mode; native mode would switch them off".into(),
+            ),
+            _ if features.is_none() => {
+                (XdpMode::Generic, "this kernel does not say what the driver can: generic works with all".into())
+            }
+            _ if too_long => {
+                (XdpMode::Generic, format!("the driver can't do native XDP with an MTU of {}", link.mtu))
+            }
+            driver if can => (
+                XdpMode::Native,
+                format!("the driver ({}) supports native XDP", driver.unwrap_or("unknown")),
+            ),
+            driver => (
+                XdpMode::Generic,
+                format!("the driver ({}) does not support native XDP", driver.unwrap_or("unknown")),
+            ),
+        })
+    }
+}
+
+/// Whether the kernel knows the address family; lacking privileges do not matter.
+fn has_af_xdp() -> bool {
+    // SAFETY: no pointers involved.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd >= 0 {
+        // SAFETY: the descriptor just made, which nobody else knows.
+        unsafe { libc::close(fd) };
+        return true;
+    }
+    !matches!(
+        io::Error::last_os_error().raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::ESOCKTNOSUPPORT)
+    )
+}
+
+/// Which of the capabilities it takes the calling thread does not have.
+fn missing_capabilities() -> Vec<&'static str> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // If it can't be told, the system calls will tell.
+    let Some(effective) = effective else { return Vec::new() };
+    let has = |bit: u32| effective >> bit & 1 == 1;
+    CAPABILITIES
+        .into_iter()
+        .filter(|(bit, name)| !(has(*bit) || *name == "CAP_BPF" && has(CAP_SYS_ADMIN)))
+        .map(|(_, name)| name)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(name: &str, index: u32, kind: &str) -> Link {
+        Link {
+            index,
+            name: name.into(),
+            mtu: 1500,
+            mac: Some([2, 0, 0, 0, 0, index as u8]),
+            ethernet: true,
+            up: true,
+            running: true,
+            loopback: false,
+            kind: Some(kind.into()),
+            rx_queues: 1,
+            gso_max_size: 65_536,
+            xdp_program: None,
+            controller: None,
+        }
+    }
+
+    fn facts(links: Vec<Link>, features: &[(u32, u64)]) -> HostFacts {
+        let address = |link: &Link| Address {
+            address: IpAddr::from([10, 0, 0, link.index as u8]),
+            interface: link.index,
+            global: true,
+            preferred: true,
+        };
+        HostFacts {
+            addresses: links.iter().map(address).collect(),
+            features: Some(features.iter().map(|(index, bits)| (*index, XdpFeatures(*bits))).collect()),
+            drivers: HashMap::new(),
+            queues: HashMap::new(),
+            links,
+            af_xdp: true,
+            missing: Vec::new(),
+        }
+    }
+
+    fn reason(facts: &HostFacts) -> String {
+        let report = facts.reports(AttachMode::Auto).remove(0);
+        assert!(!report.usable && report.mode.is_none());
+        report.reason
+    }
+
+    #[test]
+    fn the_mode_follows_the_driver() {
+        const ALL: u64 = 0x7f;
+        let cases = [
+            ("veth", ALL, 1500, "generic"),
+            ("virtio_net", ALL, 1500, "generic"),
+            ("ixgbe", 0b1011, 1500, "native"),
+            ("ixgbe", 0b1011, 9000, "generic"),
+            ("ice", ALL, 9000, "native"),
+            ("e1000", 0, 1500, "generic"),
+        ];
+        for (driver, bits, mtu, expected) in cases {
+            let mut nic = link("nic0", 3, driver);
+            nic.mtu = mtu;
+            let facts = facts(vec![nic], &[(3, bits)]);
+            let report = facts.reports(AttachMode::Auto).remove(0);
+            assert_eq!(report.mode.as_deref(), Some(expected), "{driver} {mtu}: {}", report.reason);
+            assert!(report.usable && !report.reason.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_user_overrides_the_choice_where_it_can_be_done() {
+        let facts = facts(vec![link("a", 1, "veth"), link("b", 2, "e1000")], &[(1, 0x7f), (2, 0)]);
+        let native = facts.reports(AttachMode::Native);
+        assert_eq!(native[0].mode.as_deref(), Some("native"));
+        assert!(!native[1].usable && native[1].reason.contains("e1000"), "{}", native[1].reason);
+        assert!(facts.reports(AttachMode::Generic).iter().all(|report| report.usable));
+    }
+
+    #[test]
+    fn obstacles_are_named_with_the_remedy() {
+        let with = |change: fn(&mut HostFacts)| {
+            let mut facts = facts(vec![link("nic0", 1, "veth")], &[(1, 0x7f)]);
+            change(&mut facts);
+            reason(&facts)
+        };
+        assert!(with(|facts| facts.af_xdp = false).contains("CONFIG_XDP_SOCKETS"));
+        assert!(with(|facts| facts.links[0].up = false).contains("ip link set dev nic0 up"));
+        assert!(with(|facts| facts.links[0].running = false).contains("carrier"));
+        assert!(with(|facts| facts.links[0].xdp_program = Some(7)).contains("xdp off"));
+        assert!(with(|facts| facts.links[0].loopback = true).contains("loopback"));
+        assert!(with(|facts| facts.links[0].ethernet = false).contains("Ethernet"));
+        assert!(with(|facts| facts.addresses.clear()).contains("ip address add"));
+        assert!(with(|facts| facts.addresses[0].global = false).contains("link-local"));
+        assert!(with(|facts| facts.links[0].controller = Some(9)).contains("belongs to"));
+    }
+
+    #[test]
+    fn this_host_can_be_looked_at_without_privileges() {
+        let facts = HostFacts::gather().expect("netlink");
+        let loopback = facts.reports(AttachMode::Auto).into_iter().find(|report| report.name == "lo");
+        assert!(loopback.is_none_or(|report| !report.usable));
+    }
+}
