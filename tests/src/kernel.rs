@@ -190,7 +190,8 @@ mod tests {
         }
         b.mptcp_endpoint("10.9.2.2".parse().unwrap(), "r2", "signal").unwrap();
         let patience = Duration::from_secs(10);
-        let listener = listen(&b, Protocol::Mptcp, "10.9.1.2:5000".parse().unwrap()).unwrap();
+        // The kernel takes an MP_JOIN only where a listener would take a connection: on all addresses here.
+        let listener = listen(&b, Protocol::Mptcp, "[::]:5000".parse().unwrap()).unwrap();
         let receiver = std::thread::spawn(move || {
             let stream = accept(&listener, patience).unwrap();
             data::sum(stream).unwrap()

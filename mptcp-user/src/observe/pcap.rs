@@ -231,6 +231,10 @@ mod tests {
             return;
         };
         let line = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(line.trim_end(), "wlan0\t1700000000.123456789\t1\t2001:db8::1\t18\t0x00000002", "{output:?}");
+        assert_eq!(
+            line.trim_end(),
+            "wlan0\t1700000000.123456789\t1\t2001:db8::1\t18\t0x00000002",
+            "{output:?}"
+        );
     }
 }
