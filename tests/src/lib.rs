@@ -8,9 +8,12 @@
 //!
 //! Nothing here depends on the stack under test: it is driven through its command line, as users drive it.
 
+pub mod capture;
 pub mod counters;
 pub mod data;
+pub mod demo;
 pub mod kernel;
+pub mod lab;
 pub mod netns;
 pub mod process;
 

@@ -1,0 +1,178 @@
+//! The two namespaces and two links that the demo, most tests and the benchmarks use.
+//!
+//! ```text
+//!   left                                             right
+//!   left1  10.77.1.1  fd77:1::1 ──── 10.77.1.2  fd77:1::2  right1
+//!   left2  10.77.2.1  fd77:2::1 ──── 10.77.2.2  fd77:2::2  right2
+//! ```
+//!
+//! There is no route from one link to the other: each pair of addresses on one link is a path, no other pair is.
+
+use crate::netns::{End, Namespace, Offload, link};
+use anyhow::Result;
+use serde::Serialize;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// An address family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // the field's names
+pub enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    /// Both, the older first.
+    pub const BOTH: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+    /// The unspecified address of the family.
+    pub const fn any(self) -> IpAddr {
+        match self {
+            Self::Ipv4 => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            Self::Ipv6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        })
+    }
+}
+
+/// One of the two namespaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // as in the picture
+pub enum Side {
+    Left,
+    Right,
+}
+
+impl Side {
+    /// The side's interface on link `number` (from 1).
+    pub fn interface(self, number: usize) -> String {
+        match self {
+            Self::Left => format!("left{number}"),
+            Self::Right => format!("right{number}"),
+        }
+    }
+
+    /// The side's address on link `number` (from 1).
+    pub fn address(self, number: usize, family: Family) -> IpAddr {
+        let host = match self {
+            Self::Left => 1,
+            Self::Right => 2,
+        };
+        let number = u8::try_from(number).expect("few links");
+        match family {
+            Family::Ipv4 => IpAddr::from([10, 77, number, host]),
+            Family::Ipv6 => IpAddr::from([0xfd77, u16::from(number), 0, 0, 0, 0, 0, u16::from(host)]),
+        }
+    }
+
+    /// The same with a port.
+    pub fn socket(self, number: usize, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(self.address(number, family), port)
+    }
+}
+
+/// Two namespaces and the links between them.
+#[derive(Debug)]
+pub struct Lab {
+    /// Namespace of the side that connects.
+    pub left: Namespace,
+    /// Namespace of the side that listens.
+    pub right: Namespace,
+    links: usize,
+}
+
+impl Lab {
+    /// Two links, MTU 1500, offloads on, both families.
+    pub fn new() -> Result<Self> {
+        Self::with_links(2)
+    }
+
+    /// As many links as wanted.
+    pub fn with_links(links: usize) -> Result<Self> {
+        let lab = Self { left: Namespace::new("left")?, right: Namespace::new("right")?, links };
+        for number in 1..=links {
+            let ends = [Side::Left, Side::Right].map(|side| {
+                (
+                    side.interface(number),
+                    format!("{}/24", side.address(number, Family::Ipv4)),
+                    format!("{}/64", side.address(number, Family::Ipv6)),
+                )
+            });
+            let [left, right] = &ends;
+            link(
+                &End { namespace: &lab.left, interface: &left.0, addresses: &[&left.1, &left.2] },
+                &End { namespace: &lab.right, interface: &right.0, addresses: &[&right.1, &right.2] },
+            )?;
+        }
+        Ok(lab)
+    }
+
+    /// The namespace of a side.
+    pub fn namespace(&self, side: Side) -> &Namespace {
+        match side {
+            Side::Left => &self.left,
+            Side::Right => &self.right,
+        }
+    }
+
+    /// Number of links.
+    pub fn links(&self) -> usize {
+        self.links
+    }
+
+    /// Sets the MTU of all links.
+    pub fn set_mtu(&self, mtu: u32) -> Result<()> {
+        self.each_interface(|namespace, interface| namespace.set_mtu(interface, mtu))
+    }
+
+    /// Switches segmentation and receive offloads of all links off.
+    pub fn without_offloads(&self) -> Result<()> {
+        self.each_interface(|namespace, interface| {
+            namespace.set_offloads(interface, &[Offload::Tso, Offload::Gso, Offload::Gro], false)
+        })
+    }
+
+    /// Prepares the kernel of one side: it accepts and makes subflows over all links, and when it listens it tells
+    /// its peer of the addresses beside the first link's.
+    pub fn prepare_kernel(&self, side: Side, family: Family) -> Result<()> {
+        let namespace = self.namespace(side);
+        namespace.mptcp_limits(8, 8)?;
+        for number in 2..=self.links {
+            // A listener announces its addresses; the side that connects answers such an announcement by itself.
+            if side == Side::Right {
+                namespace.mptcp_endpoint(side.address(number, family), &side.interface(number), "signal")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The interfaces of a side that have an XDP program attached.
+    pub fn attached(&self, side: Side) -> Result<Vec<String>> {
+        let mut attached = Vec::new();
+        for interface in (1..=self.links).map(|number| side.interface(number)) {
+            if self.namespace(side).has_xdp(&interface)? {
+                attached.push(interface);
+            }
+        }
+        Ok(attached)
+    }
+
+    fn each_interface(&self, work: impl Fn(&Namespace, &str) -> Result<()>) -> Result<()> {
+        for side in [Side::Left, Side::Right] {
+            for number in 1..=self.links {
+                work(self.namespace(side), &side.interface(number))?;
+            }
+        }
+        Ok(())
+    }
+}
