@@ -1,2 +1,74 @@
-//! The project's habits as commands.
-fn main() {}
+//! The project's habits as commands: `cargo xtask --help` lists them.
+//!
+//! Everything that takes long or needs privileges happens in programs that this one builds and starts, so that it
+//! is itself small and quickly built.
+
+mod bench;
+mod build;
+mod demo;
+mod host;
+mod lint;
+mod run;
+mod test;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Build, demonstrate, test and measure this project.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    habit: Habit,
+}
+
+#[derive(Debug, Subcommand)]
+enum Habit {
+    /// Build the `mptcp` command, optimised
+    Build,
+    /// Send files over one connection and two links, to and from the kernel (root; `--help` for its options)
+    #[command(disable_help_flag = true)]
+    Demo(Rest),
+    /// Run all tests; as root also those that need namespaces. Further words go to `cargo test`
+    #[command(disable_help_flag = true)]
+    Test(Rest),
+    /// Measure against the kernel (root; `--help` for its options)
+    #[command(disable_help_flag = true)]
+    Bench(Rest),
+    /// Check formatting, lints, documentation and dependencies
+    Lint,
+    /// All that CI does: test, then lint
+    Ci,
+}
+
+/// Words for the program behind the habit.
+#[derive(Debug, Args)]
+struct Rest {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match habit(Arguments::parse().habit) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn habit(habit: Habit) -> Result<()> {
+    match habit {
+        Habit::Build => build::mptcp().map(|path| println!("{}", path.display())),
+        Habit::Demo(rest) => demo::run(&rest.words),
+        Habit::Test(rest) => test::run(&rest.words),
+        Habit::Bench(rest) => bench::run(&rest.words),
+        Habit::Lint => lint::run_all(),
+        Habit::Ci => {
+            test::run(&[])?;
+            lint::run_all()
+        }
+    }
+}
