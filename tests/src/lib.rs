@@ -15,6 +15,7 @@ pub mod demo;
 pub mod kernel;
 pub mod lab;
 pub mod netns;
+pub mod ours;
 pub mod process;
 
 /// Whether this process may create namespaces and attach programs.

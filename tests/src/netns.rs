@@ -5,6 +5,8 @@
 //! processes are gone. That holds for a panic, for Ctrl-C and for `kill -9` alike; nothing can be left behind.
 //! Programs started through [`Namespace::command`] die with the process that started them.
 
+mod foreign;
+
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -156,6 +158,11 @@ impl Namespace {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Attaches an XDP program that passes everything, as somebody else's program would be. Detached on drop.
+    pub fn foreign_xdp(&self, interface: &str) -> Result<OwnedFd> {
+        self.run(|| foreign::attach(interface))
     }
 
     /// Whether a program is attached to the interface by XDP, in any mode.

@@ -1,7 +1,9 @@
 //! Programs under test: started, watched, and ended whatever happens.
 
 use anyhow::{Context, Result, bail};
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -31,6 +33,26 @@ pub fn mptcp_binary() -> &'static Path {
             .find(|path| path.file_name().is_some_and(|name| name == "mptcp"))
             .expect("cargo names the executable it built")
     })
+}
+
+/// A copy of a program that any user may run, wherever the original lies: its path is good for programs that this
+/// process starts.
+pub fn for_anyone(program: &Path) -> Result<PathBuf> {
+    static COPY: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(path) = COPY.get() {
+        return Ok(path.clone());
+    }
+    let mut copy = crate::data::memory_file("program")?;
+    std::io::copy(&mut File::open(program)?, &mut copy).context("can't copy a program")?;
+    // A file that is open for writing can't be executed.
+    let readable = File::open(crate::data::path_of(&copy))?;
+    drop(copy);
+    // SAFETY: duplicates an open descriptor; the new one, without close-on-exec, is kept for good on purpose.
+    let fd = unsafe { libc::fcntl(readable.as_raw_fd(), libc::F_DUPFD, 100) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error()).context("can't keep a program open");
+    }
+    Ok(COPY.get_or_init(|| format!("/proc/self/fd/{fd}").into()).clone())
 }
 
 /// A running program. Killed on drop if it still runs.
