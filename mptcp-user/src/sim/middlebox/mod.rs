@@ -5,6 +5,7 @@
 //! and in the reverse order in the other, as if they stood one behind the other on the path.
 
 mod coalesce;
+mod config;
 mod flows;
 mod nat;
 mod payload;
@@ -14,6 +15,7 @@ mod split;
 mod strip;
 
 pub use coalesce::Coalescer;
+pub use config::BoxConfig;
 pub use nat::Nat;
 pub use payload::PayloadChanger;
 pub use rewrite::{EcnBleacher, MssClamp, TimestampRewriter};

@@ -1,0 +1,96 @@
+//! Middleboxes as configuration, for random scenarios and for `mptcp lab`.
+
+use super::{
+    Action, Coalescer, EcnBleacher, Middlebox, MssClamp, Nat, OptionFilter, OptionKind, PayloadChanger,
+    SequenceRandomiser, Splitter, TimestampRewriter, Way, When,
+};
+use crate::sim::Random;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// One middlebox.
+#[derive(Clone, PartialEq, Debug)]
+pub enum BoxConfig {
+    /// [`OptionFilter`].
+    Option {
+        /// The option.
+        option: OptionKind,
+        /// In which segments.
+        when: When,
+        /// In which direction; none: both.
+        way: Option<Way>,
+        /// Strip the option or drop the segment.
+        action: Action,
+    },
+    /// [`MssClamp`].
+    MssClamp {
+        /// Largest MSS let through.
+        mss: u16,
+    },
+    /// [`EcnBleacher`].
+    EcnBleacher,
+    /// [`TimestampRewriter`].
+    TimestampRewriter,
+    /// [`SequenceRandomiser`].
+    SequenceRandomiser {
+        /// Whether SACK blocks are shifted too.
+        translate_sack: bool,
+    },
+    /// [`Splitter`].
+    Splitter {
+        /// Largest payload that passes whole.
+        size: u16,
+        /// Repeat the options on every piece.
+        repeat_options: bool,
+    },
+    /// [`Coalescer`].
+    Coalescer {
+        /// Largest payload of a merged segment.
+        limit: usize,
+        /// How long a segment may be held.
+        hold: Duration,
+        /// Merge across different options.
+        careless: bool,
+    },
+    /// [`Nat`].
+    Nat {
+        /// The address outside.
+        external: IpAddr,
+        /// How long a mapping lives without use.
+        idle: Duration,
+    },
+    /// [`PayloadChanger`].
+    PayloadChanger {
+        /// Direction of the payload that is changed.
+        way: Way,
+        /// What is replaced.
+        needle: Vec<u8>,
+        /// What comes in its place.
+        replacement: Vec<u8>,
+        /// Most replacements in a connection.
+        limit: usize,
+    },
+}
+
+impl BoxConfig {
+    /// Builds the box.
+    pub fn build(&self, random: Random) -> Box<dyn Middlebox> {
+        match self.clone() {
+            Self::Option { option, when, way, action } => {
+                Box::new(OptionFilter { kind: option, when, way, action })
+            }
+            Self::MssClamp { mss } => Box::new(MssClamp { mss }),
+            Self::EcnBleacher => Box::new(EcnBleacher),
+            Self::TimestampRewriter => Box::new(TimestampRewriter::new(random)),
+            Self::SequenceRandomiser { translate_sack } => {
+                Box::new(SequenceRandomiser::new(translate_sack, random))
+            }
+            Self::Splitter { size, repeat_options } => Box::new(Splitter { size, repeat_options }),
+            Self::Coalescer { limit, hold, careless } => Box::new(Coalescer::new(limit, hold, careless)),
+            Self::Nat { external, idle } => Box::new(Nat::new(external, idle)),
+            Self::PayloadChanger { way, needle, replacement, limit } => {
+                Box::new(PayloadChanger::new(way, &needle, &replacement, limit))
+            }
+        }
+    }
+}

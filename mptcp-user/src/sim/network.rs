@@ -1,0 +1,200 @@
+//! Paths between the addresses of two hosts.
+
+use super::link::{Link, LinkConfig, LinkStats};
+use super::middlebox::{BoxConfig, Chain, Way};
+use super::random::Random;
+use super::segment::check_on_the_wire;
+use crate::proto::Instant;
+use crate::wire::{Segment, segmentize};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+/// One of the two hosts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// The one that opens connections.
+    Client,
+    /// The one that listens.
+    Server,
+}
+
+impl Side {
+    /// Both, the client first.
+    pub const BOTH: [Side; 2] = [Side::Client, Side::Server];
+    /// The other host.
+    #[must_use]
+    pub fn peer(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
+/// A path of the network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct PathId(pub usize);
+
+/// A path between an address of the client and one of the server.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PathConfig {
+    /// The client's address.
+    pub client: IpAddr,
+    /// The server's address.
+    pub server: IpAddr,
+    /// From the client to the server.
+    pub forward: LinkConfig,
+    /// From the server to the client.
+    pub reverse: LinkConfig,
+    /// Middleboxes between the client and the link.
+    pub boxes: Vec<BoxConfig>,
+}
+
+impl PathConfig {
+    /// A path with the same link both ways and nothing in between.
+    pub fn new(client: IpAddr, server: IpAddr, link: LinkConfig) -> Self {
+        Self { client, server, forward: link, reverse: link, boxes: Vec::new() }
+    }
+    /// The client's address as the server sees it: that of the last NAT.
+    fn client_outside(&self) -> IpAddr {
+        let external = |config: &BoxConfig| match config {
+            BoxConfig::Nat { external, .. } => Some(*external),
+            _ => None,
+        };
+        self.boxes.iter().rev().find_map(external).unwrap_or(self.client)
+    }
+}
+
+struct Path {
+    client: IpAddr,
+    outside: IpAddr,
+    server: IpAddr,
+    chain: Chain,
+    forward: Link<Segment>,
+    reverse: Link<Segment>,
+}
+
+/// All paths between two hosts.
+pub struct Network {
+    paths: Vec<Path>,
+    arrived: VecDeque<(Side, Segment)>,
+    /// Build and parse each packet on its way.
+    check_wire: bool,
+    unroutable: u64,
+}
+
+impl Network {
+    /// A network of these paths. With `check_wire`, each segment is built as a packet and parsed again where it is
+    /// sent.
+    pub fn new(paths: &[PathConfig], check_wire: bool, mut random: Random) -> Self {
+        let paths = paths
+            .iter()
+            .map(|config| Path {
+                client: config.client,
+                outside: config.client_outside(),
+                server: config.server,
+                chain: Chain::new(config.boxes.iter().map(|config| config.build(random.fork())).collect()),
+                forward: Link::new(config.forward, random.fork()),
+                reverse: Link::new(config.reverse, random.fork()),
+            })
+            .collect();
+        Self { paths, arrived: VecDeque::new(), check_wire, unroutable: 0 }
+    }
+
+    /// The path that a segment of that side takes.
+    pub fn route(&self, from: Side, src: IpAddr, dst: IpAddr) -> Option<PathId> {
+        let place = self.paths.iter().position(|path| match from {
+            Side::Client => (src, dst) == (path.client, path.server),
+            Side::Server => (src, dst) == (path.server, path.outside),
+        });
+        place.map(PathId)
+    }
+
+    /// Sends a segment, cut into packets if it is a super-segment. Without a path it is lost.
+    ///
+    /// # Panics
+    /// With `check_wire`, when a packet does not survive being built and parsed.
+    pub fn send(&mut self, now: Instant, from: Side, segment: &Segment) {
+        let Some(PathId(place)) = self.route(from, segment.src.ip(), segment.dst.ip()) else {
+            self.unroutable += 1;
+            return;
+        };
+        let path = &mut self.paths[place];
+        for packet in segmentize(segment) {
+            if self.check_wire {
+                check_on_the_wire(&packet);
+            }
+            match from {
+                Side::Client if path.chain.is_empty() => path.forward.push(now, packet),
+                Side::Client => {
+                    let mut out = Vec::new();
+                    path.chain.process(now, Way::Forward, packet, &mut out);
+                    out.into_iter().for_each(|packet| path.forward.push(now, packet));
+                }
+                Side::Server => path.reverse.push(now, packet),
+            }
+        }
+    }
+
+    /// When something happens next.
+    pub fn next_event(&self) -> Option<Instant> {
+        self.paths
+            .iter()
+            .flat_map(|path| {
+                [path.forward.next_event(), path.reverse.next_event(), path.chain.next_timeout()]
+            })
+            .flatten()
+            .min()
+    }
+
+    /// The next packet that has arrived somewhere.
+    pub fn poll(&mut self, now: Instant) -> Option<(Side, Segment)> {
+        if let Some(arrival) = self.arrived.pop_front() {
+            return Some(arrival);
+        }
+        let mut released = Vec::new();
+        let mut out = Vec::new();
+        for path in &mut self.paths {
+            if path.chain.next_timeout().is_some_and(|at| at <= now) {
+                path.chain.handle_timeout(now, &mut released);
+                for (way, packet) in released.drain(..) {
+                    match way {
+                        Way::Forward => path.forward.push(now, packet),
+                        Way::Reverse => self.arrived.push_back((Side::Client, packet)),
+                    }
+                }
+            }
+            while let Some(packet) = path.forward.pop(now) {
+                self.arrived.push_back((Side::Server, packet));
+            }
+            while let Some(packet) = path.reverse.pop(now) {
+                path.chain.process(now, Way::Reverse, packet, &mut out);
+                self.arrived.extend(out.drain(..).map(|packet| (Side::Client, packet)));
+            }
+        }
+        self.arrived.pop_front()
+    }
+
+    /// Takes a path down or up.
+    pub fn set_up(&mut self, path: PathId, up: bool) {
+        if let Some(path) = self.paths.get_mut(path.0) {
+            path.forward.set_up(up);
+            path.reverse.set_up(up);
+        }
+    }
+    /// Changes both directions of a path.
+    pub fn reconfigure(&mut self, path: PathId, forward: LinkConfig, reverse: LinkConfig) {
+        if let Some(path) = self.paths.get_mut(path.0) {
+            path.forward.reconfigure(forward);
+            path.reverse.reconfigure(reverse);
+        }
+    }
+    /// What happened on a path, forward and back.
+    pub fn stats(&self, path: PathId) -> Option<(LinkStats, LinkStats)> {
+        self.paths.get(path.0).map(|path| (path.forward.stats(), path.reverse.stats()))
+    }
+    /// Segments for which there was no path.
+    pub fn unroutable(&self) -> u64 {
+        self.unroutable
+    }
+}
