@@ -9,7 +9,9 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     } else {
         eprintln!("xtask: not root: tests that make network namespaces will skip themselves and say so");
     }
+    // Built first, so that no test has to wait for it.
+    let profile = ["build", "--profile", "test", "--package", "mptcp-user", "--bin", "mptcp"];
+    run::run(&mut run::cargo(&profile))?;
     let mut command = run::cargo(&["test", "--workspace"]);
-    // The namespaces' programs share two cores with each other at best: time limits assume that tests take turns.
-    run::run(command.args(words))
+    run::run(command.args(words).env("MPTCP_BIN", run::target().join("debug/mptcp")))
 }

@@ -44,6 +44,22 @@ pub(crate) fn code_of(error: &anyhow::Error) -> ExitCode {
     error.downcast_ref::<Failure>().map_or(ExitCode::Host, |failure| failure.code)
 }
 
+/// The error and its causes on one line. Some errors name their cause themselves: it is not said twice.
+pub(crate) fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.contains(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +71,11 @@ mod tests {
         let marked = anyhow!(std::io::Error::other("no answer"))
             .context(Failure::new(ExitCode::Connect, "can't connect"));
         assert_eq!(code_of(&marked.context("while trying")), ExitCode::Connect);
+    }
+
+    #[test]
+    fn a_cause_that_was_named_is_not_named_again() {
+        let error = anyhow!("disk full").context("can't write: disk full").context("can't receive");
+        assert_eq!(explain(&error), "can't receive: can't write: disk full");
     }
 }

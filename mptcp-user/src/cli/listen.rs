@@ -50,7 +50,7 @@ async fn serve(
             Ok(ExitCode::Success) if keep_open => {}
             // One peer that fails is no reason to refuse the next.
             Err(error) if keep_open && super::exit::code_of(&error) == ExitCode::Broken => {
-                tracing::warn!("{error:#}");
+                tracing::warn!("{}", super::exit::explain(&error));
             }
             outcome => return outcome,
         }

@@ -29,7 +29,7 @@ pub(crate) fn main() -> ! {
     let code = match run(args.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("mptcp: {error:#}");
+            eprintln!("mptcp: {}", exit::explain(&error));
             exit::code_of(&error)
         }
     };

@@ -1,7 +1,7 @@
 //! One established connection, from its first octet to its end.
 
 use super::args::DataArgs;
-use super::exit::{ExitCode, Failure};
+use super::exit::{ExitCode, Failure, explain};
 use super::progress::{Progress, rate};
 use super::pump::{Input, Output, Pump};
 use super::report::{InterfaceUse, Reporter, Statistics};
@@ -137,7 +137,7 @@ impl Session {
             outcome: match &outcome {
                 Ok(ExitCode::Success) => "finished".into(),
                 Ok(_) => "interrupted".into(),
-                Err(error) => format!("{error:#}"),
+                Err(error) => explain(error),
             },
             interfaces: stack.interfaces().iter().map(InterfaceUse::from).collect(),
             connection,
