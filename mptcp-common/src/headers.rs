@@ -147,6 +147,20 @@ impl Network {
         Ok(Self { vlans, tci, ..network })
     }
 
+    /// Decodes an IP packet that has no link header, as on a TUN interface.
+    #[inline(always)]
+    pub fn decode_ip<O: Octets>(octets: &O) -> Result<Self, Reason> {
+        let network = match octets.view::<1>(0).ok_or(Reason::Truncated)?.u8::<0>() >> 4 {
+            4 => Self::ipv4(octets, 0)?,
+            6 => Self::ipv6(octets, 0)?,
+            _ => return Err(Reason::NotIp),
+        };
+        if O::WHOLE && !octets.reaches(network.end) {
+            return Err(Reason::IpLength);
+        }
+        Ok(network)
+    }
+
     /// RFC 791 section 3.1.
     #[inline(always)]
     fn ipv4<O: Octets>(octets: &O, l3: usize) -> Result<Self, Reason> {

@@ -1,6 +1,6 @@
 //! Whole packets: Ethernet (up to two VLAN tags), IPv4 or IPv6, TCP.
 //!
-//! Parsing looks at the headers only; how the payload becomes shared slices is up to who owns the buffers.
+//! Parsing looks at the headers only, with the decoder that the XDP program has too; how the payload becomes shared slices is up to who owns the buffers.
 //! Building writes the headers of a [`Segment`] into a buffer, the payload goes after them as it is.
 //!
 //! A segment from a sender on the same host may have a *partial* checksum: its field holds the folded sum of the
@@ -8,16 +8,15 @@
 
 use super::checksum::{Checksum, tcp_pseudo_header};
 use super::{Ecn, Flags, OptionsTooLong, Segment, SeqNumber, TcpOptions};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use mptcp_common::headers::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Headers, Network, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
+    PROTOCOL_TCP, Reason,
+};
+use mptcp_common::octets::{Octets, View};
+use std::net::{IpAddr, SocketAddr};
 
 /// Most octets of headers that [`emit_headers`] writes: Ethernet with a VLAN tag, IPv6, TCP with all options.
 pub const MAX_HEADERS: usize = 14 + 4 + 40 + 60;
-
-const TYPE_IPV4: u16 = 0x0800;
-const TYPE_IPV6: u16 = 0x86dd;
-const TYPE_VLAN: u16 = 0x8100;
-const TYPE_QINQ: u16 = 0x88a8;
-const PROTOCOL_TCP: u8 = 6;
 
 /// An Ethernet header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -33,21 +32,21 @@ pub struct LinkHeader {
 /// Why a frame is not a TCP segment for us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParseError {
-    /// Neither IPv4 nor IPv6.
-    #[error("not an IP packet")]
-    NotIp,
-    /// Another transport protocol.
-    #[error("not a TCP segment")]
-    NotTcp,
-    /// A fragment: the kernel puts those together.
-    #[error("an IP fragment")]
-    Fragment,
-    /// A header or the payload is not all there, or its length field can't be right.
-    #[error("the packet is shorter than its headers say")]
-    Truncated,
+    /// The headers are not those of a whole TCP segment.
+    #[error("{0}")]
+    Headers(Reason),
+    /// An ICMP error.
+    #[error("an ICMP error")]
+    Icmp,
     /// The checksum of the IPv4 header is wrong.
     #[error("the checksum of the IPv4 header is wrong")]
     IpChecksum,
+}
+
+impl From<Reason> for ParseError {
+    fn from(reason: Reason) -> Self {
+        Self::Headers(reason)
+    }
 }
 
 /// What the headers of a frame say.
@@ -65,8 +64,6 @@ pub struct ParsedHeaders {
     pub payload_offset: usize,
     /// Octets of payload, by the IP header's length: Ethernet's padding is left out.
     pub payload_len: usize,
-    /// Time to live, or hop limit.
-    pub ttl: u8,
     /// The checksum field of the TCP header.
     pub checksum: u16,
     /// Folded sum of the pseudo-header.
@@ -116,61 +113,46 @@ impl ParsedHeaders {
     }
 }
 
+/// The part of a packet that lies in its first buffer.
+struct Head<'a>(&'a [u8]);
+
+impl<'a> Octets for Head<'a> {
+    type View<const N: usize> = &'a [u8; N];
+    const WHOLE: bool = false;
+
+    #[inline]
+    fn view<const N: usize>(&self, offset: usize) -> Option<&'a [u8; N]> {
+        self.0.view(offset)
+    }
+    #[inline]
+    fn reaches(&self, end: usize) -> bool {
+        self.0.reaches(end)
+    }
+}
+
 /// Parses the headers of a frame. `head` is the frame's first buffer (which must hold all headers), `frame_len` the
 /// length of the frame over all its buffers.
 pub fn parse_headers(head: &[u8], frame_len: usize) -> Result<ParsedHeaders, ParseError> {
-    let (&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1], _) =
-        head.split_first_chunk::<14>().ok_or(ParseError::Truncated)?;
-    let mut link =
-        LinkHeader { src_mac: [s0, s1, s2, s3, s4, s5], dst_mac: [d0, d1, d2, d3, d4, d5], vlan: None };
-    let mut ethertype = u16::from_be_bytes([t0, t1]);
-    let mut ip_offset = 14;
-    for _ in 0..2 {
-        if !matches!(ethertype, TYPE_VLAN | TYPE_QINQ) {
-            break;
-        }
-        let [tci0, tci1, type0, type1] = array_at(head, ip_offset).ok_or(ParseError::Truncated)?;
-        link.vlan = link.vlan.or(Some(u16::from_be_bytes([tci0, tci1])));
-        ethertype = u16::from_be_bytes([type0, type1]);
-        ip_offset += 4;
-    }
-    let parsed = match ethertype {
-        TYPE_IPV4 => parse_ip(head, ip_offset, frame_len, parse_ipv4),
-        TYPE_IPV6 => parse_ip(head, ip_offset, frame_len, parse_ipv6),
-        _ => return Err(ParseError::NotIp),
-    }?;
-    Ok(ParsedHeaders { link, ..parsed })
+    let network = Network::decode(&Head(head))?;
+    let link = match head {
+        &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] => LinkHeader {
+            src_mac: [s0, s1, s2, s3, s4, s5],
+            dst_mac: [d0, d1, d2, d3, d4, d5],
+            vlan: (network.vlans > 0).then_some(network.tci[0]),
+        },
+        _ => return Err(Reason::Truncated.into()),
+    };
+    parse_network(head, frame_len, network, link)
 }
 
 /// Parses the headers of an IP packet without a link header (as on a TUN interface). Offsets count from the IP
 /// header.
 pub fn parse_ip_headers(head: &[u8], packet_len: usize) -> Result<ParsedHeaders, ParseError> {
-    match head.first().map(|first| first >> 4) {
-        Some(4) => parse_ip(head, 0, packet_len, parse_ipv4),
-        Some(6) => parse_ip(head, 0, packet_len, parse_ipv6),
-        Some(_) => Err(ParseError::NotIp),
-        None => Err(ParseError::Truncated),
-    }
+    parse_network(head, packet_len, Network::decode_ip(&Head(head))?, LinkHeader::default())
 }
 
-fn array_at<const N: usize>(octets: &[u8], at: usize) -> Option<[u8; N]> {
-    octets.get(at..)?.first_chunk::<N>().copied()
-}
-
-/// What an IP header says, relative to itself.
-struct IpFields {
-    src: IpAddr,
-    dst: IpAddr,
-    ecn: Ecn,
-    ttl: u8,
-    /// Octets before the TCP header.
-    header_len: usize,
-    /// Octets of the packet, headers included.
-    total_len: usize,
-}
-
-fn ecn_of(traffic_class: u8) -> Ecn {
-    match traffic_class & 3 {
+fn ecn_of(code_point: u8) -> Ecn {
+    match code_point & 3 {
         0 => Ecn::NotEct,
         1 => Ecn::Ect1,
         2 => Ecn::Ect0,
@@ -178,128 +160,54 @@ fn ecn_of(traffic_class: u8) -> Ecn {
     }
 }
 
-fn parse_ipv4(packet: &[u8]) -> Result<IpFields, ParseError> {
-    let (&[version, tos, l0, l1, _, _, f0, f1, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3], _) =
-        packet.split_first_chunk::<20>().ok_or(ParseError::Truncated)?;
-    if version >> 4 != 4 {
-        return Err(ParseError::NotIp);
+fn parse_network(
+    head: &[u8],
+    frame_len: usize,
+    network: Network,
+    link: LinkHeader,
+) -> Result<ParsedHeaders, ParseError> {
+    if frame_len < network.end {
+        return Err(Reason::IpLength.into());
     }
-    let header_len = usize::from(version & 0x0f) * 4;
-    let total_len = usize::from(u16::from_be_bytes([l0, l1]));
-    let header = packet.get(..header_len).filter(|header| header.len() >= 20).ok_or(ParseError::Truncated)?;
-    if total_len < header_len {
-        return Err(ParseError::Truncated);
+    if network.protocol != PROTOCOL_TCP {
+        return Err(if matches!(network.protocol, PROTOCOL_ICMP | PROTOCOL_ICMPV6) {
+            ParseError::Icmp
+        } else {
+            Reason::NotTcp.into()
+        });
     }
-    let mut sum = Checksum::new();
-    sum.add(header);
-    if !sum.is_valid() {
-        return Err(ParseError::IpChecksum);
-    }
-    if u16::from_be_bytes([f0, f1]) & 0x3fff != 0 {
-        return Err(ParseError::Fragment);
-    }
-    if protocol != PROTOCOL_TCP {
-        return Err(ParseError::NotTcp);
-    }
-    Ok(IpFields {
-        src: Ipv4Addr::new(s0, s1, s2, s3).into(),
-        dst: Ipv4Addr::new(d0, d1, d2, d3).into(),
-        ecn: ecn_of(tos),
-        ttl,
-        header_len,
-        total_len,
-    })
-}
-
-fn parse_ipv6(packet: &[u8]) -> Result<IpFields, ParseError> {
-    let [version, class, _, _, l0, l1, next, hop_limit] = array_at(packet, 0).ok_or(ParseError::Truncated)?;
-    if version >> 4 != 6 {
-        return Err(ParseError::NotIp);
-    }
-    let src: [u8; 16] = array_at(packet, 8).ok_or(ParseError::Truncated)?;
-    let dst: [u8; 16] = array_at(packet, 24).ok_or(ParseError::Truncated)?;
-    let total_len = 40 + usize::from(u16::from_be_bytes([l0, l1]));
-    let (mut next, mut header_len) = (next, 40);
-    // Extension headers (RFC 8200 section 4); more than eight of them are for the kernel to wonder about.
-    for _ in 0..8 {
-        match next {
-            PROTOCOL_TCP => {
-                return Ok(IpFields {
-                    src: Ipv6Addr::from(src).into(),
-                    dst: Ipv6Addr::from(dst).into(),
-                    ecn: ecn_of(class >> 4),
-                    ttl: hop_limit,
-                    header_len,
-                    total_len,
-                });
-            }
-            // Hop-by-hop options, routing, destination options.
-            0 | 43 | 60 => {
-                let [after, words, _, segments_left] =
-                    array_at(packet, header_len).ok_or(ParseError::Truncated)?;
-                if next == 43 && segments_left != 0 {
-                    return Err(ParseError::NotTcp);
-                }
-                next = after;
-                header_len += 8 + usize::from(words) * 8;
-            }
-            44 => {
-                let [after, _, o0, o1] = array_at(packet, header_len).ok_or(ParseError::Truncated)?;
-                // An "atomic fragment" is whole (RFC 6946).
-                if u16::from_be_bytes([o0, o1]) & 0xfff9 != 0 {
-                    return Err(ParseError::Fragment);
-                }
-                next = after;
-                header_len += 8;
-            }
-            _ => return Err(ParseError::NotTcp),
+    let headers = Headers::decode(&Head(head), network)?;
+    if !network.v6 {
+        let mut sum = Checksum::new();
+        sum.add(head.get(network.l3..network.l4).ok_or(Reason::Truncated)?);
+        if !sum.is_valid() {
+            return Err(ParseError::IpChecksum);
         }
     }
-    Err(ParseError::NotTcp)
-}
-
-fn parse_ip(
-    head: &[u8],
-    ip_offset: usize,
-    frame_len: usize,
-    parse: fn(&[u8]) -> Result<IpFields, ParseError>,
-) -> Result<ParsedHeaders, ParseError> {
-    let ip = parse(head.get(ip_offset..).ok_or(ParseError::Truncated)?)?;
-    let tcp_offset = ip_offset + ip.header_len;
-    if frame_len < ip_offset + ip.total_len {
-        return Err(ParseError::Truncated);
-    }
-    let tcp_len = ip.total_len.checked_sub(ip.header_len).ok_or(ParseError::Truncated)?;
-    let tcp = head.get(tcp_offset..).ok_or(ParseError::Truncated)?;
-    let (&[s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, w0, w1, c0, c1, _, _], _) =
-        tcp.split_first_chunk::<20>().ok_or(ParseError::Truncated)?;
-    let header_len = usize::from(offset >> 4) * 4;
-    let header = tcp.get(..header_len).ok_or(ParseError::Truncated)?;
-    let options = header.get(20..).ok_or(ParseError::Truncated)?;
-    let payload_len = tcp_len.checked_sub(header_len).ok_or(ParseError::Truncated)?;
-    let flags = Flags(u16::from(offset & 1) << 8 | u16::from(flags));
-    let mut sum = tcp_pseudo_header(ip.src, ip.dst, tcp_len as u32);
+    let tcp = head.get(network.l4..headers.payload).ok_or(Reason::Truncated)?;
+    let checksum = tcp.view::<20>(0).ok_or(Reason::Truncated)?.u16::<16>();
+    let options = head.get(headers.options()..headers.payload).ok_or(Reason::Truncated)?;
+    let (src, dst) = (network.src.ip(), network.dst.ip());
+    let mut sum = tcp_pseudo_header(src, dst, (network.end - network.l4) as u32);
     let pseudo_header = sum.folded();
-    sum.add(header);
-    let mut segment = Segment::new(
-        SocketAddr::new(ip.src, u16::from_be_bytes([s0, s1])),
-        SocketAddr::new(ip.dst, u16::from_be_bytes([d0, d1])),
-    );
-    segment.seq = SeqNumber(u32::from_be_bytes([q0, q1, q2, q3]));
-    segment.ack = SeqNumber(u32::from_be_bytes([a0, a1, a2, a3]));
+    sum.add(tcp);
+    let flags = Flags(headers.flags);
+    let mut segment =
+        Segment::new(SocketAddr::new(src, headers.src_port), SocketAddr::new(dst, headers.dst_port));
+    segment.seq = SeqNumber(headers.seq);
+    segment.ack = SeqNumber(headers.ack);
     segment.flags = flags;
-    segment.window = u16::from_be_bytes([w0, w1]);
+    segment.window = headers.window;
     segment.options = TcpOptions::parse(options, flags);
-    segment.ecn = ip.ecn;
+    segment.ecn = ecn_of(headers.ecn());
     Ok(ParsedHeaders {
         segment,
-        link: LinkHeader::default(),
-        ip_offset,
-        tcp_offset,
-        payload_offset: tcp_offset + header_len,
-        payload_len,
-        ttl: ip.ttl,
-        checksum: u16::from_be_bytes([c0, c1]),
+        link,
+        ip_offset: network.l3,
+        tcp_offset: network.l4,
+        payload_offset: headers.payload,
+        payload_len: headers.payload_len,
+        checksum,
         pseudo_header,
         headers: sum.folded(),
     })
@@ -319,7 +227,7 @@ pub fn parse_ip_packet(packet: &[u8]) -> Result<(Segment, ChecksumStatus), Parse
 fn with_payload(parsed: ParsedHeaders, frame: &[u8]) -> Result<(Segment, ChecksumStatus), ParseError> {
     let payload = frame
         .get(parsed.payload_offset..parsed.payload_offset + parsed.payload_len)
-        .ok_or(ParseError::Truncated)?;
+        .ok_or(Reason::Truncated)?;
     let status = parsed.verify_checksum([payload]);
     let mut segment = parsed.segment;
     segment.payload = payload.to_vec().into();
@@ -434,10 +342,10 @@ pub fn emit_headers(
         out.put(&link.dst_mac);
         out.put(&link.src_mac);
         if let Some(vlan) = link.vlan {
-            out.put(&TYPE_VLAN.to_be_bytes());
+            out.put(&ETHERTYPE_VLAN.to_be_bytes());
             out.put(&vlan.to_be_bytes());
         }
-        out.put(&if ipv6 { TYPE_IPV6 } else { TYPE_IPV4 }.to_be_bytes());
+        out.put(&if ipv6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 }.to_be_bytes());
     }
     match (segment.src, segment.dst) {
         (SocketAddr::V4(src), SocketAddr::V4(dst)) => {

