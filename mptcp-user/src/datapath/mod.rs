@@ -2,13 +2,21 @@
 
 pub mod af_xdp;
 mod arena;
+mod attachment;
+mod capture;
+pub(crate) mod channel;
+mod epoll;
 mod error;
 pub mod ethtool;
 pub mod interface;
 pub mod netlink;
+mod path;
 pub mod port;
+mod receive;
+pub(crate) mod shard;
 pub mod transmit;
 pub mod xdp;
 
 pub use arena::Arena;
 pub use error::Error;
+pub use receive::{DropReason, ReceiveCounters, Receiver};

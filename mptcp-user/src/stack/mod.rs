@@ -1,120 +1,142 @@
 //! The tokio face of the stack: [`Stack`], [`MptcpStream`], [`MptcpListener`].
-#![allow(unused_variables, clippy::todo, missing_docs)] // the agreed shape; bodies are under way
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use mptcp_user::stack::Stack;
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! let stack = Stack::builder().build().await?;
+//! let mut stream = stack.connect("192.0.2.1:80".parse()?).await?;
+//! stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+//! let mut answer = Vec::new();
+//! stream.read_to_end(&mut answer).await?;
+//! println!("{} octets over {} subflows", answer.len(), stream.info().await.subflows.len());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A stack lives as long as any clone of it, any listener and any stream. When the last of them goes, connections
+//! that are being closed are given time to end in the background, then the XDP programs are detached. They are also
+//! detached when the process ends, however it ends.
+
+mod builder;
+mod listener;
+mod stream;
 
 pub use crate::datapath::Error as StackError;
 pub use crate::datapath::interface::{AttachMode, HostFacts, InterfaceReport};
+pub use builder::StackBuilder;
+pub use listener::MptcpListener;
+pub use stream::MptcpStream;
 
-use crate::proto::{CloseReason, ConnectionConfig, ConnectionInfo};
-use std::io;
+use crate::datapath::channel::{Command, Mailbox};
+use crate::proto::ConnectionConfig;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 
-/// What a stack is made from. Without interfaces: all that are up and routable.
-#[derive(Clone, Debug, Default)]
-pub struct StackBuilder {
-    pub interfaces: Vec<String>,
-    pub mode: AttachMode,
-    pub pcap: Option<PathBuf>,
-    pub connection: ConnectionConfig,
-}
+/// How long connections that nobody holds any more are given to end when the last clone of a stack goes.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// A running stack; cheap to clone. When the last clone and the last stream are gone, programs are detached.
 #[derive(Clone)]
-pub struct Stack {}
+pub struct Stack {
+    inner: Arc<Inner>,
+}
+
+/// What clones, listeners and streams share.
+pub(crate) struct Inner {
+    mailbox: Arc<Mailbox>,
+    interfaces: Arc<Mutex<Vec<InterfaceReport>>>,
+    connection: ConnectionConfig,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.mailbox.send(Command::Stop { patience: LINGER, reply: None });
+    }
+}
 
 impl Stack {
+    /// Choices for a stack; [`StackBuilder::build`] starts it.
     pub fn builder() -> StackBuilder {
         StackBuilder::default()
     }
+
     /// Which interfaces could be used. Needs no root.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
     pub fn probe_interfaces() -> Result<Vec<InterfaceReport>, StackError> {
         let facts =
             HostFacts::gather().map_err(|error| StackError::System("looking at the interfaces", error))?;
         Ok(facts.reports(AttachMode::Auto))
     }
-    /// The interfaces this stack is attached to.
+
+    /// The interfaces this stack is attached to now.
     pub fn interfaces(&self) -> Vec<InterfaceReport> {
-        todo!()
+        self.inner.interfaces.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// Connects with the stack's [`StackBuilder::connection`] choices.
+    ///
+    /// # Errors
+    /// As those of [`connect_with`](Self::connect_with).
     pub async fn connect(&self, remote: SocketAddr) -> Result<MptcpStream, StackError> {
-        todo!()
+        self.connect_with(remote, None, self.inner.connection.clone()).await
     }
+
+    /// Connects. Without `local` (or with an unspecified address, or port 0), address and port are chosen as the
+    /// kernel would. Dropping the future gives the attempt up.
+    ///
+    /// # Errors
+    /// No way to `remote`, no free port, or no connection: [`StackError::NotConnected`] says why.
     pub async fn connect_with(
         &self,
         remote: SocketAddr,
         local: Option<SocketAddr>,
         config: ConnectionConfig,
     ) -> Result<MptcpStream, StackError> {
-        todo!()
+        let (reply, answer) = oneshot::channel();
+        let config = Box::new(config);
+        self.inner.mailbox.send(Command::Connect { remote, local, config, reply });
+        let handle = answer.await.map_err(|_| StackError::Stopped)??;
+        Ok(MptcpStream::new(handle, self.inner.clone()))
     }
+
+    /// Accepts connections to an address and port, with the stack's [`StackBuilder::connection`] choices. An
+    /// unspecified address means all addresses of the stack's interfaces, `[::]` those of both families. Port 0
+    /// means any that is free.
+    ///
+    /// # Errors
+    /// The port is in use on this host, or the address is not one of the stack's interfaces.
     pub async fn listen(&self, local: SocketAddr) -> Result<MptcpListener, StackError> {
-        todo!()
+        self.listen_with(local, self.inner.connection.clone()).await
     }
+
+    /// Like [`listen`](Self::listen), with other choices for the connections.
+    ///
+    /// # Errors
+    /// As those of [`listen`](Self::listen).
+    pub async fn listen_with(
+        &self,
+        local: SocketAddr,
+        config: ConnectionConfig,
+    ) -> Result<MptcpListener, StackError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.mailbox.send(Command::Listen { local, config: Box::new(config), reply });
+        let listening = answer.await.map_err(|_| StackError::Stopped)??;
+        Ok(MptcpListener::new(listening, self.inner.clone()))
+    }
+
     /// Waits until all connections have ended properly (at most `patience`), then aborts those left and detaches.
+    /// Nothing is left on the host when this returns.
     pub async fn shutdown(self, patience: Duration) {
-        todo!()
-    }
-}
-
-impl StackBuilder {
-    pub async fn build(self) -> Result<Stack, StackError> {
-        todo!()
-    }
-}
-
-pub struct MptcpListener {}
-
-impl MptcpListener {
-    pub fn local_addr(&self) -> SocketAddr {
-        todo!()
-    }
-    pub async fn accept(&mut self) -> Result<(MptcpStream, SocketAddr), StackError> {
-        todo!()
-    }
-}
-
-/// A connection. Reading gives 0 octets at the end of the peer's data; `shutdown` sends DATA_FIN.
-pub struct MptcpStream {}
-
-impl MptcpStream {
-    pub fn peer_addr(&self) -> SocketAddr {
-        todo!()
-    }
-    pub fn local_addr(&self) -> SocketAddr {
-        todo!()
-    }
-    /// All that is known of the connection and each of its subflows (also after it has closed).
-    pub async fn info(&self) -> ConnectionInfo {
-        todo!()
-    }
-    /// Resolves when the connection is over at the protocol level, with the reason.
-    pub async fn closed(&self) -> CloseReason {
-        todo!()
-    }
-    /// MP_FASTCLOSE.
-    pub fn abort(&self) {
-        todo!()
-    }
-}
-
-impl AsyncRead for MptcpStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        todo!()
-    }
-}
-
-impl AsyncWrite for MptcpStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        todo!()
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        todo!()
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        todo!()
+        let (reply, answer) = oneshot::channel();
+        if self.inner.mailbox.send(Command::Stop { patience, reply: Some(reply) }) {
+            // An error means that the shard has ended already.
+            let _ = answer.await;
+        }
     }
 }

@@ -1,0 +1,201 @@
+//! An interface in use: program attached, receive sockets in the program's map, transmit socket open.
+
+use super::Error;
+use super::af_xdp::{Bind, BindError, CopyMode, FRAME_SIZE, Socket, Umem};
+use super::interface::{AttachMode, InterfaceReport};
+use super::transmit::Transmitter;
+use super::xdp::{XdpError, XdpMode, XdpProgram};
+use crate::proto::Instant;
+use std::sync::Arc;
+
+/// Places in the program's map of sockets, given out in runs.
+pub(super) struct SocketPlaces {
+    taken: Vec<bool>,
+}
+
+impl SocketPlaces {
+    /// None taken yet.
+    pub(super) fn new(places: u32) -> Self {
+        Self { taken: vec![false; places as usize] }
+    }
+
+    /// The first run of `count` free places.
+    fn take(&mut self, count: u32) -> Option<u32> {
+        let count = count as usize;
+        let start = (0..(self.taken.len() + 1).checked_sub(count)?)
+            .find(|start| self.taken[*start..start + count].iter().all(|taken| !taken))?;
+        self.taken[start..start + count].fill(true);
+        Some(start as u32)
+    }
+
+    fn give_back(&mut self, start: u32, count: u32) {
+        if let Some(run) = self.taken.get_mut(start as usize..(start + count) as usize) {
+            run.fill(false);
+        }
+    }
+}
+
+/// An interface in use.
+pub(super) struct Attachment {
+    /// Interface index.
+    pub(super) index: u32,
+    /// Name, mode and the reason for it.
+    pub(super) report: InterfaceReport,
+    /// Our link-layer address there.
+    pub(super) mac: [u8; 6],
+    /// Whether packets can flow: up, and with a carrier.
+    pub(super) up: bool,
+    /// One socket per receive queue.
+    pub(super) sockets: Vec<Socket>,
+    /// The sending side.
+    pub(super) transmitter: Transmitter,
+    /// When to try sending again after the interface's queue was full.
+    pub(super) retry: Option<Instant>,
+    /// Waits for the transmit socket to become writable.
+    pub(super) blocked: bool,
+    places: (u32, u32),
+}
+
+/// Frames for each of `queues` receive queues: enough for a burst of super-segments (17 frames each), within reason.
+fn frames_per_queue(queues: u32) -> u32 {
+    match queues {
+        0..=2 => 4096,
+        3..=8 => 2048,
+        _ => 1024,
+    }
+}
+
+impl Attachment {
+    /// Brings an interface into use. What the report says about mode and reason is brought up to date.
+    pub(super) fn new(
+        program: &mut XdpProgram,
+        places: &mut SocketPlaces,
+        mut report: InterfaceReport,
+        mac: [u8; 6],
+        mode: AttachMode,
+        zero_copy: bool,
+    ) -> Result<Self, Error> {
+        let (index, name) = (report.index, report.name.clone());
+        let failed = |source: XdpError| Error::Xdp { interface: Some(name.clone()), source };
+        let transmitter =
+            Transmitter::new(index).map_err(|source| Error::Transmit { interface: name.clone(), source })?;
+        let native = report.mode.as_deref() == Some(XdpMode::Native.as_str());
+        if native {
+            match program.attach(index, XdpMode::Native) {
+                Err(XdpError::ModeUnsupported { source, .. }) if mode == AttachMode::Auto => {
+                    report.mode = Some(XdpMode::Generic.as_str().into());
+                    report.reason = format!("the driver refused native XDP: {source}");
+                    program.attach(index, XdpMode::Generic).map_err(failed)?;
+                }
+                result => result.map_err(failed)?,
+            }
+        } else {
+            program.attach(index, XdpMode::Generic).map_err(failed)?;
+        }
+        // Until the maps are filled, everything goes to the kernel.
+        let sockets = Self::sockets(&mut report, zero_copy && native);
+        let maps = program.maps();
+        let mut run = None;
+        let result = sockets.and_then(|sockets| {
+            let queues = sockets.len() as u32;
+            let start = places.take(queues).ok_or(XdpError::Full("sockets")).map_err(failed)?;
+            run = Some((start, queues));
+            for (place, socket) in (start..).zip(&sockets) {
+                maps.set_socket(place, std::os::fd::AsFd::as_fd(socket)).map_err(failed)?;
+            }
+            maps.set_interface(index, start, queues, 1).map_err(failed)?;
+            Ok((sockets, (start, queues)))
+        });
+        match result {
+            Ok((sockets, places)) => Ok(Self {
+                index,
+                report,
+                mac,
+                up: true,
+                sockets,
+                transmitter,
+                retry: None,
+                blocked: false,
+                places,
+            }),
+            Err(error) => {
+                program.detach(index);
+                if let Some((start, queues)) = run {
+                    places.give_back(start, queues);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A socket for each receive queue; they share one UMEM.
+    fn sockets(report: &mut InterfaceReport, zero_copy: bool) -> Result<Vec<Socket>, Error> {
+        let name = report.name.clone();
+        let failed = |source| match source {
+            BindError::NoAfXdp => Error::NoAfXdp,
+            BindError::Privileges => Error::Privileges { missing: vec!["CAP_NET_RAW"] },
+            source => Error::Socket { interface: name.clone(), source },
+        };
+        let queues = report.queues.max(1);
+        let frames = frames_per_queue(queues);
+        let umem = Umem::new(frames * queues).map_err(|error| failed(BindError::Memory(error)))?;
+        let umem = Arc::new(umem);
+        debug_assert!(umem.frames() >= frames * queues && FRAME_SIZE > 0);
+        let mut sockets: Vec<Socket> = Vec::with_capacity(queues as usize);
+        let mut copy = if zero_copy { CopyMode::ZeroCopy } else { CopyMode::Copy };
+        for queue in 0..queues {
+            let bind = |copy| Bind {
+                interface: report.index,
+                queue,
+                receive_frames: queue * frames..(queue + 1) * frames,
+                transmit_frames: 0..0,
+                copy,
+            };
+            let mut socket = Socket::bind(&umem, sockets.first(), &bind(copy));
+            if copy == CopyMode::ZeroCopy
+                && sockets.is_empty()
+                && matches!(socket, Err(BindError::NotSupported(_) | BindError::Refused { .. }))
+            {
+                copy = CopyMode::Copy;
+                report.reason.push_str("; the driver has no zero-copy");
+                socket = Socket::bind(&umem, None, &bind(copy));
+            }
+            match socket {
+                Ok(socket) => sockets.push(socket),
+                // Queues that were made but are not in use.
+                Err(BindError::Refused { .. }) if queue > 0 => break,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        report.queues = sockets.len() as u32;
+        Ok(sockets)
+    }
+
+    /// Takes the interface out of use.
+    pub(super) fn remove(self, program: &mut XdpProgram, places: &mut SocketPlaces) {
+        let maps = program.maps();
+        if let Err(error) = maps.remove_interface(self.index) {
+            tracing::warn!("taking {} out of use: {error}", self.report.name);
+        }
+        program.detach(self.index);
+        drop(self.sockets);
+        for place in self.places.0..self.places.0 + self.places.1 {
+            // The socket has left the map by itself; this is for kernels where it leaves late.
+            let _ = maps.clear_socket(place);
+        }
+        places.give_back(self.places.0, self.places.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_places_are_given_out_in_runs_and_used_again() {
+        let mut places = SocketPlaces::new(8);
+        assert_eq!((places.take(3), places.take(4), places.take(2)), (Some(0), Some(3), None));
+        places.give_back(0, 3);
+        assert_eq!((places.take(4), places.take(2), places.take(1)), (None, Some(0), Some(2)));
+    }
+}

@@ -1,0 +1,600 @@
+//! Between applications and the shard: one [`Channel`] per connection, one [`Mailbox`] per shard.
+//!
+//! Only shared slices change hands under a lock; octets are copied by the application's task, outside of it. A shard
+//! that is awake looks into its mailbox by itself: its eventfd is written only when it sleeps. A task is woken only
+//! when it waits.
+
+use super::Error;
+use crate::proto::{CloseReason, ConnectionConfig, ConnectionId, ConnectionInfo, ListenerId};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What the stack asks of a shard.
+pub(crate) enum Command {
+    /// Opens a connection.
+    Connect {
+        /// Where to.
+        remote: SocketAddr,
+        /// From where; an unspecified address or port 0 leaves that to the shard.
+        local: Option<SocketAddr>,
+        /// Choices for the connection.
+        config: Box<ConnectionConfig>,
+        /// Answered when the connection is established or has failed.
+        reply: oneshot::Sender<Result<Handle, Error>>,
+    },
+    /// Accepts connections.
+    Listen {
+        /// Address and port; port 0 leaves it to the kernel.
+        local: SocketAddr,
+        /// Choices for the connections.
+        config: Box<ConnectionConfig>,
+        /// The answer.
+        reply: oneshot::Sender<Result<Listening, Error>>,
+    },
+    /// Stops accepting.
+    CloseListener(ListenerId),
+    /// What is known of a connection; the channel keeps the last of it.
+    Info(ConnectionId, oneshot::Sender<Option<ConnectionInfo>>),
+    /// Ends the shard when all connections have ended, or after `patience`.
+    Stop {
+        /// How long to wait for connections.
+        patience: Duration,
+        /// Answered when all is cleaned up.
+        reply: Option<oneshot::Sender<()>>,
+    },
+}
+
+/// A listener as the stack gets it.
+pub(crate) struct Listening {
+    /// The listener.
+    pub(crate) id: ListenerId,
+    /// Its address, with the port it got.
+    pub(crate) local: SocketAddr,
+    /// Its connections.
+    pub(crate) incoming: mpsc::Receiver<Handle>,
+}
+
+/// Where a shard is told things.
+pub(crate) struct Mailbox {
+    commands: Mutex<Vec<Command>>,
+    touched: Mutex<Vec<Arc<Channel>>>,
+    /// Something was put in since the shard last looked.
+    pending: AtomicBool,
+    /// The shard sleeps, or is about to.
+    asleep: AtomicBool,
+    /// The shard is gone.
+    stopped: AtomicBool,
+    event: OwnedFd,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks is consistent at every point where something could panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Mailbox {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: no pointers involved.
+        let raw = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if raw < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            commands: Mutex::default(),
+            touched: Mutex::default(),
+            pending: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            // SAFETY: a new descriptor that nobody else has.
+            event: unsafe { OwnedFd::from_raw_fd(raw) },
+        })
+    }
+
+    /// Sends a command; `false` if there is no shard any more. A reply that the command carries is then dropped.
+    pub(crate) fn send(&self, command: Command) -> bool {
+        {
+            let mut commands = lock(&self.commands);
+            if self.stopped.load(Ordering::Acquire) {
+                return false;
+            }
+            commands.push(command);
+        }
+        self.notify();
+        true
+    }
+
+    fn touch(&self, channel: Arc<Channel>) {
+        lock(&self.touched).push(channel);
+        self.notify();
+    }
+
+    /// Publishes what was put in, and wakes the shard if it sleeps. The two sequentially consistent accesses pair
+    /// with those of [`prepare_sleep`](Self::prepare_sleep): either the shard sees `pending` or we see `asleep`.
+    fn notify(&self) {
+        self.pending.store(true, Ordering::SeqCst);
+        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+            let one = 1u64;
+            // A full counter wakes as well, so the result does not matter.
+            // SAFETY: eight octets are readable at `one`.
+            unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };
+        }
+    }
+
+    /// Whether something waits. Cheap enough for a spinning loop.
+    pub(crate) fn has_mail(&self) -> bool {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Takes out all that waits.
+    pub(crate) fn take(&self, commands: &mut Vec<Command>, touched: &mut Vec<Arc<Channel>>) {
+        if self.pending.swap(false, Ordering::SeqCst) {
+            commands.append(&mut lock(&self.commands));
+            touched.append(&mut lock(&self.touched));
+        }
+    }
+
+    /// Announces sleep; `false` if there is mail, and sleep is off.
+    pub(crate) fn prepare_sleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        if self.pending.load(Ordering::SeqCst) {
+            self.asleep.store(false, Ordering::SeqCst);
+            return false;
+        }
+        true
+    }
+
+    /// The shard is awake again.
+    pub(crate) fn awake(&self) {
+        if !self.asleep.swap(false, Ordering::SeqCst) {
+            let mut count = 0u64;
+            // SAFETY: eight octets are writable at `count`.
+            unsafe { libc::read(self.event.as_raw_fd(), (&raw mut count).cast(), 8) };
+        }
+    }
+
+    /// There will be no shard any more: commands that wait are dropped, and with them their replies.
+    pub(crate) fn stop(&self) {
+        let commands = {
+            let mut commands = lock(&self.commands);
+            self.stopped.store(true, Ordering::Release);
+            std::mem::take(&mut *commands)
+        };
+        drop(commands);
+        let touched = std::mem::take(&mut *lock(&self.touched));
+        drop(touched);
+    }
+}
+
+impl AsFd for Mailbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// In-order slices that the application has not taken.
+    received: VecDeque<Bytes>,
+    /// The peer's data ends after `received`.
+    received_end: bool,
+    reader: Option<Waker>,
+    /// Slices that the engine has not taken.
+    to_send: VecDeque<Bytes>,
+    to_send_octets: usize,
+    finish: bool,
+    abort: bool,
+    released: bool,
+    writer: Option<Waker>,
+    final_info: Option<ConnectionInfo>,
+}
+
+/// What the application's side wants from the engine, as the shard finds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Wishes {
+    /// End the stream after what is queued.
+    pub(crate) finish: bool,
+    /// End the connection at once.
+    pub(crate) abort: bool,
+    /// The handle is gone; unread data makes that an abort.
+    pub(crate) released: bool,
+}
+
+/// A connection, shared by the application's handle and the shard.
+pub(crate) struct Channel {
+    id: ConnectionId,
+    local: SocketAddr,
+    remote: SocketAddr,
+    mailbox: Arc<Mailbox>,
+    state: Mutex<State>,
+    /// Octets read and not yet reported to the engine.
+    consumed: AtomicUsize,
+    /// In the mailbox's list already.
+    touched: AtomicBool,
+    closed: watch::Sender<Option<CloseReason>>,
+    /// Most octets in `to_send`.
+    send_limit: usize,
+    /// Octets after which reading is reported, so that the window opens.
+    consume_step: usize,
+}
+
+impl Channel {
+    pub(crate) fn new(
+        id: ConnectionId,
+        (local, remote): (SocketAddr, SocketAddr),
+        mailbox: Arc<Mailbox>,
+        config: &ConnectionConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            local,
+            remote,
+            mailbox,
+            state: Mutex::default(),
+            consumed: AtomicUsize::new(0),
+            touched: AtomicBool::new(false),
+            closed: watch::Sender::new(None),
+            send_limit: (config.send_buffer / 4).clamp(16 << 10, 1 << 20),
+            consume_step: (config.receive_buffer / 8).clamp(1, 512 << 10),
+        })
+    }
+
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
+    fn touch(self: &Arc<Self>) {
+        if !self.touched.swap(true, Ordering::AcqRel) {
+            self.mailbox.touch(self.clone());
+        }
+    }
+
+    // The application's side.
+
+    /// Takes all in-order slices; at the end of the stream there are none.
+    pub(crate) fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut VecDeque<Bytes>,
+    ) -> Poll<io::Result<()>> {
+        let mut state = lock(&self.state);
+        if !state.received.is_empty() {
+            if into.is_empty() {
+                std::mem::swap(into, &mut state.received);
+            } else {
+                into.append(&mut state.received);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if state.received_end {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(reason) = *self.closed.borrow() {
+            return Poll::Ready(end_of(reason));
+        }
+        state.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Tells how many octets the application has read.
+    pub(crate) fn consume(self: &Arc<Self>, octets: usize) {
+        let unreported = self.consumed.fetch_add(octets, Ordering::AcqRel) + octets;
+        if unreported >= self.consume_step {
+            self.touch();
+        }
+    }
+
+    /// Room to send, in octets; waits while there is none.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut state = lock(&self.state);
+        if let Some(reason) = *self.closed.borrow() {
+            return Poll::Ready(Err(broken(reason)));
+        }
+        if state.finish || state.abort {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "this side has already finished sending",
+            )));
+        }
+        let room = self.send_limit.saturating_sub(state.to_send_octets);
+        if room == 0 {
+            state.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(room))
+    }
+
+    /// Queues a slice.
+    pub(crate) fn send(self: &Arc<Self>, slice: Bytes) {
+        {
+            let mut state = lock(&self.state);
+            state.to_send_octets += slice.len();
+            state.to_send.push_back(slice);
+        }
+        self.touch();
+    }
+
+    /// No more will be sent.
+    pub(crate) fn finish(self: &Arc<Self>) -> io::Result<()> {
+        {
+            let mut state = lock(&self.state);
+            if state.finish {
+                return Ok(());
+            }
+            if let Some(reason) = *self.closed.borrow() {
+                return end_of(reason);
+            }
+            state.finish = true;
+        }
+        self.touch();
+        Ok(())
+    }
+
+    /// Ends the connection at once.
+    pub(crate) fn abort(self: &Arc<Self>) {
+        lock(&self.state).abort = true;
+        self.touch();
+    }
+
+    /// Becomes `Some` when the connection is over.
+    pub(crate) fn closed(&self) -> watch::Receiver<Option<CloseReason>> {
+        self.closed.subscribe()
+    }
+
+    /// What was known of the connection when it ended.
+    pub(crate) fn final_info(&self) -> Option<ConnectionInfo> {
+        lock(&self.state).final_info.clone()
+    }
+
+    // The shard's side.
+
+    /// Begins to look at a channel from the mailbox's list; gives the octets that the application has read since
+    /// the last time.
+    pub(crate) fn begin(&self) -> usize {
+        // Cleared first: what is put in from now on touches the channel again.
+        self.touched.store(false, Ordering::SeqCst);
+        self.consumed.swap(0, Ordering::SeqCst)
+    }
+
+    /// What is wished, after [`take_to_send`](Self::take_to_send).
+    pub(crate) fn wishes(&self) -> Wishes {
+        let state = lock(&self.state);
+        let all_sent = state.to_send.is_empty();
+        Wishes {
+            finish: state.finish && all_sent,
+            abort: state.abort || state.released && !state.received.is_empty(),
+            released: state.released && all_sent,
+        }
+    }
+
+    /// Takes slices that are to be sent, up to about `capacity` octets. Whether more is left.
+    pub(crate) fn take_to_send(&self, mut capacity: usize, into: &mut Vec<Bytes>) -> bool {
+        let mut state = lock(&self.state);
+        let before = state.to_send_octets;
+        while capacity > 0
+            && let Some(mut slice) = state.to_send.pop_front()
+        {
+            if slice.len() > capacity {
+                let now = slice.split_to(capacity);
+                state.to_send.push_front(slice);
+                slice = now;
+            }
+            capacity -= slice.len();
+            state.to_send_octets -= slice.len();
+            into.push(slice);
+        }
+        // A writer is woken when there is room for a good piece, not for every octet.
+        let wake = before != state.to_send_octets && state.to_send_octets <= self.send_limit / 2;
+        let writer = if wake { state.writer.take() } else { None };
+        let more = !state.to_send.is_empty();
+        drop(state);
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+        more
+    }
+
+    /// Hands in-order slices to the application.
+    pub(crate) fn deliver(&self, slices: &mut Vec<Bytes>, end: bool) {
+        let mut state = lock(&self.state);
+        state.received.extend(slices.drain(..));
+        state.received_end |= end;
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// The connection is over.
+    pub(crate) fn close(&self, reason: CloseReason, info: Option<ConnectionInfo>) {
+        let mut state = lock(&self.state);
+        state.final_info = info.or(state.final_info.take());
+        state.to_send.clear();
+        state.to_send_octets = 0;
+        let (reader, writer) = (state.reader.take(), state.writer.take());
+        self.closed.send_if_modified(|closed| {
+            let first = closed.is_none();
+            closed.get_or_insert(reason);
+            first
+        });
+        drop(state);
+        for waker in [reader, writer].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+}
+
+/// The application's hold on a connection: when it goes, so does the connection, in an orderly way if all that was
+/// received was read.
+pub(crate) struct Handle(pub(crate) Arc<Channel>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        {
+            let mut state = lock(&self.0.state);
+            state.finish = true;
+            state.released = true;
+            state.reader = None;
+            state.writer = None;
+        }
+        self.0.touch();
+    }
+}
+
+/// What a reader sees when the connection is over.
+fn end_of(reason: CloseReason) -> io::Result<()> {
+    if reason == CloseReason::Finished { Ok(()) } else { Err(broken(reason)) }
+}
+
+fn broken(reason: CloseReason) -> io::Error {
+    let kind = match reason {
+        CloseReason::Finished => io::ErrorKind::BrokenPipe,
+        CloseReason::Refused => io::ErrorKind::ConnectionRefused,
+        CloseReason::Reset => io::ErrorKind::ConnectionReset,
+        CloseReason::ConnectTimeout | CloseReason::TimedOut => io::ErrorKind::TimedOut,
+        CloseReason::AllPathsLost | CloseReason::Unreachable => io::ErrorKind::HostUnreachable,
+        CloseReason::Corrupted => io::ErrorKind::InvalidData,
+        CloseReason::Aborted => io::ErrorKind::ConnectionAborted,
+    };
+    io::Error::new(kind, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Wake;
+
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn channel() -> (Arc<Channel>, Arc<Mailbox>) {
+        let mailbox = Arc::new(Mailbox::new().expect("eventfd"));
+        let id = ConnectionId { index: 1, generation: 1 };
+        let ends = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into());
+        let config = ConnectionConfig { send_buffer: 64 << 10, receive_buffer: 8000, ..Default::default() };
+        (Channel::new(id, ends, mailbox.clone(), &config), mailbox)
+    }
+
+    fn is_readable(mailbox: &Mailbox) -> bool {
+        let mut poll = libc::pollfd { fd: mailbox.event.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+
+    #[test]
+    fn only_a_sleeping_shard_is_woken() {
+        let (channel, mailbox) = channel();
+        channel.send(Bytes::from_static(b"hello"));
+        assert!(mailbox.has_mail() && !is_readable(&mailbox));
+        assert!(!mailbox.prepare_sleep(), "there is mail");
+        let (mut commands, mut touched) = (Vec::new(), Vec::new());
+        mailbox.take(&mut commands, &mut touched);
+        assert_eq!((commands.len(), touched.len()), (0, 1));
+        touched[0].begin();
+        assert!(mailbox.prepare_sleep());
+        channel.send(Bytes::from_static(b"hello"));
+        assert!(is_readable(&mailbox));
+        mailbox.awake();
+        assert!(!is_readable(&mailbox));
+    }
+
+    #[test]
+    fn a_channel_is_in_the_mailbox_once_until_it_is_looked_at() {
+        let (channel, mailbox) = channel();
+        let (mut commands, mut touched) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            channel.send(Bytes::from_static(b"x"));
+        }
+        mailbox.take(&mut commands, &mut touched);
+        assert_eq!(touched.len(), 1);
+        touched[0].begin();
+        channel.send(Bytes::from_static(b"x"));
+        mailbox.take(&mut commands, &mut touched);
+        assert_eq!(touched.len(), 2);
+    }
+
+    #[test]
+    fn a_full_queue_holds_the_writer_until_half_of_it_is_gone() {
+        let (channel, _) = channel();
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(count.clone());
+        let mut cx = Context::from_waker(&waker);
+        let Poll::Ready(Ok(room)) = channel.poll_room(&mut cx) else { panic!("room") };
+        assert_eq!(room, 16 << 10);
+        channel.send(Bytes::from(vec![7; room]));
+        assert!(channel.poll_room(&mut cx).is_pending());
+        let mut taken = Vec::new();
+        assert!(channel.take_to_send(1000, &mut taken));
+        assert_eq!(count.0.load(Ordering::SeqCst), 0);
+        assert!(channel.take_to_send(8000, &mut taken));
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert!(!channel.take_to_send(1 << 20, &mut taken));
+        assert_eq!(taken.iter().map(Bytes::len).sum::<usize>(), room);
+    }
+
+    #[test]
+    fn readers_get_what_was_delivered_then_the_end_or_the_reason() {
+        let (channel, _) = channel();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut into = VecDeque::new();
+        assert!(channel.poll_receive(&mut cx, &mut into).is_pending());
+        channel.deliver(&mut vec![Bytes::from_static(b"last words")], false);
+        channel.close(CloseReason::Reset, None);
+        assert!(matches!(channel.poll_receive(&mut cx, &mut into), Poll::Ready(Ok(()))));
+        assert_eq!(into.pop_front().as_deref(), Some(&b"last words"[..]));
+        let Poll::Ready(Err(error)) = channel.poll_receive(&mut cx, &mut into) else { panic!("over") };
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        channel.deliver(&mut Vec::new(), true);
+        assert!(matches!(channel.poll_receive(&mut cx, &mut into), Poll::Ready(Ok(()))), "the end");
+    }
+
+    #[test]
+    fn reading_is_reported_in_steps() {
+        let (channel, mailbox) = channel();
+        channel.consume(999);
+        assert!(!mailbox.has_mail());
+        channel.consume(1);
+        assert!(mailbox.has_mail());
+        assert_eq!(channel.begin(), 1000);
+        assert_eq!(channel.begin(), 0);
+    }
+
+    #[test]
+    fn dropping_a_handle_with_unread_data_is_an_abort() {
+        let (read, _) = channel();
+        drop(Handle(read.clone()));
+        let wishes = read.wishes();
+        assert!(wishes.released && wishes.finish && !wishes.abort);
+        let (unread, _) = channel();
+        unread.deliver(&mut vec![Bytes::from_static(b"unread")], false);
+        drop(Handle(unread.clone()));
+        assert!(unread.wishes().abort);
+    }
+
+    #[test]
+    fn commands_to_a_stopped_shard_are_refused() {
+        let (_, mailbox) = channel();
+        mailbox.stop();
+        assert!(!mailbox.send(Command::Stop { patience: Duration::ZERO, reply: None }));
+    }
+}

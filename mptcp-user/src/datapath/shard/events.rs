@@ -1,0 +1,186 @@
+//! What the engine tells.
+
+use super::super::Error;
+use super::super::channel::{Channel, Handle};
+use super::Shard;
+use crate::proto::{CloseReason, ConnectionId, Event, Instant, ListenerId, Unreachable};
+use mptcp_common::event::{EVENT_HARD, EVENT_TOO_BIG, EventKind};
+use std::net::{IpAddr, SocketAddr};
+use tokio::sync::mpsc::error::TrySendError;
+
+impl Shard {
+    /// Attends to all events of the engine.
+    pub(super) fn handle_events(&mut self, time: Instant) {
+        while let Some(event) = self.endpoint.poll_event() {
+            self.handle_event(time, event);
+        }
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // an event is attended to once
+    fn handle_event(&mut self, time: Instant, event: Event) {
+        match event {
+            Event::Connected(id) => self.connected(time, id),
+            Event::Accepted { listener, connection } => self.accepted(time, listener, connection),
+            Event::Readable(id) => self.readable(id),
+            Event::Writable(id) => {
+                if let Some(connection) = self.connections.get(&id) {
+                    let channel = connection.channel.clone();
+                    self.serve(time, &channel);
+                }
+            }
+            Event::FellBack(id, reason) => {
+                if let Some(connection) = self.connections.get(&id) {
+                    let (local, remote) = (connection.channel.local(), connection.channel.remote());
+                    tracing::info!("{local} – {remote} continues as regular TCP: {reason:?}");
+                }
+            }
+            Event::Closed(id, reason) => self.closed(time, id, reason),
+            Event::SubflowAdded { slot, local, remote } => {
+                self.use_port(local.port());
+                if let Err(error) = self.maps.insert_subflow(local, remote, slot, 0) {
+                    tracing::warn!("subflow {local} – {remote} can't be received: {error}");
+                }
+            }
+            Event::SubflowRemoved { local, remote, .. } => {
+                if let Err(error) = self.maps.remove_subflow(local, remote) {
+                    tracing::warn!("subflow {local} – {remote} stays in the XDP program's map: {error}");
+                }
+                self.unuse_port(local.port());
+            }
+            Event::TokenAdded(token) => {
+                if let Err(error) = self.maps.insert_token(token, 0) {
+                    tracing::warn!("the peer can't add subflows to a connection: {error}");
+                }
+            }
+            Event::TokenRemoved(token) => {
+                if let Err(error) = self.maps.remove_token(token) {
+                    tracing::warn!("a token stays in the XDP program's map: {error}");
+                }
+            }
+            Event::SubflowWanted { connection, local, interface, remote } => {
+                self.open_subflow(time, connection, local, interface, remote);
+            }
+            Event::Released(id) => {
+                if let Some(connection) = self.connections.remove(&id) {
+                    connection.channel.close(CloseReason::Finished, None);
+                }
+            }
+        }
+    }
+
+    fn connected(&mut self, time: Instant, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(reply) = connection.opening.take() else { return };
+        // If nobody waits any more, the handle is dropped here, and that closes the connection.
+        let _ = reply.send(Ok(Handle(connection.channel.clone())));
+        let channel = connection.channel.clone();
+        self.serve(time, &channel);
+    }
+
+    fn accepted(&mut self, time: Instant, listener: ListenerId, id: ConnectionId) {
+        let ends = self.endpoint.info(id).and_then(|info| {
+            let initial = info.subflows.iter().find(|subflow| subflow.initial).or(info.subflows.first());
+            initial.map(|subflow| (subflow.local, subflow.remote))
+        });
+        let (Some(listener), Some(ends)) = (self.listeners.get(&listener), ends) else {
+            self.endpoint.abort(time, id);
+            self.endpoint.release(time, id);
+            return;
+        };
+        let channel = Channel::new(id, ends, self.mailbox.clone(), &listener.config);
+        let refused = match listener.incoming.try_send(Handle(channel.clone())) {
+            Ok(()) => false,
+            // The application does not accept fast enough, or not at all any more.
+            Err(TrySendError::Full(handle) | TrySendError::Closed(handle)) => {
+                drop(handle);
+                true
+            }
+        };
+        self.insert(id, channel, None);
+        if refused {
+            self.endpoint.abort(time, id);
+        }
+    }
+
+    fn readable(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let mut slices = std::mem::take(&mut self.slices);
+        let (_, end) = self.endpoint.recv(id, usize::MAX, &mut slices);
+        if !slices.is_empty() || end {
+            connection.channel.deliver(&mut slices, end);
+        }
+        slices.clear();
+        self.slices = slices;
+    }
+
+    fn closed(&mut self, time: Instant, id: ConnectionId, reason: CloseReason) {
+        // What had arrived before the end can still be read.
+        self.readable(id);
+        let info = self.endpoint.info(id);
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.closed = true;
+        connection.channel.close(reason, info);
+        if let Some(reply) = connection.opening.take() {
+            let _ = reply.send(Err(Error::not_connected(reason)));
+            connection.released = true;
+            self.endpoint.release(time, id);
+        } else {
+            let channel = connection.channel.clone();
+            self.serve(time, &channel);
+        }
+    }
+
+    /// Finds a way for a subflow, reserves a port, and lets the engine open it.
+    fn open_subflow(
+        &mut self,
+        time: Instant,
+        connection: ConnectionId,
+        local: IpAddr,
+        interface: u32,
+        remote: SocketAddr,
+    ) {
+        let route = self.paths.netlink().route_over(remote.ip(), local, interface);
+        let port = match route {
+            Ok(Some(_)) => self.reserve(0).map_err(|error| error.to_string()),
+            Ok(None) => Err("no route over the interface".into()),
+            Err(error) => Err(error.to_string()),
+        };
+        match port {
+            Ok(port) => {
+                if !self.endpoint.open_subflow(time, connection, SocketAddr::new(local, port), remote) {
+                    self.release_if_unused(port);
+                }
+            }
+            Err(reason) => {
+                tracing::debug!("no subflow from {local} to {remote}: {reason}");
+                self.endpoint.open_subflow_failed(time, connection, local, remote);
+            }
+        }
+    }
+
+    /// What the XDP program says besides packets.
+    pub(super) fn take_program_events(&mut self, time: Instant) {
+        let Some(events) = self.events.as_mut() else { return };
+        while let Some(event) = events.next() {
+            match event.kind() {
+                Some(EventKind::Unreachable) => {
+                    let too_big = event.flags & EVENT_TOO_BIG != 0;
+                    let unreachable = Unreachable {
+                        local: event.key.local_addr(),
+                        remote: event.key.remote_addr(),
+                        seq: event.seq,
+                        mtu: (too_big && event.mtu > 0).then_some(event.mtu),
+                        hard: event.flags & EVENT_HARD != 0,
+                    };
+                    self.endpoint.handle_unreachable(time, unreachable);
+                }
+                Some(EventKind::RefusalsLimited) => {
+                    tracing::warn!(
+                        "many MP_JOINs with unknown tokens: only some of them are refused by an answer"
+                    );
+                }
+                None => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,482 @@
+//! The shard: one thread that owns an [`Endpoint`] and all that packets go through.
+//!
+//! Each round it receives a batch of packets from every socket, lets the engine work, moves the application's
+//! octets, and sends what the engine has made of it all. Four-tuples and tokens are put into the XDP program's maps
+//! before the segments that need them leave. With nothing to do it spins for a moment (a wake-up costs more than a
+//! packet), then sleeps in `epoll`.
+
+mod events;
+mod news;
+mod requests;
+mod traffic;
+
+use super::attachment::{Attachment, SocketPlaces};
+use super::capture::Capture;
+use super::channel::{Channel, Command, Handle, Mailbox};
+use super::interface::{AttachMode, HostFacts, InterfaceReport};
+use super::netlink::{Monitor, Netlink};
+use super::path::Paths;
+use super::port::PortReservation;
+use super::receive::Receiver;
+use super::xdp::{self, XdpConfig, XdpMaps, XdpProgram};
+use super::{Error, epoll::Epoll};
+use crate::proto::{
+    CloseReason, ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Instant, ListenerId, LocalAddress,
+};
+use crate::wire::Segment;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How long a shard without work spins before it sleeps.
+const SPIN: Duration = Duration::from_micros(20);
+/// How often a shard that is always busy looks at what only `epoll` tells.
+const GLANCE: Duration = Duration::from_millis(1);
+/// How long news about interfaces settle before interfaces are looked at again.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Keys of `epoll`.
+const KEY_MAILBOX: u64 = 0;
+const KEY_MONITOR: u64 = 1;
+const KEY_EVENTS: u64 = 2;
+const KEY_SOCKET: u64 = 3;
+/// Plus the interface index.
+const KEY_TRANSMIT: u64 = 1 << 32;
+
+/// What a shard is made from.
+#[derive(Clone)]
+pub(crate) struct ShardConfig {
+    /// Names of the interfaces; none: all that can be used.
+    pub(crate) interfaces: Vec<String>,
+    /// How to attach.
+    pub(crate) mode: AttachMode,
+    /// Try AF_XDP without copying where the mode is native.
+    pub(crate) zero_copy: bool,
+    /// Where to write a packet capture.
+    pub(crate) pcap: Option<PathBuf>,
+    /// Bounds of the engine.
+    pub(crate) endpoint: EndpointConfig,
+    /// Looks at the host.
+    pub(crate) probe: fn() -> std::io::Result<HostFacts>,
+}
+
+/// What is shared with the stack while the shard runs.
+pub(crate) struct ShardHandle {
+    /// Where to send commands.
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// The interfaces in use.
+    pub(crate) interfaces: Arc<Mutex<Vec<InterfaceReport>>>,
+}
+
+/// A connection as the shard keeps it.
+struct Connection {
+    channel: Arc<Channel>,
+    /// Waits for the connection to be established.
+    opening: Option<oneshot::Sender<Result<Handle, Error>>>,
+    closed: bool,
+    finished: bool,
+    released: bool,
+}
+
+struct Listener {
+    incoming: mpsc::Sender<Handle>,
+    config: ConnectionConfig,
+    /// What is in the XDP program's map for it.
+    entries: Vec<SocketAddr>,
+    port: u16,
+}
+
+/// A reserved port with the number of listeners and subflows that use it.
+struct SharedPort {
+    _reservation: PortReservation,
+    users: usize,
+}
+
+struct Drain {
+    deadline: Instant,
+    aborted: bool,
+    replies: Vec<oneshot::Sender<()>>,
+}
+
+/// See the [module](self).
+pub(crate) struct Shard {
+    config: ShardConfig,
+    endpoint: Endpoint,
+    mailbox: Arc<Mailbox>,
+    epoll: Epoll,
+    attachments: Vec<Attachment>,
+    reports: Arc<Mutex<Vec<InterfaceReport>>>,
+    places: SocketPlaces,
+    maps: Arc<XdpMaps>,
+    program: XdpProgram,
+    events: Option<xdp::Events>,
+    paths: Paths,
+    monitor: Monitor,
+    connections: HashMap<ConnectionId, Connection>,
+    listeners: HashMap<ListenerId, Listener>,
+    ports: HashMap<u16, SharedPort>,
+    receiver: Receiver,
+    capture: Option<Capture>,
+    /// When to look for interfaces that have become usable.
+    recheck: Option<Instant>,
+    draining: Option<Drain>,
+    /// Buffers that are used again each round.
+    commands: Vec<Command>,
+    touched: Vec<Arc<Channel>>,
+    slices: Vec<Bytes>,
+    coalescing: Vec<Segment>,
+}
+
+/// Now, on the clock that the kernel's time stamps are of.
+fn now() -> Instant {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Instant::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// Starts a shard on a thread of its own, in the calling thread's network namespace. `ready` gets the outcome.
+pub(crate) fn spawn(
+    config: ShardConfig,
+    ready: oneshot::Sender<Result<ShardHandle, Error>>,
+) -> std::io::Result<()> {
+    std::thread::Builder::new().name("mptcp-shard".into()).spawn(move || {
+        let mut shard = match Shard::new(config) {
+            Ok(shard) => shard,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        let handle = ShardHandle { mailbox: shard.mailbox.clone(), interfaces: shard.reports.clone() };
+        if ready.send(Ok(handle)).is_err() {
+            return; // whoever wanted a stack has gone
+        }
+        let replies = shard.run();
+        // Programs are detached, sockets closed and captures written before anyone hears that it is over.
+        drop(shard);
+        for reply in replies {
+            let _ = reply.send(());
+        }
+    })?;
+    Ok(())
+}
+
+impl Shard {
+    fn new(config: ShardConfig) -> Result<Self, Error> {
+        let system = |what| move |error| Error::System(what, error);
+        let facts = (config.probe)().map_err(system("looking at the interfaces"))?;
+        let chosen = choose(&facts, &config)?;
+        let mut seed = [0; 32];
+        rand::TryRngCore::try_fill_bytes(&mut rand::rngs::OsRng, &mut seed)
+            .map_err(|error| Error::System("getting random numbers", std::io::Error::other(error)))?;
+        let mut program = XdpProgram::load(&XdpConfig::default())
+            .map_err(|source| Error::Xdp { interface: None, source })?;
+        // First the news, then the questions: what changes in between is heard.
+        let monitor = Monitor::new().map_err(system("listening to netlink"))?;
+        let netlink = Netlink::new().map_err(system("opening netlink"))?;
+        let mailbox = Arc::new(Mailbox::new().map_err(system("making an eventfd"))?);
+        let epoll = Epoll::new().map_err(system("making an epoll descriptor"))?;
+        let events = program.take_events();
+        let capture = match &config.pcap {
+            Some(path) => {
+                let interfaces: Vec<_> =
+                    chosen.iter().map(|report| (report.index, report.name.clone())).collect();
+                let failed = |source| Error::Capture { path: path.clone(), source };
+                Some(Capture::create(path, &interfaces).map_err(failed)?)
+            }
+            None => None,
+        };
+        let register = || -> std::io::Result<()> {
+            epoll.add(mailbox.as_fd(), KEY_MAILBOX)?;
+            epoll.add(monitor.as_fd(), KEY_MONITOR)?;
+            if let Some(events) = &events {
+                epoll.add(events.as_fd(), KEY_EVENTS)?;
+            }
+            Ok(())
+        };
+        register().map_err(system("registering with epoll"))?;
+        let mut shard = Self {
+            endpoint: Endpoint::new(config.endpoint.clone(), seed),
+            mailbox,
+            epoll,
+            attachments: Vec::new(),
+            reports: Arc::default(),
+            places: SocketPlaces::new(XdpConfig::default().sockets),
+            maps: program.maps(),
+            program,
+            events,
+            paths: Paths::new(netlink).map_err(system("asking for neighbours"))?,
+            monitor,
+            connections: HashMap::new(),
+            listeners: HashMap::new(),
+            ports: HashMap::new(),
+            receiver: Receiver::default(),
+            capture,
+            recheck: None,
+            draining: None,
+            commands: Vec::new(),
+            touched: Vec::new(),
+            slices: Vec::new(),
+            coalescing: Vec::new(),
+            config,
+        };
+        let mut refused = Vec::new();
+        for report in chosen {
+            let name = report.name.clone();
+            match shard.attach(&facts, report) {
+                Ok(()) => {}
+                // One interface that can't be used is no reason to do without the others, unless it was asked for.
+                Err(error) if shard.config.interfaces.is_empty() => {
+                    tracing::info!("leaving {name} out: {error}");
+                    refused.push(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if shard.attachments.is_empty() {
+            let first = refused.into_iter().next();
+            return Err(first.unwrap_or(Error::NothingUsable { reasons: "none".into() }));
+        }
+        Ok(shard)
+    }
+
+    /// Brings an interface into use and tells the engine of its addresses.
+    fn attach(&mut self, facts: &HostFacts, report: InterfaceReport) -> Result<(), Error> {
+        let link = facts.links.iter().find(|link| link.index == report.index);
+        let mac = link.and_then(|link| link.mac).ok_or_else(|| Error::InterfaceUnusable {
+            name: report.name.clone(),
+            reason: "it has no link-layer address".into(),
+        })?;
+        let (index, name) = (report.index, report.name.clone());
+        let attachment = Attachment::new(
+            &mut self.program,
+            &mut self.places,
+            report,
+            mac,
+            self.config.mode,
+            self.config.zero_copy,
+        )?;
+        let register = || -> std::io::Result<()> {
+            for socket in &attachment.sockets {
+                self.epoll.add(socket.as_fd(), KEY_SOCKET)?;
+            }
+            self.epoll.add_disarmed(attachment.transmitter.as_fd(), KEY_TRANSMIT + u64::from(index))
+        };
+        if let Err(error) = register() {
+            attachment.remove(&mut self.program, &mut self.places);
+            return Err(Error::System("registering with epoll", error));
+        }
+        tracing::debug!("attached to {name}: {}", attachment.report.reason);
+        self.attachments.push(attachment);
+        for address in facts.usable_addresses(index) {
+            self.add_address(now(), index, address);
+        }
+        self.publish_reports();
+        Ok(())
+    }
+
+    fn attachment(&mut self, index: u32) -> Option<&mut Attachment> {
+        self.attachments.iter_mut().find(|attachment| attachment.index == index)
+    }
+
+    fn add_address(&mut self, now: Instant, interface: u32, address: std::net::IpAddr) {
+        let Some(attachment) = self.attachment(interface) else { return };
+        if !attachment.up {
+            return;
+        }
+        let mtu = attachment.report.mtu;
+        if !attachment.report.addresses.contains(&address) {
+            attachment.report.addresses.push(address);
+        }
+        self.paths.add_local(address, interface);
+        self.endpoint.add_local_address(now, LocalAddress { address, interface, mtu, backup: false });
+    }
+
+    fn remove_address(&mut self, now: Instant, address: std::net::IpAddr) {
+        self.paths.remove_local(address);
+        self.endpoint.remove_local_address(now, address);
+    }
+
+    fn publish_reports(&self) {
+        let reports = self.attachments.iter().map(|attachment| attachment.report.clone()).collect();
+        *self.reports.lock().unwrap_or_else(PoisonError::into_inner) = reports;
+    }
+
+    fn interface_names(&self) -> String {
+        let names: Vec<&str> =
+            self.attachments.iter().map(|attachment| &attachment.report.name[..]).collect();
+        names.join(", ")
+    }
+
+    /// Works until it is told to stop and everything is done. Gives the replies that are due then.
+    fn run(&mut self) -> Vec<oneshot::Sender<()>> {
+        let mut idle_since = None;
+        let mut glanced = now();
+        loop {
+            let time = now();
+            let mut busy = self.receive(time);
+            busy |= self.take_mail(time);
+            if self.endpoint.next_timeout().is_some_and(|due| due <= time) {
+                self.endpoint.handle_timeout(time);
+                busy = true;
+            }
+            self.housekeeping(time);
+            self.handle_events(time);
+            busy |= self.transmit(time);
+            // What was made while sending concerns segments that have not left yet: maps first.
+            self.handle_events(time);
+            self.flush(time);
+            if let Some(replies) = self.finished(time) {
+                return replies;
+            }
+            if busy {
+                idle_since = None;
+                if time - glanced >= GLANCE {
+                    glanced = time;
+                    self.wait(time, Some(Duration::ZERO));
+                }
+                continue;
+            }
+            let idle = *idle_since.get_or_insert(time);
+            if time - idle < SPIN {
+                std::hint::spin_loop();
+                continue;
+            }
+            if self.mailbox.prepare_sleep() {
+                if !self.has_packets() {
+                    let timeout = self.next_deadline().map(|due| due - time);
+                    self.wait(time, timeout);
+                    glanced = now();
+                }
+                self.mailbox.awake();
+            }
+            idle_since = None;
+        }
+    }
+
+    fn has_packets(&mut self) -> bool {
+        self.attachments
+            .iter_mut()
+            .any(|attachment| attachment.sockets.iter_mut().any(super::af_xdp::Socket::has_packets))
+    }
+
+    /// When something has to be done even if nothing happens.
+    fn next_deadline(&mut self) -> Option<Instant> {
+        let retries = self.attachments.iter().filter_map(|attachment| attachment.retry).min();
+        let drain = self.draining.as_ref().filter(|drain| !drain.aborted).map(|drain| drain.deadline);
+        [self.endpoint.next_timeout(), retries, self.recheck, drain].into_iter().flatten().min()
+    }
+
+    /// Waits for descriptors, and attends to those that have something.
+    fn wait(&mut self, time: Instant, timeout: Option<Duration>) {
+        let mut ready = [0; 64];
+        let ready = self.epoll.wait(&mut ready, timeout).unwrap_or_else(|error| {
+            tracing::error!("epoll failed: {error}");
+            std::thread::sleep(Duration::from_millis(1));
+            &[]
+        });
+        for key in ready {
+            match *key {
+                KEY_MONITOR => self.take_news(time),
+                KEY_EVENTS => self.take_program_events(time),
+                // Looked into in every round anyway.
+                KEY_MAILBOX | KEY_SOCKET => {}
+                key => {
+                    if let Some(attachment) = self.attachment((key - KEY_TRANSMIT) as u32) {
+                        attachment.blocked = false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is done rarely.
+    fn housekeeping(&mut self, time: Instant) {
+        if self.recheck.is_some_and(|due| due <= time) {
+            self.recheck = None;
+            self.look_for_interfaces(time);
+        }
+        for attachment in &mut self.attachments {
+            if attachment.retry.is_some_and(|due| due <= time) {
+                attachment.retry = None;
+            }
+        }
+        if let Some(drain) = &mut self.draining
+            && drain.deadline <= time
+            && !drain.aborted
+        {
+            drain.aborted = true;
+            for (id, connection) in &self.connections {
+                if !connection.closed {
+                    self.endpoint.abort(time, *id);
+                }
+            }
+        }
+    }
+
+    /// The replies that are due, when draining is over.
+    fn finished(&mut self, _time: Instant) -> Option<Vec<oneshot::Sender<()>>> {
+        let drain = self.draining.as_mut()?;
+        // After an abort one round has sent what there was to send.
+        let over = drain.aborted || self.connections.values().all(|connection| connection.closed);
+        let sent =
+            drain.aborted || self.attachments.iter().all(|attachment| attachment.transmitter.waiting() == 0);
+        (over && sent).then(|| std::mem::take(&mut drain.replies))
+    }
+}
+
+impl Drop for Shard {
+    /// Whatever ends a shard, a panic too: nobody waits for it in vain, and no interface keeps its program.
+    fn drop(&mut self) {
+        self.mailbox.stop();
+        for connection in std::mem::take(&mut self.connections).into_values() {
+            connection.channel.close(CloseReason::Aborted, None);
+        }
+        self.listeners.clear();
+        for attachment in std::mem::take(&mut self.attachments) {
+            attachment.remove(&mut self.program, &mut self.places);
+        }
+        self.publish_reports();
+    }
+}
+
+/// The interfaces to attach to, or what is wrong with those asked for.
+fn choose(facts: &HostFacts, config: &ShardConfig) -> Result<Vec<InterfaceReport>, Error> {
+    if !facts.af_xdp {
+        return Err(Error::NoAfXdp);
+    }
+    let mut chosen = Vec::new();
+    for name in &config.interfaces {
+        let Some(link) = facts.link(name) else {
+            let names: Vec<&str> = facts.links.iter().map(|link| &link.name[..]).collect();
+            return Err(Error::NoSuchInterface { name: name.clone(), existing: names.join(", ") });
+        };
+        let report = facts.report(link, config.mode);
+        if !report.usable {
+            return Err(Error::InterfaceUnusable { name: name.clone(), reason: report.reason });
+        }
+        if !chosen.contains(&report) {
+            chosen.push(report);
+        }
+    }
+    if config.interfaces.is_empty() {
+        let (usable, others): (Vec<_>, Vec<_>) =
+            facts.reports(config.mode).into_iter().partition(|report| report.usable);
+        if usable.is_empty() {
+            let reasons: Vec<String> =
+                others.iter().map(|report| format!("{}: {}", report.name, report.reason)).collect();
+            return Err(Error::NothingUsable { reasons: reasons.join("; ") });
+        }
+        chosen = usable;
+    }
+    if !facts.missing.is_empty() {
+        return Err(Error::Privileges { missing: facts.missing.clone() });
+    }
+    Ok(chosen)
+}

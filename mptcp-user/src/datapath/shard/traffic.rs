@@ -1,0 +1,200 @@
+//! Packets in, packets out.
+
+use super::super::path::Hop;
+use super::super::receive::Receiver;
+use super::super::transmit::Flushed;
+use super::{KEY_TRANSMIT, Shard};
+use crate::proto::{Instant, Unreachable};
+use crate::wire::packet::LinkHeader;
+use crate::wire::{Segment, coalesce};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// Packets taken from one socket in one round.
+const RECEIVE_BUDGET: usize = 64;
+/// Segments sent in one round.
+const TRANSMIT_BUDGET: usize = 256;
+/// Subflows whose packets are put together at the same time.
+const COALESCE_FLOWS: usize = 8;
+/// Most octets of a segment that was put together.
+const COALESCE_LIMIT: usize = 65_535;
+/// How long to wait when an interface's queue is full.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_micros(200);
+
+/// Puts `segment` together with the one before of the same subflow, where they fit; what can't wait goes to `emit`.
+fn gather(held: &mut Vec<Segment>, segment: Segment, receiver: &mut Receiver, mut emit: impl FnMut(Segment)) {
+    let place = held.iter().position(|first| first.src == segment.src && first.dst == segment.dst);
+    let Some(place) = place else {
+        if held.len() >= COALESCE_FLOWS {
+            emit(held.remove(0));
+        }
+        held.push(segment);
+        return;
+    };
+    match coalesce(&mut held[place], segment, COALESCE_LIMIT) {
+        Ok(()) => receiver.counters.coalesced += 1,
+        Err(segment) => emit(std::mem::replace(&mut held[place], *segment)),
+    }
+}
+
+impl Shard {
+    /// Receives a batch from every socket. Whether there was anything.
+    pub(super) fn receive(&mut self, time: Instant) -> bool {
+        let Self { attachments, receiver, endpoint, coalescing, capture, .. } = self;
+        let mut packets = 0;
+        for attachment in attachments {
+            for socket in &mut attachment.sockets {
+                packets += socket.receive(RECEIVE_BUDGET, |packet| {
+                    if let Some(capture) = capture {
+                        capture.received(attachment.index, packet.buffers);
+                    }
+                    if let Ok(segment) = receiver.segment(packet.buffers) {
+                        gather(coalescing, segment, receiver, |segment| {
+                            endpoint.handle_segment(time, segment);
+                        });
+                    }
+                });
+            }
+        }
+        for segment in coalescing.drain(..) {
+            endpoint.handle_segment(time, segment);
+        }
+        receiver.counters.batches += u64::from(packets > 0);
+        packets > 0
+    }
+
+    /// Takes segments from the engine to their interfaces' queues. Whether there were any.
+    pub(super) fn transmit(&mut self, time: Instant) -> bool {
+        let mut any = false;
+        for _ in 0..TRANSMIT_BUDGET {
+            let Some(segment) = self.endpoint.poll_transmit(time) else { break };
+            any = true;
+            self.send(time, segment);
+        }
+        any
+    }
+
+    fn send(&mut self, time: Instant, segment: Segment) {
+        match self.paths.hop(time, segment.src.ip(), segment.dst.ip()) {
+            Hop::Ready { interface, mac } => self.push(interface, mac, segment),
+            Hop::Resolving { interface, next_hop } => {
+                self.paths.wait(time, interface, next_hop, segment);
+            }
+            Hop::NoRoute => self.unreachable(time, &segment),
+        }
+    }
+
+    fn push(&mut self, interface: u32, mac: [u8; 6], segment: Segment) {
+        let Some(attachment) = self.attachments.iter_mut().find(|attachment| attachment.index == interface)
+        else {
+            return;
+        };
+        let link = LinkHeader { src_mac: attachment.mac, dst_mac: mac, vlan: None };
+        if let Some(capture) = &mut self.capture {
+            capture.sent(interface, &segment, &link);
+        }
+        if let Err(error) = attachment.transmitter.push(segment, &link) {
+            tracing::debug!("a segment can't be sent: {error}");
+        }
+    }
+
+    /// Segments that waited for a next hop, which has been resolved or not.
+    pub(super) fn resolved(
+        &mut self,
+        time: Instant,
+        reachable: bool,
+        waiting: impl IntoIterator<Item = Segment>,
+    ) {
+        for segment in waiting {
+            if reachable {
+                self.send(time, segment);
+            } else {
+                self.unreachable(time, &segment);
+            }
+        }
+    }
+
+    /// Tells the engine that a segment could not be sent. Not a hard error: routes and neighbours come back.
+    fn unreachable(&mut self, time: Instant, segment: &Segment) {
+        let unreachable = Unreachable {
+            local: segment.src,
+            remote: segment.dst,
+            seq: segment.seq.0,
+            mtu: None,
+            hard: false,
+        };
+        self.endpoint.handle_unreachable(time, unreachable);
+    }
+
+    /// Hands the interfaces' queues to the kernel.
+    pub(super) fn flush(&mut self, time: Instant) {
+        for attachment in &mut self.attachments {
+            if attachment.blocked || attachment.retry.is_some() || attachment.transmitter.waiting() == 0 {
+                continue;
+            }
+            match attachment.transmitter.flush() {
+                Flushed::All => {}
+                Flushed::SocketFull => {
+                    let key = KEY_TRANSMIT + u64::from(attachment.index);
+                    match self.epoll.arm_writable(attachment.transmitter.as_fd(), key) {
+                        Ok(()) => attachment.blocked = true,
+                        Err(_) => attachment.retry = Some(time + QUEUE_FULL_PAUSE),
+                    }
+                }
+                Flushed::QueueFull => attachment.retry = Some(time + QUEUE_FULL_PAUSE),
+                Flushed::Down => tracing::debug!("{} is down", attachment.report.name),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Flags, SeqNumber};
+
+    fn segment(port: u16, seq: u32, len: usize) -> Segment {
+        let mut segment = Segment::new(([10, 0, 0, 1], port).into(), ([10, 0, 0, 2], 2).into());
+        segment.flags = Flags::ACK;
+        segment.seq = SeqNumber(seq);
+        segment.payload = vec![port as u8; len].into();
+        segment
+    }
+
+    #[test]
+    fn consecutive_packets_of_interleaved_subflows_become_one_segment_each() {
+        let (mut held, mut receiver, mut out) = (Vec::new(), Receiver::default(), Vec::new());
+        for index in 0..10 {
+            for port in 1..=3 {
+                gather(&mut held, segment(port, index * 1000, 1000), &mut receiver, |segment| {
+                    out.push(segment);
+                });
+            }
+        }
+        assert!(out.is_empty());
+        let lengths: Vec<usize> = held.iter().map(|segment| segment.payload.len()).collect();
+        assert_eq!(lengths, [10_000; 3]);
+        assert_eq!(receiver.counters.coalesced, 27);
+    }
+
+    #[test]
+    fn what_does_not_continue_is_emitted_in_order() {
+        let (mut held, mut receiver, mut out) = (Vec::new(), Receiver::default(), Vec::new());
+        for (seq, len) in [(0, 1000), (1000, 1000), (5000, 1000), (6000, 10), (7000, 1000)] {
+            gather(&mut held, segment(1, seq, len), &mut receiver, |segment| out.push(segment));
+        }
+        out.append(&mut held);
+        let seen: Vec<_> = out.iter().map(|segment| (segment.seq.0, segment.payload.len())).collect();
+        assert_eq!(seen, [(0, 2000), (5000, 1010), (7000, 1000)]);
+    }
+
+    #[test]
+    fn no_more_than_a_few_subflows_are_held() {
+        let (mut held, mut receiver, mut out) = (Vec::new(), Receiver::default(), Vec::new());
+        for port in 1..=20 {
+            gather(&mut held, segment(port, 0, 100), &mut receiver, |segment| out.push(segment));
+        }
+        assert_eq!((held.len(), out.len()), (COALESCE_FLOWS, 20 - COALESCE_FLOWS));
+        assert_eq!(out[0].src.port(), 1);
+    }
+}

@@ -1,0 +1,65 @@
+//! Choices for a stack.
+
+use super::{AttachMode, HostFacts, Inner, Stack, StackError};
+use crate::datapath::shard::{ShardConfig, spawn};
+use crate::proto::{ConnectionConfig, EndpointConfig};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// What a stack is made from. Without interfaces: all that are up and routable.
+#[derive(Clone, Debug)]
+pub struct StackBuilder {
+    /// Names of the interfaces to use. None: all that can be used, those that come up later included.
+    pub interfaces: Vec<String>,
+    /// How XDP programs are attached.
+    pub mode: AttachMode,
+    /// Let the network card write packets to our memory by itself, where the mode is native and the driver can.
+    pub zero_copy: bool,
+    /// Write all packets of the stack, received and sent, to this file (pcapng).
+    pub pcap: Option<PathBuf>,
+    /// Choices for connections that are made without others.
+    pub connection: ConnectionConfig,
+    /// Bounds on what peers can make the stack keep.
+    pub endpoint: EndpointConfig,
+    /// Looks at the host. Tests put another one in its place to see what happens on other hosts.
+    pub probe: fn() -> std::io::Result<HostFacts>,
+}
+
+impl Default for StackBuilder {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            mode: AttachMode::default(),
+            zero_copy: false,
+            pcap: None,
+            connection: ConnectionConfig::default(),
+            endpoint: EndpointConfig::default(),
+            probe: HostFacts::gather,
+        }
+    }
+}
+
+impl StackBuilder {
+    /// Starts the stack: loads the XDP program, attaches it, opens sockets, starts the shard's thread. All in the
+    /// network namespace of the thread that polls this first.
+    ///
+    /// # Errors
+    /// An interface can't be used, capabilities are missing, or the kernel can't do it; the error says what to do.
+    pub async fn build(self) -> Result<Stack, StackError> {
+        let (ready, outcome) = oneshot::channel();
+        let connection = self.connection;
+        let config = ShardConfig {
+            interfaces: self.interfaces,
+            mode: self.mode,
+            zero_copy: self.zero_copy,
+            pcap: self.pcap,
+            endpoint: self.endpoint,
+            probe: self.probe,
+        };
+        spawn(config, ready).map_err(|error| StackError::System("starting a thread", error))?;
+        let handle = outcome.await.map_err(|_| StackError::Stopped)??;
+        let inner = Inner { mailbox: handle.mailbox, interfaces: handle.interfaces, connection };
+        Ok(Stack { inner: Arc::new(inner) })
+    }
+}
