@@ -1,13 +1,26 @@
 //! All connections of one shard: demultiplexing by four-tuple and by token, listeners, timers.
 
-use super::{
-    ConnectionConfig, ConnectionId, ConnectionInfo, EndpointConfig, Event, Instant, ListenerId, LocalAddress,
-    Unreachable,
-};
-use crate::wire::Segment;
+use super::config::{ConnectionConfig, EndpointConfig};
+use super::connection::output::reset_for;
+use super::connection::{Connection, Policies};
+use super::crypto::Key;
+use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
+use super::info::ConnectionInfo;
+use super::subflow::Subflow;
+use super::time_wait::TimeWaits;
+use super::timer::TimerQueue;
+use super::Instant;
+use crate::wire::{Flags, Join, ResetReason, Segment, SeqNumber, Version};
 use bytes::Bytes;
-use std::net::{IpAddr, SocketAddr};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, DefaultHasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
+/// Segments that no connection sends, waiting to leave. More are not answered.
+const MAX_REPLIES: usize = 256;
 /// Why a connection can't be opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -36,37 +49,225 @@ pub enum ListenError {
     UnknownPolicy(&'static str),
 }
 
-/// The engine: all connections and listeners of one shard. See the [module](super) for how to drive it.
-pub struct Endpoint {}
 
-#[allow(unused_variables, clippy::todo, clippy::needless_pass_by_value)]
+/// SipHash under a key of this endpoint: a peer that chooses its ports can't aim at one bucket.
+#[derive(Clone, Debug)]
+struct Keyed(u64, u64);
+
+impl BuildHasher for Keyed {
+    type Hasher = DefaultHasher;
+    fn build_hasher(&self) -> DefaultHasher {
+        use std::hash::Hasher;
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.0);
+        hasher.write_u64(self.1);
+        hasher
+    }
+}
+
+type Tuple = (SocketAddr, SocketAddr);
+
+/// What connections share and change: everything of the endpoint but the connections themselves.
+pub(crate) struct Shared {
+    pub(crate) config: EndpointConfig,
+    rng: ChaCha12Rng,
+    pub(crate) events: VecDeque<Event>,
+    addresses: Vec<LocalAddress>,
+    tuples: HashMap<Tuple, (u32, usize), Keyed>,
+    tokens: HashMap<u32, u32, Keyed>,
+    free_slots: Vec<u32>,
+    next_slot: u32,
+    time_waits: TimeWaits,
+    listeners: BTreeMap<u32, Listener>,
+    replies: VecDeque<Segment>,
+}
+
+struct Listener {
+    address: SocketAddr,
+    config: Arc<ConnectionConfig>,
+    /// Connections whose handshake is under way.
+    half_open: usize,
+}
+
+impl Shared {
+    pub(crate) fn random_u32(&mut self) -> u32 {
+        self.rng.random()
+    }
+
+    /// An initial sequence number nobody can guess (RFC 6528 asks for no more).
+    pub(crate) fn initial_sequence(&mut self) -> SeqNumber {
+        SeqNumber(self.rng.random())
+    }
+
+    pub(crate) fn addresses(&self) -> &[LocalAddress] {
+        &self.addresses
+    }
+
+    pub(crate) fn address(&self, address: IpAddr) -> Option<LocalAddress> {
+        self.addresses.iter().find(|known| known.address == address).copied()
+    }
+
+    pub(crate) fn take_slot(&mut self) -> SubflowSlot {
+        SubflowSlot(self.free_slots.pop().unwrap_or_else(|| {
+            self.next_slot += 1;
+            self.next_slot - 1
+        }))
+    }
+
+    pub(crate) fn add_subflow(&mut self, id: ConnectionId, index: usize, subflow: &Subflow) {
+        let (local, remote) = subflow.tuple();
+        self.time_waits.forget((local, remote), &mut self.free_slots, &mut self.events);
+        self.tuples.insert((local, remote), (id.index, index));
+        self.events.push_back(Event::SubflowAdded { slot: subflow.slot, local, remote });
+    }
+
+    pub(crate) fn remove_subflow(&mut self, subflow: &Subflow) {
+        let (local, remote) = subflow.tuple();
+        self.tuples.remove(&(local, remote));
+        self.free_slots.push(subflow.slot.0);
+        self.events.push_back(Event::SubflowRemoved { slot: subflow.slot, local, remote });
+    }
+
+    /// The subflow's four-tuple stays known for a while, to answer what is still on its way.
+    pub(crate) fn enter_time_wait(&mut self, now: Instant, id: ConnectionId, subflow: &Subflow) {
+        self.tuples.remove(&subflow.tuple());
+        self.time_waits.add(now, id, subflow);
+    }
+
+    pub(crate) fn remove_token(&mut self, token: u32) {
+        if self.tokens.remove(&token).is_some() {
+            self.events.push_back(Event::TokenRemoved(token));
+        }
+    }
+
+    /// A connection of this listener is half-open no more.
+    pub(crate) fn established(&mut self, listener: Option<ListenerId>) {
+        if let Some(listener) = listener.and_then(|id| self.listeners.get_mut(&id.0)) {
+            listener.half_open = listener.half_open.saturating_sub(1);
+        }
+    }
+
+    /// Answers a segment with a reset, as far as there is room for answers.
+    pub(crate) fn reply_reset(&mut self, segment: &Segment) {
+        self.reply_reset_because(segment, None);
+    }
+
+    fn reply_reset_because(&mut self, segment: &Segment, reason: Option<ResetReason>) {
+        if self.replies.len() < MAX_REPLIES && !segment.flags.has(Flags::RST) {
+            self.replies.push_back(reset_for(segment, reason));
+        }
+    }
+
+    /// A key whose token no other connection has.
+    fn new_key(&mut self, version: Version) -> Key {
+        loop {
+            let key = Key::new(version, self.rng.random());
+            if !self.tokens.contains_key(&key.token) {
+                return key;
+            }
+        }
+    }
+
+    fn listener_for(&self, address: SocketAddr) -> Option<u32> {
+        let exact = self.listeners.iter().find(|(_, listener)| listener.address == address);
+        let any = || self.listeners.iter().find(|(_, listener)| covers(listener.address, address));
+        exact.or_else(any).map(|(id, _)| *id)
+    }
+}
+
+/// Whether a listener on `address` takes connections to `to`. As with sockets, `[::]` takes both families.
+fn covers(address: SocketAddr, to: SocketAddr) -> bool {
+    let any = match address.ip() {
+        IpAddr::V4(ip) => ip == Ipv4Addr::UNSPECIFIED && to.is_ipv4(),
+        IpAddr::V6(ip) => ip == Ipv6Addr::UNSPECIFIED,
+    };
+    address.port() == to.port() && (any || address.ip() == to.ip())
+}
+
+/// A place for a connection; the generation tells apart those that had it one after the other.
+#[derive(Default)]
+struct Place {
+    generation: u32,
+    connection: Option<Box<Connection>>,
+}
+
+/// The engine: all connections and listeners of one shard. See the [module](super) for how to drive it.
+pub struct Endpoint {
+    shared: Shared,
+    places: Vec<Place>,
+    free: Vec<u32>,
+    living: usize,
+    timers: TimerQueue,
+    /// Connections that may have something to send.
+    ready: VecDeque<ConnectionId>,
+    next_listener: u32,
+}
+
 impl Endpoint {
     /// An endpoint without connections. `seed` must come from the operating system's generator; with a fixed
     /// seed, everything the endpoint does is reproducible.
     pub fn new(config: EndpointConfig, seed: [u8; 32]) -> Self {
-        todo!()
+        let mut rng = ChaCha12Rng::from_seed(seed);
+        let keyed = Keyed(rng.random(), rng.random());
+        Self {
+            shared: Shared {
+                config,
+                rng,
+                events: VecDeque::new(),
+                addresses: Vec::new(),
+                tuples: HashMap::with_hasher(keyed.clone()),
+                tokens: HashMap::with_hasher(keyed),
+                free_slots: Vec::new(),
+                next_slot: 0,
+                time_waits: TimeWaits::default(),
+                listeners: BTreeMap::new(),
+                replies: VecDeque::new(),
+            },
+            places: Vec::new(),
+            free: Vec::new(),
+            living: 0,
+            timers: TimerQueue::default(),
+            ready: VecDeque::new(),
+            next_listener: 0,
+        }
     }
+
     /// An address appeared (or its properties changed): path managers may use it.
     pub fn add_local_address(&mut self, now: Instant, address: LocalAddress) {
-        todo!()
+        self.shared.addresses.retain(|known| known.address != address.address);
+        self.shared.addresses.push(address);
+        self.for_all(now, |connection, shared| connection.address_added(shared, now, address));
     }
+
     /// An address is gone: its subflows are closed, peers are told.
     pub fn remove_local_address(&mut self, now: Instant, address: IpAddr) {
-        todo!()
+        self.shared.addresses.retain(|known| known.address != address);
+        self.for_all(now, |connection, shared| connection.address_removed(shared, now, address));
     }
+
     /// Accepts connections to an address and port. An unspecified address means all of this host's addresses of
     /// that family (of both families for `[::]`).
-    pub fn listen(
-        &mut self,
-        address: SocketAddr,
-        config: ConnectionConfig,
-    ) -> Result<ListenerId, ListenError> {
-        todo!()
+    pub fn listen(&mut self, address: SocketAddr, config: ConnectionConfig) -> Result<ListenerId, ListenError> {
+        Policies::new(&config).map_err(ListenError::UnknownPolicy)?;
+        if self.shared.listeners.values().any(|listener| listener.address == address) {
+            return Err(ListenError::InUse);
+        }
+        let id = self.next_listener;
+        self.next_listener += 1;
+        self.shared.listeners.insert(id, Listener { address, config: Arc::new(config), half_open: 0 });
+        Ok(ListenerId(id))
     }
+
     /// Stops accepting; connections that were not announced yet are reset.
     pub fn close_listener(&mut self, now: Instant, listener: ListenerId) {
-        todo!()
+        self.shared.listeners.remove(&listener.0);
+        self.for_all(now, |connection, shared| {
+            if connection.listener == Some(listener) && connection.in_handshake() {
+                connection.abort(shared, now);
+            }
+        });
     }
+
     /// Opens a connection from an address and port that the driver has reserved. The answer is
     /// [`Event::Connected`] or [`Event::Closed`].
     pub fn connect(
@@ -76,8 +277,46 @@ impl Endpoint {
         remote: SocketAddr,
         config: ConnectionConfig,
     ) -> Result<ConnectionId, ConnectError> {
-        todo!()
+        if local.is_ipv4() != remote.is_ipv4() {
+            return Err(ConnectError::FamilyMismatch);
+        }
+        if self.shared.tuples.contains_key(&(local, remote)) {
+            return Err(ConnectError::InUse);
+        }
+        if self.living >= self.shared.config.max_connections {
+            return Err(ConnectError::TooManyConnections);
+        }
+        let policies = Policies::new(&config).map_err(ConnectError::UnknownPolicy)?;
+        let id = self.add_connection(Arc::new(config), policies, None);
+        self.with(now, id, |connection, shared| connection.add_initial_subflow(shared, now, local, remote, None));
+        Ok(id)
     }
+
+    fn add_connection(
+        &mut self,
+        config: Arc<ConnectionConfig>,
+        policies: Policies,
+        listener: Option<ListenerId>,
+    ) -> ConnectionId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            self.places.len() as u32 - 1
+        });
+        let place = &mut self.places[index as usize];
+        let id = ConnectionId { index, generation: place.generation };
+        let key = self.shared.new_key(Version::V1);
+        let multipath = config.multipath;
+        let mut connection = Connection::new(id, config, policies, listener.is_none(), key, multipath);
+        connection.listener = listener;
+        if multipath {
+            self.shared.tokens.insert(key.token, index);
+            self.shared.events.push_back(Event::TokenAdded(key.token));
+        }
+        place.connection = Some(Box::new(connection));
+        self.living += 1;
+        id
+    }
+
     /// Answers [`Event::SubflowWanted`] with a reserved address and port: sends the SYN with MP_JOIN. Gives the
     /// port back (`false`) when the connection has no use for it any more.
     pub fn open_subflow(
@@ -87,84 +326,253 @@ impl Endpoint {
         local: SocketAddr,
         remote: SocketAddr,
     ) -> bool {
-        todo!()
+        if self.shared.tuples.contains_key(&(local, remote)) || local.is_ipv4() != remote.is_ipv4() {
+            return false;
+        }
+        self.with(now, connection, |connection, shared| connection.open_subflow(shared, local, remote)).unwrap_or(false)
     }
+
     /// Answers [`Event::SubflowWanted`] when there is no way to do it (no route, no port).
-    pub fn open_subflow_failed(
-        &mut self,
-        now: Instant,
-        connection: ConnectionId,
-        local: IpAddr,
-        remote: SocketAddr,
-    ) {
-        todo!()
+    pub fn open_subflow_failed(&mut self, now: Instant, connection: ConnectionId, local: IpAddr, remote: SocketAddr) {
+        self.with(now, connection, |connection, shared| connection.open_subflow_failed(shared, now, local, remote));
     }
 
     /// A segment came in. Checksums of IP and TCP have been verified by the driver. Super-segments are welcome.
     pub fn handle_segment(&mut self, now: Instant, segment: Segment) {
-        todo!()
+        let tuple = (segment.dst, segment.src);
+        if let Some(&(place, subflow)) = self.shared.tuples.get(&tuple) {
+            if let Some(id) = self.id_at(place) {
+                self.with(now, id, |connection, shared| connection.handle_segment(shared, now, subflow, segment));
+            }
+            return;
+        }
+        let syn = segment.flags.has(Flags::SYN)
+            && !segment.flags.has(Flags::ACK)
+            && !segment.flags.has(Flags::RST);
+        if let Some(reply) = self.shared.time_waits.handle(now, tuple, &segment) {
+            if let Some(reply) = reply {
+                self.shared.replies.push_back(reply);
+            }
+            return;
+        }
+        if !syn {
+            self.shared.reply_reset(&segment);
+            return;
+        }
+        self.handle_syn(now, &segment);
     }
+
+    /// A SYN of an unknown four-tuple: a further subflow, a new connection, or nothing for us.
+    fn handle_syn(&mut self, now: Instant, syn: &Segment) {
+        if let Some(Join::Syn { token, .. }) = syn.options.join() {
+            let place = self.shared.tokens.get(token).copied();
+            let joined = place.and_then(|place| self.id_at(place)).and_then(|id| {
+                self.with(now, id, |connection, shared| connection.accept_join(shared, now, syn))
+            });
+            if joined != Some(true) {
+                self.shared.reply_reset_because(syn, Some(ResetReason::MptcpSpecific));
+            }
+            return;
+        }
+        let Some(id) = self.shared.listener_for(syn.dst) else {
+            self.shared.reply_reset(syn);
+            return;
+        };
+        let full = self.living >= self.shared.config.max_connections;
+        let backlog = self.shared.config.backlog;
+        let Some(listener) = self.shared.listeners.get_mut(&id) else { return };
+        if full || listener.half_open >= backlog {
+            // The peer tries again; by then there may be room.
+            return;
+        }
+        let Ok(policies) = Policies::new(&listener.config) else { return };
+        listener.half_open += 1;
+        let mut config = listener.config.clone();
+        let usable = |capable: &crate::wire::MpCapable| {
+            capable.version == Version::V1 && capable.hmac && !capable.extensible
+        };
+        let capable = syn.options.capable().filter(|capable| usable(capable));
+        if capable.is_none() && config.multipath {
+            let plain = ConnectionConfig { multipath: false, ..ConnectionConfig::clone(&config) };
+            config = Arc::new(plain);
+        }
+        let id = self.add_connection(config, policies, Some(ListenerId(id)));
+        self.with(now, id, |connection, shared| {
+            connection.peer_syn(capable, listener_multipath(shared, connection));
+            connection.add_initial_subflow(shared, now, syn.dst, syn.src, Some(syn));
+        });
+    }
+
     /// An ICMP error that quotes a segment of ours came in.
     pub fn handle_unreachable(&mut self, now: Instant, unreachable: Unreachable) {
-        todo!()
+        let tuple = (unreachable.local, unreachable.remote);
+        if let Some(&(place, subflow)) = self.shared.tuples.get(&tuple)
+            && let Some(id) = self.id_at(place)
+        {
+            self.with(now, id, |connection, shared| {
+                connection.handle_unreachable(shared, now, subflow, &unreachable);
+            });
+        }
     }
+
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called, unless something else happens before.
     pub fn next_timeout(&mut self) -> Option<Instant> {
-        todo!()
+        self.timers.next().into_iter().chain(self.shared.time_waits.next()).min()
     }
+
     /// Lets all timers that are due expire.
     pub fn handle_timeout(&mut self, now: Instant) {
-        todo!()
+        while let Some((at, index, generation)) = self.timers.pop(now) {
+            let id = ConnectionId { index, generation };
+            let Some(connection) = self.connection(id) else { continue };
+            let came = connection.deadline.came(at, now);
+            self.with(now, id, |connection, shared| {
+                if came {
+                    connection.handle_timeout(shared, now);
+                }
+            });
+        }
+        let shared = &mut self.shared;
+        shared.time_waits.expire(now, &mut shared.free_slots, &mut shared.events);
     }
+
     /// The next segment to send, if any. To be called until it gives `None` after any other call, as far as
     /// there is room to send; acknowledgments of a whole batch of received segments are made here.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Segment> {
-        todo!()
+        if let Some(reply) = self.shared.replies.pop_front() {
+            return Some(reply);
+        }
+        while let Some(&id) = self.ready.front() {
+            let shared = &mut self.shared;
+            let place = self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation);
+            let Some(connection) = place.and_then(|place| place.connection.as_deref_mut()) else {
+                self.ready.pop_front();
+                continue;
+            };
+            if let Some(segment) = connection.poll_transmit(shared, now) {
+                // One segment each in turn, so that a busy connection does not starve the others.
+                if self.ready.len() > 1 {
+                    self.ready.rotate_left(1);
+                }
+                return Some(segment);
+            }
+            connection.queued = false;
+            self.ready.pop_front();
+            self.settle(now, id);
+        }
+        None
     }
+
     /// The next event, if any. To be called until it gives `None` after any other call.
     pub fn poll_event(&mut self) -> Option<Event> {
-        todo!()
+        self.shared.events.pop_front()
     }
 
     /// How many octets [`send`](Self::send) takes now. When it is 0, [`Event::Writable`] follows.
     pub fn send_capacity(&mut self, connection: ConnectionId) -> usize {
-        todo!()
+        self.connection(connection).map_or(0, Connection::send_capacity)
     }
+
     /// Queues octets of the application; all are taken (an excess over the capacity is the driver's to avoid).
     /// Ignored after [`finish`](Self::finish) or when the connection is closed.
     pub fn send(&mut self, now: Instant, connection: ConnectionId, data: Bytes) {
-        todo!()
+        self.with(now, connection, |connection, _| connection.push(data));
     }
+
     /// No more data will be sent: DATA_FIN after what is queued.
     pub fn finish(&mut self, now: Instant, connection: ConnectionId) {
-        todo!()
+        self.with(now, connection, |connection, _| connection.finish());
     }
+
     /// Takes in-order octets out, in the order of the stream: at most `limit` octets into `out`. Gives the number
     /// of octets and whether the stream has ended after them. They count against the receive window until
     /// [`consumed`](Self::consumed) is told about them.
     pub fn recv(&mut self, connection: ConnectionId, limit: usize, out: &mut Vec<Bytes>) -> (usize, bool) {
-        todo!()
+        self.connection(connection).map_or((0, true), |connection| connection.take(limit, out))
     }
+
     /// The application has read `octets` of those taken with [`recv`](Self::recv): the window may open.
     pub fn consumed(&mut self, now: Instant, connection: ConnectionId, octets: usize) {
-        todo!()
+        self.with(now, connection, |connection, _| connection.consumed(octets));
     }
+
     /// Ends the connection at once: MP_FASTCLOSE (RFC 8684 section 3.5), or RST after fallback.
     pub fn abort(&mut self, now: Instant, connection: ConnectionId) {
-        todo!()
+        self.with(now, connection, |connection, shared| connection.abort(shared, now));
     }
+
     /// The application has dropped its handle: data that arrives from now on can't be delivered. An orderly close
     /// goes on by itself; unread data makes it an abort (RFC 2525 section 2.17). [`Event::Released`] follows when
     /// nothing is left.
     pub fn release(&mut self, now: Instant, connection: ConnectionId) {
-        todo!()
+        self.with(now, connection, |connection, shared| connection.release(shared, now));
     }
+
     /// What is known of a connection; `None` once it is released.
     pub fn info(&self, connection: ConnectionId) -> Option<ConnectionInfo> {
-        todo!()
+        let place = self.places.get(connection.index as usize)?;
+        let connection = place.connection.as_ref().filter(|_| place.generation == connection.generation)?;
+        Some(connection.info())
     }
+
     /// All connections.
     pub fn connections(&self) -> Vec<ConnectionId> {
-        todo!()
+        self.places.iter().filter_map(|place| Some(place.connection.as_ref()?.id)).collect()
     }
+
+    fn id_at(&self, index: u32) -> Option<ConnectionId> {
+        Some(self.places.get(index as usize)?.connection.as_ref()?.id)
+    }
+
+    fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let place = self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
+        place.connection.as_deref_mut()
+    }
+
+    /// Does something to a connection and what follows from it: it may have something to send, another deadline,
+    /// or be over.
+    fn with<T>(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        action: impl FnOnce(&mut Connection, &mut Shared) -> T,
+    ) -> Option<T> {
+        let place = self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
+        let connection = place.connection.as_deref_mut()?;
+        let result = action(connection, &mut self.shared);
+        if !std::mem::replace(&mut connection.queued, true) {
+            self.ready.push_back(id);
+        }
+        let _ = now;
+        Some(result)
+    }
+
+    /// Nothing is left to send for now: sets the timer, and forgets the connection if it is over.
+    fn settle(&mut self, now: Instant, id: ConnectionId) {
+        let Some(connection) = self.places[id.index as usize].connection.as_deref_mut() else { return };
+        if connection.is_gone() {
+            let place = &mut self.places[id.index as usize];
+            place.connection = None;
+            place.generation = place.generation.wrapping_add(1);
+            self.free.push(id.index);
+            self.living -= 1;
+            if !self.shared.time_waits.release(id) {
+                self.shared.events.push_back(Event::Released(id));
+            }
+            return;
+        }
+        connection.update_deadline(now);
+        self.timers.update(id.index, id.generation, &mut connection.deadline);
+    }
+
+    fn for_all(&mut self, now: Instant, mut action: impl FnMut(&mut Connection, &mut Shared)) {
+        for id in self.connections() {
+            self.with(now, id, &mut action);
+        }
+    }
+}
+
+/// Whether the listener that this connection belongs to wants Multipath TCP.
+fn listener_multipath(shared: &Shared, connection: &Connection) -> bool {
+    connection.listener.and_then(|id| shared.listeners.get(&id.0)).is_some_and(|listener| listener.config.multipath)
 }

@@ -8,13 +8,28 @@
 //! ([`Endpoint::next_timeout`]).
 
 mod config;
+mod congestion;
+mod connection;
+mod crypto;
+mod data;
 mod endpoint;
 mod event;
 mod info;
+mod path;
+mod reassembly;
+mod rtt;
+mod scheduler;
+mod send_buffer;
+mod subflow;
 mod time;
+mod time_wait;
+mod timer;
 
 pub use config::{ConnectionConfig, EndpointConfig};
 pub use endpoint::{ConnectError, Endpoint, ListenError};
 pub use event::{CloseReason, ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 pub use info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo, SubflowState};
 pub use time::Instant;
+
+#[cfg(test)]
+mod tests;

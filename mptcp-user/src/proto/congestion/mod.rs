@@ -1,0 +1,138 @@
+//! Congestion control: how many octets each subflow may have in flight.
+//!
+//! One controller serves a whole connection and sees all of its paths, which is what coupling needs; an
+//! uncoupled algorithm looks at one of them. To add an algorithm, write a file with one type that implements
+//! [`CongestionControl`] and name it in [`ALGORITHMS`].
+//!
+//! Loss detection, the pace at which the window shrinks during recovery (PRR, RFC 6937) and the undo of a
+//! reduction that turned out to be unfounded are the subflow's and the same for all algorithms.
+
+mod cubic;
+mod lia;
+mod reno;
+mod slow_start;
+
+use super::Instant;
+use std::fmt::Debug;
+use std::time::Duration;
+
+/// Initial window in segments (RFC 6928).
+const INITIAL_SEGMENTS: u64 = 10;
+/// No window is smaller than this many segments, except after a timeout.
+const MIN_SEGMENTS: u64 = 2;
+
+/// A subflow as congestion control sees it. Windows are in octets.
+#[derive(Clone, Debug)]
+pub(crate) struct Path {
+    /// Congestion window.
+    pub(crate) cwnd: u64,
+    /// Slow-start threshold; `u64::MAX` until there was a loss.
+    pub(crate) ssthresh: u64,
+    /// Payload of a full packet.
+    pub(crate) mss: u64,
+    /// Smoothed round-trip time.
+    pub(crate) srtt: Option<Duration>,
+    /// Smallest round-trip time.
+    pub(crate) min_rtt: Option<Duration>,
+    /// Octets in flight.
+    pub(crate) in_flight: u64,
+    /// Whether the subflow is established and can carry data.
+    pub(crate) active: bool,
+}
+
+impl Path {
+    pub(crate) fn new(mss: u64) -> Self {
+        Self {
+            cwnd: INITIAL_SEGMENTS * mss,
+            ssthresh: u64::MAX,
+            mss,
+            srtt: None,
+            min_rtt: None,
+            in_flight: 0,
+            active: false,
+        }
+    }
+
+    pub(crate) fn in_slow_start(&self) -> bool {
+        self.cwnd < self.ssthresh
+    }
+
+    /// Sets threshold and window after a congestion signal to `factor` of what was in flight.
+    fn reduce(&mut self, base: u64, factor: f64) {
+        self.ssthresh = ((base as f64 * factor) as u64).max(MIN_SEGMENTS * self.mss);
+    }
+}
+
+/// What an acknowledgment said about one path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ack {
+    /// Octets that left the network, by cumulative acknowledgment or SACK.
+    pub(crate) delivered: u64,
+    /// Round-trip time measured with it.
+    pub(crate) rtt: Option<Duration>,
+    /// Whether the window was what limited the sender. If not, it must not grow (RFC 7661).
+    pub(crate) limited: bool,
+    /// Whether a new round (window's worth of data) began with it.
+    pub(crate) round: bool,
+}
+
+/// An algorithm. `path` indexes `paths`.
+pub(crate) trait CongestionControl: Send + Debug {
+    /// Name by which it is chosen.
+    fn name(&self) -> &'static str;
+    /// An acknowledgment came while the path is not in recovery.
+    fn on_ack(&mut self, now: Instant, path: usize, ack: &Ack, paths: &mut [Path]);
+    /// Congestion: once per round trip at most. Sets `ssthresh`; recovery brings the window down to it.
+    fn on_congestion(&mut self, now: Instant, path: usize, paths: &mut [Path]);
+    /// Retransmission timeout. Sets `ssthresh`; the window starts again from one segment.
+    fn on_timeout(&mut self, now: Instant, path: usize, paths: &mut [Path]) {
+        self.on_congestion(now, path, paths);
+    }
+    /// The last reduction was a mistake and window and threshold have been restored.
+    fn on_undo(&mut self, _path: usize) {}
+    /// The path sent nothing for a while or is new in this place: forget what was learnt.
+    fn on_reset(&mut self, path: usize);
+}
+
+/// Constructor by name.
+type Algorithm = (&'static str, fn() -> Box<dyn CongestionControl>);
+
+/// All algorithms.
+pub(crate) const ALGORITHMS: &[Algorithm] = &[
+    ("cubic", || Box::new(cubic::Cubic::default())),
+    ("reno", || Box::new(reno::Reno::default())),
+    ("lia", || Box::new(lia::Lia::default())),
+];
+
+/// A controller by its name.
+pub(crate) fn by_name(name: &str) -> Option<Box<dyn CongestionControl>> {
+    ALGORITHMS.iter().find(|(known, _)| *known == name).map(|(_, make)| make())
+}
+
+/// Per-path state of an algorithm, made as paths appear.
+#[derive(Debug)]
+struct PerPath<T>(Vec<T>);
+
+impl<T: Default> PerPath<T> {
+    fn at(&mut self, path: usize) -> &mut T {
+        if path >= self.0.len() {
+            self.0.resize_with(path + 1, T::default);
+        }
+        &mut self.0[path]
+    }
+}
+
+impl<T> Default for PerPath<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+/// Octets to add to the window so that it grows by `increase` octets for each window's worth acknowledged;
+/// `credit` carries what is less than a whole octet.
+fn additive(path: &Path, delivered: u64, increase: f64, credit: &mut f64) -> u64 {
+    *credit += delivered as f64 * increase / path.cwnd.max(1) as f64;
+    let whole = credit.max(0.0) as u64;
+    *credit -= whole as f64;
+    whole
+}

@@ -1,0 +1,246 @@
+//! The ends: DATA_FIN and the FINs of subflows, fast close, lost subflows (RFC 8684 sections 3.3.3, 3.5).
+
+use super::{Connection, MAX_ENDED, Mode};
+use crate::proto::Instant;
+use crate::proto::endpoint::Shared;
+use crate::proto::event::{CloseReason, Event};
+use crate::proto::info::SubflowState;
+use crate::proto::subflow::Kind;
+use crate::wire::ResetReason;
+use std::time::Duration;
+
+/// How long a connection without any subflow waits for a new one.
+const WITHOUT_SUBFLOW: Duration = Duration::from_secs(10);
+/// How long the peer may take to finish after the application has dropped its handle (as `tcp_fin_timeout`).
+pub(super) const ORPHAN: Duration = Duration::from_secs(60);
+
+impl Connection {
+    /// Moves the close on as far as it can go. Called after everything that may matter to it.
+    pub(crate) fn progress_close(&mut self, shared: &mut Shared, now: Instant) {
+        if self.closed.is_some() {
+            return;
+        }
+        let finished = match self.mode {
+            Mode::Handshake(_) => false,
+            Mode::Multipath => self.send.is_done() && self.receive.finished,
+            Mode::Plain(_) => self.send.finished && self.send.all_sent(),
+        };
+        if finished {
+            for subflow in self.subflows.iter_mut().flatten() {
+                subflow.fin_wanted = true;
+            }
+        }
+        if self.subflows.iter().all(Option::is_none) {
+            self.without_subflows(shared, now);
+        }
+    }
+
+    /// The last subflow has ended: done, or waiting for another one.
+    fn without_subflows(&mut self, shared: &mut Shared, now: Instant) {
+        let done = self.send.is_done() && self.receive.finished;
+        let reason = if self.reset_seen { CloseReason::Reset } else { CloseReason::AllPathsLost };
+        if done {
+            self.close_now(shared, now, CloseReason::Finished);
+        } else if !self.is_multipath() {
+            self.close_now(shared, now, reason);
+        } else if self.patience.is_none() {
+            self.patience = Some(now + WITHOUT_SUBFLOW);
+            self.manage_paths(shared, now);
+            if self.paths.wanted.is_empty() && (self.client || self.reset_seen) {
+                self.close_now(shared, now, reason);
+            }
+        }
+    }
+
+    /// The peer's FIN on a subflow was reached in order.
+    pub(super) fn on_subflow_fin(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        let Some(subflow) = self.subflow(index) else { return };
+        let next = match subflow.state {
+            SubflowState::FinWait1 if subflow.snd.is_idle() => SubflowState::TimeWait,
+            SubflowState::FinWait1 => SubflowState::Closing,
+            SubflowState::FinWait2 => SubflowState::TimeWait,
+            _ => SubflowState::CloseWait,
+        };
+        subflow.state = next;
+        if self.is_multipath() {
+            // The end of a subflow is not the end of the data: close our half of it, too. What is in flight on
+            // it stays there until it is acknowledged or another subflow takes it.
+            if let Some(subflow) = self.subflow(index) {
+                subflow.fin_wanted = true;
+            }
+        } else {
+            let end = self.receive.nxt;
+            if self.receive.set_fin(end) {
+                self.tell_readable(shared);
+            }
+        }
+        if next == SubflowState::TimeWait {
+            self.enter_time_wait(shared, now, index);
+        }
+    }
+
+    /// An acknowledgment came: whether it covers our FIN.
+    pub(super) fn subflow_fin_acknowledged(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        let Some(subflow) = self.subflow(index) else { return };
+        if !subflow.fin_sent || !subflow.snd.is_idle() {
+            return;
+        }
+        match subflow.state {
+            SubflowState::FinWait1 => {
+                subflow.state = SubflowState::FinWait2;
+                subflow.handshake_deadline = Some(now + ORPHAN);
+            }
+            SubflowState::Closing => self.enter_time_wait(shared, now, index),
+            SubflowState::LastAck => self.end_subflow(shared, now, index),
+            _ => {}
+        }
+    }
+
+    /// The subflow's four-tuple is kept for a while by the endpoint; here it is over.
+    fn enter_time_wait(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        if let Some(subflow) = self.subflow(index) {
+            subflow.state = SubflowState::TimeWait;
+            let subflow = self.take_subflow(index);
+            if let Some(subflow) = subflow {
+                shared.enter_time_wait(now, self.id, &subflow);
+            }
+        }
+    }
+
+    /// Takes a subflow out of its place and keeps what is known of it.
+    fn take_subflow(&mut self, index: usize) -> Option<Box<super::Subflow>> {
+        let subflow = self.subflows.get_mut(index)?.take()?;
+        if self.ended.len() >= MAX_ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(subflow.info(&self.congestion_paths[index]));
+        self.congestion_paths[index].active = false;
+        Some(subflow)
+    }
+
+    /// A subflow is over, whatever the reason: what it had in flight goes over the others.
+    pub(super) fn end_subflow(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        self.reinject_outstanding(index);
+        if let Some(subflow) = self.subflow(index) {
+            subflow.state = SubflowState::Closed;
+            let initial = subflow.kind == Kind::Initial;
+            if let Some(subflow) = self.take_subflow(index) {
+                shared.remove_subflow(&subflow);
+            }
+            if initial && matches!(self.mode, Mode::Handshake(_)) {
+                self.close_now(shared, now, CloseReason::Refused);
+                return;
+            }
+        }
+        if self.closed.is_none() {
+            self.manage_paths(shared, now);
+        }
+        self.progress_close(shared, now);
+    }
+
+    /// RST in answer to our SYN or SYN/ACK.
+    pub(super) fn subflow_refused(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        self.refuse_path(now, index);
+        self.end_subflow(shared, now, index);
+    }
+
+    /// Queues everything in flight on a subflow for the others.
+    pub(super) fn reinject_outstanding(&mut self, index: usize) {
+        if !self.is_multipath() {
+            return;
+        }
+        let Some(subflow) = self.subflows.get(index).and_then(Option::as_deref) else { return };
+        for (start, end) in subflow.snd.outstanding() {
+            self.send.reinject(start, end, index);
+            self.contiguous = false;
+        }
+    }
+
+    /// Resets every subflow at the next opportunity to send.
+    pub(super) fn reset_all_subflows(&mut self) {
+        for subflow in self.subflows.iter_mut().flatten() {
+            subflow.reset_due = Some(None);
+        }
+    }
+
+    /// The application gives up (or data came that nobody will read): MP_FASTCLOSE with RST on every subflow.
+    pub(crate) fn abort(&mut self, shared: &mut Shared, now: Instant) {
+        if self.closed.is_some() {
+            return;
+        }
+        self.fast_close = self.is_multipath();
+        self.reset_all_subflows();
+        self.close_now(shared, now, CloseReason::Aborted);
+    }
+
+    /// The connection is over. Subflows that owe the peer a reset live until it has left; others end here.
+    pub(super) fn close_now(&mut self, shared: &mut Shared, _now: Instant, reason: CloseReason) {
+        if self.closed.is_some() {
+            return;
+        }
+        self.closed = Some(reason);
+        if self.token().is_some() {
+            shared.remove_token(self.local_key.token);
+        }
+        if matches!(self.mode, Mode::Handshake(_)) {
+            shared.established(self.listener);
+        }
+        self.patience = None;
+        self.data_deadline = None;
+        self.persist_deadline = None;
+        for index in 0..self.subflows.len() {
+            let Some(subflow) = self.subflow(index) else { continue };
+            let silent = matches!(reason, CloseReason::Reset | CloseReason::Finished | CloseReason::Refused)
+                || subflow.state == SubflowState::SynSent;
+            if subflow.reset_due.is_none() && !silent {
+                subflow.reset_due = Some(Some(ResetReason::Unspecified));
+            }
+            subflow.snd.clear();
+            subflow.rcv.ack_now = false;
+            subflow.rcv.ack_deadline = None;
+            subflow.handshake_deadline = None;
+            subflow.handshake_due = false;
+            subflow.fin_wanted = false;
+            if subflow.reset_due.is_none()
+                && let Some(subflow) = self.take_subflow(index)
+            {
+                shared.remove_subflow(&subflow);
+            }
+        }
+        if matches!(self.mode, Mode::Handshake(_)) && self.listener.is_some() {
+            // Nobody was told of it, nobody will release it.
+            self.released = true;
+        } else {
+            self.tell_readable(shared);
+            shared.events.push_back(Event::Closed(self.id, reason));
+        }
+    }
+
+    /// The application has dropped its handle.
+    pub(crate) fn release(&mut self, shared: &mut Shared, now: Instant) {
+        let unread = self.receive.queued() > 0;
+        self.released = true;
+        self.receive.discard();
+        if self.closed.is_some() {
+            return;
+        }
+        if unread || matches!(self.mode, Mode::Handshake(_)) {
+            self.abort(shared, now);
+            return;
+        }
+        self.finish();
+        self.patience = Some(now + ORPHAN);
+        self.progress_close(shared, now);
+    }
+
+    /// A subflow's reset has left: the subflow is over.
+    pub(super) fn reset_sent(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        if self.closed.is_some() {
+            if let Some(subflow) = self.take_subflow(index) {
+                shared.remove_subflow(&subflow);
+            }
+        } else {
+            self.end_subflow(shared, now, index);
+        }
+    }
+}

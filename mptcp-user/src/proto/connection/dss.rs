@@ -1,0 +1,173 @@
+//! What the Multipath TCP options of an established subflow do (RFC 8684 sections 3.3 to 3.7).
+
+use super::{Connection, Mode};
+use crate::proto::Instant;
+use crate::proto::endpoint::Shared;
+use crate::proto::event::CloseReason;
+use crate::proto::info::FallbackReason;
+use crate::proto::subflow::Kind;
+use crate::proto::subflow::mapping::{RxMapping, WireMapping};
+use crate::wire::{DataSeq, Dss, Mapping, MptcpOption, Segment};
+
+/// A mapping may begin this far beyond the subflow's window: the segment itself may only just reach into it.
+const MAPPING_SLACK: i64 = 1 << 17;
+
+impl Connection {
+    /// Takes all options of a segment. `window` is the segment's window in octets.
+    pub(super) fn take_options(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        segment: &Segment,
+        window: u64,
+    ) {
+        if !self.is_multipath() {
+            return;
+        }
+        for option in &segment.options.mptcp {
+            match option {
+                MptcpOption::Dss(dss) => self.take_dss(shared, now, index, segment, dss, window),
+                MptcpOption::Capable(capable) => {
+                    if let Some((len, checksum)) = capable.data
+                        && !self.client
+                    {
+                        self.take_first_data(index, len, checksum);
+                    }
+                    // The third ACK, or the first data: nothing is acknowledged at the data level yet.
+                    self.send.edge = self.send.edge.max(window);
+                }
+                MptcpOption::AddAddr(add) => self.take_add_address(shared, now, index, add),
+                MptcpOption::RemoveAddr(remove) => self.take_remove_address(shared, now, &remove.ids),
+                MptcpOption::Priority { backup, address_id: None } => {
+                    if let Some(subflow) = self.subflow(index) {
+                        subflow.peer_backup = *backup;
+                    }
+                }
+                MptcpOption::FastClose(_) => {
+                    if self.is_fast_close(option) {
+                        self.reset_all_subflows();
+                        self.close_now(shared, now, CloseReason::Reset);
+                    }
+                }
+                MptcpOption::Priority { .. }
+                | MptcpOption::Join(_)
+                | MptcpOption::Fail(_)
+                | MptcpOption::Reset(_) => {}
+            }
+            if self.closed.is_some() || !self.is_multipath() {
+                return;
+            }
+        }
+    }
+
+    fn take_dss(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        segment: &Segment,
+        dss: &Dss,
+        window: u64,
+    ) {
+        if !self.dss_received {
+            self.dss_received = true;
+            self.fully_established = true;
+            self.manage_paths(shared, now);
+        }
+        if let Some((ack, long)) = dss.data_ack {
+            self.take_data_ack(shared, now, ack, long, window);
+        }
+        if let Some(mapping) = &dss.mapping {
+            self.take_mapping(shared, index, segment, mapping, dss.data_fin);
+        }
+    }
+
+    fn take_data_ack(&mut self, shared: &mut Shared, now: Instant, ack: DataSeq, long: bool, window: u64) {
+        let una = self.local_dsn(self.send.una);
+        let ack = if long { ack } else { una.expand(ack.0 as u32) };
+        let distance = ack.distance(una);
+        let sent = self.send.nxt + u64::from(self.send.fin_sent);
+        if distance < 0 || distance as u64 > sent - self.send.una {
+            return;
+        }
+        let offset = self.send.una + distance as u64;
+        self.send.edge = self.send.edge.max(offset + window);
+        if distance > 0 {
+            self.send.acknowledge(offset);
+            self.data_expiries = 0;
+            self.arm_data_timer(now, true);
+            self.tell_writable(shared);
+        }
+        if window > 0 {
+            self.persist_expiries = 0;
+        }
+    }
+
+    fn take_mapping(
+        &mut self,
+        shared: &mut Shared,
+        index: usize,
+        segment: &Segment,
+        mapping: &Mapping,
+        data_fin: bool,
+    ) {
+        let Some(expected) = self.remote_dsn(self.receive.nxt) else { return };
+        let dsn = if mapping.dsn_long { mapping.dsn } else { expected.expand(mapping.dsn.0 as u32) };
+        let data = self.receive.nxt as i64 + dsn.distance(expected);
+        if data < 0 {
+            return;
+        }
+        let data = data as u64;
+        if mapping.len == 0 {
+            self.take_infinite_mapping(shared, index, mapping.subflow_seq, data);
+            return;
+        }
+        let len = u32::from(mapping.len) - u32::from(data_fin);
+        if data_fin {
+            let reached = self.receive.set_fin(data + u64::from(len));
+            if let Some(subflow) = self.subflow(index) {
+                // The peer waits for the Data ACK of its DATA_FIN, also if it came before.
+                subflow.rcv.ack_now = true;
+            }
+            if reached {
+                self.tell_readable(shared);
+            }
+        }
+        if len == 0 {
+            return;
+        }
+        let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        let at = subflow.rcv.offset(segment.seq);
+        let start = at + i64::from(mapping.subflow_seq.wrapping_sub(at as u32) as i32);
+        let end = start + i64::from(len);
+        if end <= subflow.rcv.nxt as i64 || start < 1 || start > subflow.rcv.edge as i64 + MAPPING_SLACK {
+            return;
+        }
+        let checksum = mapping.checksum.filter(|_| self.checksum);
+        let wire = WireMapping { dsn, subflow_seq: mapping.subflow_seq, len: mapping.len, checksum };
+        subflow.mappings.add(RxMapping::new(start as u64, len, data, wire));
+    }
+
+    /// Data in the segment with MP_CAPABLE: the first octets of both streams (RFC 8684 section 3.1).
+    fn take_first_data(&mut self, index: usize, len: u16, checksum: Option<u16>) {
+        let Some(dsn) = self.remote_dsn(0) else { return };
+        let checksum = checksum.filter(|_| self.checksum);
+        if let Some(subflow) = self.subflow(index).filter(|subflow| subflow.rcv.nxt == 1) {
+            let wire = WireMapping { dsn, subflow_seq: 1, len, checksum };
+            subflow.mappings.add(RxMapping::new(1, u32::from(len), 0, wire));
+        }
+    }
+
+    /// The peer falls back: its octets follow each other from here on, and there are no options any more.
+    fn take_infinite_mapping(&mut self, shared: &mut Shared, index: usize, subflow_seq: u32, data: u64) {
+        let alone = self.living().count() == 1;
+        let Some(subflow) = self.subflow(index) else { return };
+        let start = subflow.rcv.nxt + u64::from(subflow_seq.wrapping_sub(subflow.rcv.nxt as u32));
+        // Only where the two streams correspond one to one is there a way to go on.
+        if alone && subflow.kind == Kind::Initial && start == data + 1 && self.contiguous {
+            self.fall_back(shared, FallbackReason::PeerFellBack);
+            debug_assert!(matches!(self.mode, Mode::Plain(_)));
+        }
+    }
+}

@@ -1,0 +1,539 @@
+//! What a segment does to its subflow: RFC 9293 section 3.10.7, with the checks of RFC 5961 and RFC 7323.
+
+use super::{Connection, Mode};
+use crate::proto::congestion::Ack;
+use crate::proto::crypto::{self, Key};
+use crate::proto::endpoint::Shared;
+use crate::proto::event::{CloseReason, Unreachable};
+use crate::proto::info::{FallbackReason, SubflowState};
+use crate::proto::subflow::Kind;
+use crate::proto::subflow::mapping::Mapped;
+use crate::proto::subflow::send::{AckInput, AckOutcome};
+use crate::proto::Instant;
+use crate::wire::{Flags, Join, MpCapable, MptcpOption, ResetReason, Segment, SeqNumber};
+use arrayvec::ArrayVec;
+use std::time::Duration;
+
+impl Connection {
+    /// A segment of the subflow at `index` came in.
+    pub(crate) fn handle_segment(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: Segment) {
+        let Some(subflow) = self.subflow(index) else { return };
+        subflow.segments_received += 1;
+        match subflow.state {
+            SubflowState::SynSent => self.on_syn_sent(shared, now, index, &segment),
+            SubflowState::SynReceived => {
+                if self.on_syn_received(shared, now, index, &segment) {
+                    self.on_synchronised(shared, now, index, segment);
+                }
+            }
+            SubflowState::Closed | SubflowState::TimeWait => {}
+            _ => self.on_synchronised(shared, now, index, segment),
+        }
+        self.progress_close(shared, now);
+    }
+
+    fn on_syn_sent(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: &Segment) {
+        let Some(subflow) = self.subflow(index) else { return };
+        if segment.flags.has(Flags::ACK) && subflow.snd.offset(segment.ack) != 1 {
+            if !segment.flags.has(Flags::RST) {
+                shared.reply_reset(segment);
+            }
+            return;
+        }
+        if segment.flags.has(Flags::RST) {
+            if segment.flags.has(Flags::ACK) {
+                self.subflow_refused(shared, now, index);
+            }
+            return;
+        }
+        // A SYN without ACK would be a simultaneous open; no host opens towards a client's reserved port.
+        if !segment.flags.has(Flags::SYN) || !segment.flags.has(Flags::ACK) {
+            return;
+        }
+        subflow.take_syn_options(now, segment);
+        subflow.handshake_answered(now);
+        subflow.snd.syn_acknowledged(now);
+        subflow.snd.edge = 1 + u64::from(segment.window);
+        subflow.state = SubflowState::Established;
+        subflow.rcv.ack_now = true;
+        let kind = subflow.kind;
+        match kind {
+            Kind::Initial => {
+                self.settle_initial(shared, segment);
+                self.subflow_established(index);
+                self.tell_established(shared);
+            }
+            Kind::JoinActive { nonce, .. } => self.on_join_answer(shared, now, index, nonce, segment),
+            Kind::JoinPassive { .. } => {}
+        }
+    }
+
+    /// Decides by the SYN/ACK whether the connection is Multipath TCP.
+    fn settle_initial(&mut self, shared: &mut Shared, segment: &Segment) {
+        self.send.edge = u64::from(segment.window);
+        let reason = match self.mode {
+            Mode::Handshake(true) => FallbackReason::NoMpCapable,
+            _ if self.config.multipath => FallbackReason::SynRetransmission,
+            _ => FallbackReason::NotRequested,
+        };
+        let usable = |capable: &&MpCapable| capable.version == self.version && capable.hmac && !capable.extensible;
+        let offered = self.mode == Mode::Handshake(true);
+        let capable = segment.options.capable().filter(usable).filter(|_| offered).copied();
+        match capable.and_then(|capable| Some((capable, capable.sender_key?))) {
+            Some((capable, key)) => self.become_multipath(capable, key),
+            None => self.fall_back(shared, reason),
+        }
+    }
+
+    /// Both keys are known.
+    fn become_multipath(&mut self, capable: MpCapable, remote_key: u64) {
+        self.mode = Mode::Multipath;
+        self.remote_key = Some(Key::new(self.version, remote_key));
+        self.checksum |= capable.checksum;
+        self.paths.no_join_initial = capable.no_join_initial;
+    }
+
+    /// The SYN/ACK of our MP_JOIN: its HMAC proves that the peer has the keys (RFC 8684 section 3.2).
+    fn on_join_answer(&mut self, shared: &mut Shared, now: Instant, index: usize, nonce: u32, segment: &Segment) {
+        let (local, remote) = (self.local_key.key, self.remote_key.map_or(0, |key| key.key));
+        let answer = match segment.options.join() {
+            Some(&Join::SynAck { backup, address_id, mac, nonce: peer_nonce }) => {
+                let expected = crypto::join_mac(self.version, remote, local, peer_nonce, nonce);
+                let good = crypto::same_secret(&expected[..8], &mac.to_be_bytes());
+                good.then(|| (backup, address_id, crypto::join_mac(self.version, local, remote, nonce, peer_nonce)))
+            }
+            _ => None,
+        };
+        match (answer, self.subflow(index)) {
+            (Some((backup, address_id, mac)), Some(subflow)) => {
+                subflow.peer_backup = backup;
+                subflow.remote_id = address_id;
+                subflow.kind = Kind::JoinActive { nonce, mac };
+                // The third ACK is repeated until the peer has answered it.
+                subflow.handshake_due = true;
+                self.subflow_established(index);
+            }
+            (None, Some(subflow)) => {
+                subflow.reset_due = Some(Some(ResetReason::MptcpSpecific));
+                self.refuse_path(now, index);
+            }
+            (_, None) => {}
+        }
+        let _ = shared;
+    }
+
+    /// `true` if the segment completed the handshake and is to be processed further.
+    fn on_syn_received(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: &Segment) -> bool {
+        let Some(subflow) = self.subflow(index) else { return false };
+        if segment.flags.has(Flags::RST) {
+            if segment.seq == subflow.rcv.ack_seq() {
+                self.subflow_refused(shared, now, index);
+            }
+            return false;
+        }
+        if segment.flags.has(Flags::SYN) {
+            // Our SYN/ACK was lost, or their SYN came twice.
+            if segment.seq == subflow.rcv.irs() && !segment.flags.has(Flags::ACK) {
+                subflow.handshake_due = true;
+            }
+            return false;
+        }
+        if !segment.flags.has(Flags::ACK) || subflow.rcv.from_the_past(now, segment) {
+            return false;
+        }
+        if subflow.snd.offset(segment.ack) != 1 {
+            shared.reply_reset(segment);
+            return false;
+        }
+        if !subflow.rcv.acceptable(segment) {
+            subflow.handshake_due = true;
+            return false;
+        }
+        let kind = subflow.kind;
+        let accepted = match kind {
+            Kind::Initial => self.on_initial_third_ack(shared, segment),
+            Kind::JoinPassive { nonce, peer_nonce } => {
+                let Some(&Join::Ack { mac }) = segment.options.join() else {
+                    // Without its HMAC this is not the segment that completes the handshake.
+                    return false;
+                };
+                let (local, remote) = (self.local_key.key, self.remote_key.map_or(0, |key| key.key));
+                let expected = crypto::join_mac(self.version, remote, local, peer_nonce, nonce);
+                let good = crypto::same_secret(&expected, &mac);
+                if let Some(subflow) = self.subflow(index).filter(|_| !good) {
+                    subflow.reset_due = Some(Some(ResetReason::MptcpSpecific));
+                }
+                good
+            }
+            Kind::JoinActive { .. } => false,
+        };
+        let Some(subflow) = self.subflow(index).filter(|_| accepted) else { return false };
+        subflow.state = SubflowState::Established;
+        subflow.handshake_answered(now);
+        subflow.snd.syn_acknowledged(now);
+        subflow.snd.edge = 1;
+        subflow.confirmed = true;
+        if matches!(kind, Kind::JoinPassive { .. }) {
+            subflow.rcv.ack_now = true;
+        }
+        self.subflow_established(index);
+        if kind == Kind::Initial {
+            self.tell_established(shared);
+        }
+        true
+    }
+
+    /// The third ACK of the initial subflow: with the option and both keys, the connection is Multipath TCP.
+    fn on_initial_third_ack(&mut self, shared: &mut Shared, segment: &Segment) -> bool {
+        if self.mode != Mode::Handshake(true) {
+            let refused = self.refused_by_peer;
+            let reason = if refused { FallbackReason::NoMpCapable } else { FallbackReason::NotRequested };
+            self.fall_back(shared, reason);
+            return true;
+        }
+        match segment.options.capable() {
+            Some(capable) => {
+                let (Some(theirs), Some(ours)) = (capable.sender_key, capable.receiver_key) else { return false };
+                if !crypto::same_secret(&ours.to_be_bytes(), &self.local_key.key.to_be_bytes()) {
+                    return false;
+                }
+                self.become_multipath(*capable, theirs);
+                self.fully_established = true;
+                true
+            }
+            // A later segment overtook the third ACK: the one with the keys is still to come.
+            None if segment.options.dss().is_some() => false,
+            None => {
+                self.fall_back(shared, FallbackReason::OptionStripped);
+                true
+            }
+        }
+    }
+
+    fn on_synchronised(&mut self, shared: &mut Shared, now: Instant, index: usize, mut segment: Segment) {
+        let Some(subflow) = self.subflow(index) else { return };
+        let reset = segment.flags.has(Flags::RST);
+        if !reset && subflow.rcv.from_the_past(now, &segment) || !subflow.rcv.acceptable(&segment) {
+            if !reset {
+                self.answer_unacceptable(now, index, &segment);
+            }
+            return;
+        }
+        if reset {
+            self.on_reset(shared, now, index, &segment);
+            return;
+        }
+        if segment.flags.has(Flags::SYN) {
+            if subflow.may_challenge(now) {
+                subflow.rcv.ack_now = true;
+            }
+            return;
+        }
+        if !segment.flags.has(Flags::ACK) {
+            return;
+        }
+        let ack = subflow.snd.offset(segment.ack);
+        if ack > subflow.snd.nxt as i64 || ack < subflow.snd.una as i64 - (1 << 30) {
+            if subflow.may_challenge(now) {
+                subflow.rcv.ack_now = true;
+            }
+            return;
+        }
+        subflow.rcv.note_timestamp(now, &segment);
+        subflow.heard = now;
+        if !subflow.confirmed {
+            // Any answer shows that the third ACK of our MP_JOIN has arrived.
+            subflow.confirmed = true;
+            subflow.handshake_answered(now);
+        }
+        let window = u64::from(segment.window) << subflow.snd.scale;
+        let had_dss = segment.options.dss().is_some();
+        self.take_options(shared, now, index, &segment, window);
+        if self.closed.is_some() || self.subflow(index).is_none() {
+            return;
+        }
+        if self.is_multipath() && !self.dss_received && !had_dss && ack > 1 && self.contiguous {
+            // Our data was acknowledged by someone who does not see the options: they are stripped on the way.
+            self.fall_back(shared, FallbackReason::OptionStripped);
+        }
+        self.take_ack(shared, now, index, &segment, ack, window);
+        self.take_payload(shared, now, index, &mut segment);
+    }
+
+    /// A segment outside the window: an acknowledgment tells the peer where we are (RFC 9293 section 3.10.7.4).
+    fn answer_unacceptable(&mut self, now: Instant, index: usize, segment: &Segment) {
+        let handshake_lost = segment.flags.has(Flags::SYN) && segment.flags.has(Flags::ACK);
+        let Some(subflow) = self.subflow(index) else { return };
+        let start = subflow.rcv.offset(segment.seq);
+        if segment.payload.is_empty() && !segment.flags.has(Flags::FIN) && !handshake_lost {
+            // Window and keep-alive probes, and blind guesses.
+            if subflow.may_challenge(now) {
+                subflow.rcv.ack_now = true;
+            }
+            return;
+        }
+        if handshake_lost && matches!(subflow.kind, Kind::JoinActive { .. }) {
+            subflow.handshake_due = true;
+        }
+        subflow.rcv.ack_now = true;
+        if start < subflow.rcv.nxt as i64 && !segment.payload.is_empty() {
+            // A retransmission of what we have: told in a D-SACK.
+            subflow.rcv.insert(now, start, segment.payload.clone(), u64::from(subflow.mss));
+        }
+    }
+
+    fn on_reset(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: &Segment) {
+        let Some(subflow) = self.subflow(index) else { return };
+        if segment.seq != subflow.rcv.ack_seq() {
+            if subflow.may_challenge(now) {
+                subflow.rcv.ack_now = true;
+            }
+            return;
+        }
+        let fast_close = segment.options.mptcp.iter().any(|option| self.is_fast_close(option));
+        if fast_close || !self.is_multipath() {
+            self.close_now(shared, now, CloseReason::Reset);
+            return;
+        }
+        self.reset_seen = true;
+        self.refuse_path(now, index);
+        self.end_subflow(shared, now, index);
+    }
+
+    pub(super) fn is_fast_close(&self, option: &MptcpOption) -> bool {
+        matches!(option, MptcpOption::FastClose(close)
+            if crypto::same_secret(&close.receiver_key.to_be_bytes(), &self.local_key.key.to_be_bytes()))
+    }
+
+    fn take_ack(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        segment: &Segment,
+        ack: i64,
+        window: u64,
+    ) {
+        let plain = !self.is_multipath();
+        let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        let una = subflow.snd.una;
+        if ack < una as i64 {
+            return;
+        }
+        let ack = ack as u64;
+        let edge = ack + window;
+        let duplicate = ack == una
+            && segment.payload.is_empty()
+            && !segment.flags.has(Flags::FIN)
+            && edge == subflow.snd.edge
+            && !subflow.snd.is_idle();
+        subflow.snd.edge = subflow.snd.edge.max(edge);
+        let mut sacks: ArrayVec<(u64, u64), 4> = ArrayVec::new();
+        let mut duplicate_reported = false;
+        if subflow.snd.sack_ok {
+            for (place, block) in segment.options.sack.iter().enumerate() {
+                let (start, end) = (subflow.snd.offset(block.start), subflow.snd.offset(block.end));
+                if place == 0 && end <= ack as i64 {
+                    duplicate_reported = true;
+                } else if start >= ack as i64 && start < end && end <= subflow.snd.nxt as i64 {
+                    sacks.push((start as u64, end as u64));
+                }
+            }
+        }
+        let stamps = segment.options.timestamps.filter(|_| subflow.stamps);
+        let stamp_rtt = stamps.map(|stamps| {
+            let millis = subflow.stamp(now).wrapping_sub(stamps.echo);
+            Duration::from_millis(u64::from(millis.min(60_000)))
+        });
+        if ack == una && sacks.is_empty() && !duplicate && !duplicate_reported {
+            return;
+        }
+        let input = AckInput {
+            ack,
+            sacks: &sacks,
+            duplicate_reported,
+            echo: stamps.map(|stamps| stamps.echo),
+            stamp_rtt: stamp_rtt.filter(|rtt| !rtt.is_zero()),
+            duplicate,
+        };
+        let was_fast = subflow.snd.in_fast_recovery();
+        let outcome =
+            subflow.snd.acknowledge(now, &input, &self.congestion_paths[index], &mut subflow.rtt);
+        if outcome.acked > 0 {
+            subflow.stale = false;
+            subflow.bytes_acked += outcome.acked - u64::from(subflow.fin_sent && subflow.snd.is_idle());
+        }
+        self.control_congestion(now, index, was_fast, &outcome);
+        if plain && outcome.acked > 0 {
+            // One to one: subflow offset 1 is data offset 0.
+            self.send.acknowledge((ack - 1).min(self.send.end()));
+            self.tell_writable(shared);
+        }
+        self.subflow_fin_acknowledged(shared, now, index);
+    }
+
+    /// Tells congestion control and keeps the window accordingly.
+    fn control_congestion(&mut self, now: Instant, index: usize, was_fast: bool, outcome: &AckOutcome) {
+        let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        let control = &mut self.policies.congestion;
+        let path = &mut self.congestion_paths[index];
+        path.srtt = subflow.rtt.srtt();
+        path.min_rtt = subflow.rtt.min();
+        path.in_flight = subflow.snd.in_flight();
+        if outcome.undone
+            && let Some((cwnd, ssthresh)) = subflow.snd.undone()
+        {
+            path.cwnd = path.cwnd.max(cwnd);
+            path.ssthresh = ssthresh;
+            control.on_undo(index);
+        }
+        if outcome.congestion {
+            let before = (path.cwnd, path.ssthresh);
+            control.on_congestion(now, index, &mut self.congestion_paths);
+            subflow.snd.begin_recovery(before);
+        }
+        let path = &mut self.congestion_paths[index];
+        if subflow.snd.in_fast_recovery() {
+            subflow.snd.reduce_proportionally(outcome.delivered, path);
+        } else {
+            if subflow.snd.recovery_over() && was_fast {
+                path.cwnd = path.ssthresh;
+            }
+            if outcome.delivered > 0 {
+                let ack = Ack {
+                    delivered: outcome.delivered,
+                    rtt: outcome.rtt,
+                    limited: outcome.limited,
+                    round: outcome.round,
+                };
+                control.on_ack(now, index, &ack, &mut self.congestion_paths);
+            }
+        }
+    }
+
+    fn take_payload(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: &mut Segment) {
+        let payload = std::mem::take(&mut segment.payload);
+        let Some(subflow) = self.subflow(index) else { return };
+        let open = matches!(
+            subflow.state,
+            SubflowState::Established | SubflowState::FinWait1 | SubflowState::FinWait2
+        );
+        let start = subflow.rcv.offset(segment.seq);
+        if segment.flags.has(Flags::FIN) && subflow.rcv.fin.is_none() && open {
+            let fin = start + payload.len() as i64;
+            if fin >= subflow.rcv.nxt as i64 {
+                subflow.rcv.fin = Some(fin as u64);
+            }
+        }
+        if !payload.is_empty() && open {
+            let mss = u64::from(subflow.mss);
+            subflow.rcv.insert(now, start, payload, mss);
+            self.deliver(shared, now, index);
+        }
+        let Some(subflow) = self.subflow(index) else { return };
+        if subflow.rcv.take_fin() {
+            self.on_subflow_fin(shared, now, index);
+        }
+    }
+
+    /// Moves what is in order on the subflow to the data level.
+    fn deliver(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        let mut readable = false;
+        'subflow: while let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) {
+            let Some((mut start, mut payload)) = subflow.rcv.next() else { break };
+            subflow.bytes_received += payload.len() as u64;
+            while !payload.is_empty() {
+                let before = payload.len();
+                let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
+                match subflow.mappings.map(start, &mut payload) {
+                    Mapped::Data(offset, octets) => {
+                        let finished = self.receive.finished;
+                        readable |= self.receive.insert(offset, octets);
+                        if self.receive.finished && !finished {
+                            subflow.rcv.ack_now = true;
+                        }
+                    }
+                    Mapped::Pending => {}
+                    Mapped::Unmapped(octets) => {
+                        if !self.unmapped(shared, index, start) {
+                            break 'subflow;
+                        }
+                        readable |= self.receive.insert(start - 1, octets);
+                    }
+                    Mapped::Corrupt(dsn, _) => {
+                        self.checksum_failed(shared, now, index, dsn);
+                        break 'subflow;
+                    }
+                }
+                start += (before - payload.len()) as u64;
+            }
+        }
+        if readable {
+            if self.released {
+                // Nobody is left to read: the peer must learn that its data was not delivered (RFC 2525
+                // section 2.17).
+                self.abort(shared, now);
+                return;
+            }
+            self.tell_readable(shared);
+        }
+    }
+
+    /// In-order octets without a mapping. Before any mapping was seen this is a path that strips options, and the
+    /// connection falls back (`true`); later it is a subflow that can't be trusted any more.
+    fn unmapped(&mut self, shared: &mut Shared, index: usize, start: u64) -> bool {
+        let alone = self.living().count() == 1;
+        let Some(subflow) = self.subflow(index) else { return false };
+        let first = subflow.kind == Kind::Initial && !subflow.mappings.seen && start == 1;
+        if first && alone && self.receive.nxt == 0 && self.contiguous {
+            self.fall_back(shared, FallbackReason::MappingMissing);
+            return true;
+        }
+        if let Some(subflow) = self.subflow(index) {
+            subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
+        }
+        false
+    }
+
+    /// A mapping's checksum is wrong: a middlebox changed the payload. The subflow is given up with MP_FAIL
+    /// (RFC 8684 section 3.7); its data comes again over the others.
+    fn checksum_failed(&mut self, _shared: &mut Shared, _now: Instant, index: usize, dsn: crate::wire::DataSeq) {
+        if let Some(subflow) = self.subflow(index) {
+            subflow.fail_due = Some(dsn);
+            subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
+        }
+    }
+}
+
+impl Connection {
+    /// An ICMP error quotes a segment of the subflow at `index` (RFC 5927: believed only if the quoted sequence
+    /// number is in flight).
+    pub(crate) fn handle_unreachable(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        unreachable: &Unreachable,
+    ) {
+        let multipath = self.is_multipath();
+        let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        let quoted = subflow.snd.offset(SeqNumber(unreachable.seq));
+        if quoted < subflow.snd.una as i64 || quoted >= subflow.snd.nxt as i64 {
+            return;
+        }
+        if let Some(mtu) = unreachable.mtu {
+            if subflow.lower_mtu(mtu) {
+                self.congestion_paths[index].mss = subflow.payload_mss(multipath);
+            }
+        } else if unreachable.hard && subflow.state == SubflowState::SynSent {
+            // Before the handshake is complete a hard error ends the attempt; later it is a hint at most.
+            let initial = subflow.kind == Kind::Initial;
+            self.refuse_path(now, index);
+            if initial {
+                self.close_now(shared, now, CloseReason::Unreachable);
+            } else {
+                self.end_subflow(shared, now, index);
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! One Multipath TCP connection: its subflows and the data level above them.
+//!
+//! * [`input`](self::input): what a segment of a subflow does;
+//! * [`dss`](self::dss): what its Multipath TCP options do;
+//! * [`output`](self::output): which segment leaves next;
+//! * [`timers`](self::timers): what happens when time passes;
+//! * [`paths`](self::paths): addresses and the coming and going of subflows;
+//! * [`close`](self::close): the ends of subflows and connection.
+
+mod close;
+mod dss;
+mod input;
+pub(crate) mod output;
+mod paths;
+mod timers;
+
+use super::config::ConnectionConfig;
+use super::congestion::{self, CongestionControl, Path};
+use super::crypto::Key;
+use super::data::{DataReceiver, DataSender};
+use super::endpoint::Shared;
+use super::event::{CloseReason, ConnectionId, Event, ListenerId};
+use super::info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo};
+use super::path::{self, PathManager};
+use super::scheduler::{self, Scheduler};
+use super::subflow::Subflow;
+use super::timer::Deadline;
+use super::Instant;
+use crate::wire::{DataSeq, MpCapable, Version};
+use bytes::Bytes;
+use paths::Paths;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Ended subflows remembered for [`ConnectionInfo`].
+const MAX_ENDED: usize = 32;
+
+/// How data travels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mode {
+    /// The initial subflow's handshake is under way; the flag: MP_CAPABLE is part of it.
+    Handshake(bool),
+    /// Multipath TCP.
+    Multipath,
+    /// Regular TCP over the only subflow there is.
+    Plain(FallbackReason),
+}
+
+/// The policies a connection was given by name.
+#[derive(Debug)]
+pub(crate) struct Policies {
+    pub(crate) congestion: Box<dyn CongestionControl>,
+    pub(crate) scheduler: Box<dyn Scheduler>,
+    pub(crate) path_manager: Box<dyn PathManager>,
+}
+
+impl Policies {
+    /// Looks up the names; the error names the kind of policy that is unknown.
+    pub(crate) fn new(config: &ConnectionConfig) -> Result<Self, &'static str> {
+        Ok(Self {
+            congestion: congestion::by_name(&config.congestion).ok_or("congestion control algorithm")?,
+            scheduler: scheduler::by_name(&config.scheduler).ok_or("scheduler")?,
+            path_manager: path::by_name(&config.path_manager).ok_or("path manager")?,
+        })
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    pub(crate) config: Arc<ConnectionConfig>,
+    /// The listener that has not been told yet, or that accepted the connection.
+    pub(crate) listener: Option<ListenerId>,
+    /// This side opened the connection.
+    pub(crate) client: bool,
+    pub(crate) mode: Mode,
+    pub(crate) version: Version,
+    local_key: Key,
+    remote_key: Option<Key>,
+    checksum: bool,
+    /// The peer is known to have both keys: it has sent a DSS, or the third ACK (RFC 8684 section 3.1).
+    fully_established: bool,
+    /// A DSS came at least once: options survive this way.
+    dss_received: bool,
+    /// Everything sent so far went over the initial subflow in order, so that falling back is possible.
+    contiguous: bool,
+    subflows: Vec<Option<Box<Subflow>>>,
+    /// Congestion state, one per place in `subflows`.
+    congestion_paths: Vec<Path>,
+    ended: VecDeque<SubflowInfo>,
+    policies: Policies,
+    pub(crate) send: DataSender,
+    pub(crate) receive: DataReceiver,
+    paths: Paths,
+    /// Told the driver that it is readable; it has not read since.
+    readable_told: bool,
+    /// The driver saw a full send buffer.
+    writable_wanted: bool,
+    /// The application has dropped its handle.
+    pub(crate) released: bool,
+    pub(crate) closed: Option<CloseReason>,
+    /// MP_FASTCLOSE goes with the resets.
+    fast_close: bool,
+    /// The last subflow ended by the peer's reset.
+    reset_seen: bool,
+    pub(crate) deadline: Deadline,
+    /// Waits in the endpoint's queue of connections that may have something to send.
+    pub(crate) queued: bool,
+    data_deadline: Option<Instant>,
+    data_expiries: u32,
+    persist_deadline: Option<Instant>,
+    persist_expiries: u32,
+    /// The connection is given up at this time: handshake, orphaned close, no subflow left.
+    patience: Option<Instant>,
+    /// The listener wanted Multipath TCP, the peer's SYN did not.
+    refused_by_peer: bool,
+}
+
+impl Connection {
+    /// A connection whose initial subflow is about to be added.
+    pub(crate) fn new(
+        id: ConnectionId,
+        config: Arc<ConnectionConfig>,
+        policies: Policies,
+        client: bool,
+        local_key: Key,
+        multipath: bool,
+    ) -> Self {
+        let receive = DataReceiver::new(config.receive_buffer as u64);
+        Self {
+            id,
+            listener: None,
+            client,
+            mode: Mode::Handshake(multipath),
+            version: Version::V1,
+            local_key,
+            remote_key: None,
+            checksum: config.checksum,
+            fully_established: false,
+            dss_received: false,
+            contiguous: true,
+            subflows: Vec::new(),
+            congestion_paths: Vec::new(),
+            ended: VecDeque::new(),
+            policies,
+            send: DataSender::default(),
+            receive,
+            paths: Paths::default(),
+            readable_told: false,
+            writable_wanted: false,
+            released: false,
+            closed: None,
+            fast_close: false,
+            reset_seen: false,
+            deadline: Deadline::default(),
+            queued: false,
+            data_deadline: None,
+            data_expiries: 0,
+            persist_deadline: None,
+            persist_expiries: 0,
+            patience: None,
+            refused_by_peer: false,
+            config,
+        }
+    }
+
+    /// Our token, while the connection is or may become Multipath TCP.
+    pub(crate) fn token(&self) -> Option<u32> {
+        (!matches!(self.mode, Mode::Plain(_) | Mode::Handshake(false))).then_some(self.local_key.token)
+    }
+
+    /// The initial subflow's handshake is under way.
+    pub(crate) fn in_handshake(&self) -> bool {
+        matches!(self.mode, Mode::Handshake(_))
+    }
+
+    /// What the SYN of the peer says of Multipath TCP; `wanted`: whether the listener would have it.
+    pub(crate) fn peer_syn(&mut self, capable: Option<&MpCapable>, wanted: bool) {
+        self.refused_by_peer = wanted && capable.is_none();
+        if let Some(capable) = capable {
+            self.checksum |= capable.checksum;
+        }
+    }
+
+    fn is_multipath(&self) -> bool {
+        self.mode == Mode::Multipath
+    }
+
+    /// Data sequence number of our octet at `offset`.
+    fn local_dsn(&self, offset: u64) -> DataSeq {
+        self.local_key.idsn + 1 + offset
+    }
+
+    /// Data sequence number of the peer's octet at `offset`.
+    fn remote_dsn(&self, offset: u64) -> Option<DataSeq> {
+        self.remote_key.map(|key| key.idsn + 1 + offset)
+    }
+
+    fn living(&self) -> impl Iterator<Item = (usize, &Subflow)> {
+        self.subflows.iter().enumerate().filter_map(|(index, subflow)| Some((index, &**subflow.as_ref()?)))
+    }
+
+    fn subflow(&mut self, index: usize) -> Option<&mut Subflow> {
+        self.subflows.get_mut(index)?.as_deref_mut()
+    }
+
+    /// Octets that may be handed over now.
+    pub(crate) fn send_capacity(&mut self) -> usize {
+        if self.send.finished || self.closed.is_some() || matches!(self.mode, Mode::Handshake(_)) {
+            return 0;
+        }
+        let free = (self.config.send_buffer as u64).saturating_sub(self.send.buffer.len());
+        if free == 0 {
+            self.writable_wanted = true;
+        }
+        free as usize
+    }
+
+    /// Queues octets.
+    pub(crate) fn push(&mut self, data: Bytes) {
+        if !self.send.finished && self.closed.is_none() {
+            self.send.buffer.push(data);
+        }
+    }
+
+    /// No more octets will be handed over.
+    pub(crate) fn finish(&mut self) {
+        if !self.send.finished && self.closed.is_none() {
+            self.send.finished = true;
+        }
+    }
+
+    /// Takes received octets out.
+    pub(crate) fn take(&mut self, limit: usize, out: &mut Vec<Bytes>) -> (usize, bool) {
+        self.readable_told = false;
+        let taken = self.receive.take(limit, out);
+        if self.receive.ready_octets() > 0 {
+            self.readable_told = true;
+        }
+        taken
+    }
+
+    /// The application has read: the window may open, and the peer must learn of it if that makes a difference.
+    pub(crate) fn consumed(&mut self, octets: usize) {
+        self.receive.consumed(octets as u64);
+        let growth = self.receive.window_growth();
+        let mss = self.congestion_paths.first().map_or(1460, |path| path.mss);
+        if growth >= 2 * mss && growth >= self.receive.advertised().min(self.receive.capacity() / 4) {
+            for subflow in self.subflows.iter_mut().flatten() {
+                if subflow.is_synchronised() && !subflow.stale {
+                    subflow.rcv.ack_now = true;
+                }
+            }
+        }
+    }
+
+    /// Tells the driver that there is something to read, once.
+    fn tell_readable(&mut self, shared: &mut Shared) {
+        if self.receive.readable() && !self.readable_told && !self.released {
+            self.readable_told = true;
+            shared.events.push_back(Event::Readable(self.id));
+        }
+    }
+
+    /// Tells the driver that there is room again, if it had seen none. Not for every octet that becomes free.
+    fn tell_writable(&mut self, shared: &mut Shared) {
+        let free = (self.config.send_buffer as u64).saturating_sub(self.send.buffer.len());
+        if self.writable_wanted && free >= self.config.send_buffer as u64 / 4 {
+            self.writable_wanted = false;
+            shared.events.push_back(Event::Writable(self.id));
+        }
+    }
+
+    /// The handshake is over: tells the driver.
+    fn tell_established(&mut self, shared: &mut Shared) {
+        self.patience = None;
+        let event = match self.listener {
+            Some(listener) => Event::Accepted { listener, connection: self.id },
+            None => Event::Connected(self.id),
+        };
+        shared.established(self.listener);
+        shared.events.push_back(event);
+    }
+
+    /// Continues as regular TCP over the only subflow (RFC 8684 section 3.7). The octets of the two levels
+    /// correspond one to one from the start, which `contiguous` has seen to.
+    fn fall_back(&mut self, shared: &mut Shared, reason: FallbackReason) {
+        if matches!(self.mode, Mode::Plain(_)) {
+            return;
+        }
+        if self.token().is_some() {
+            shared.remove_token(self.local_key.token);
+        }
+        self.mode = Mode::Plain(reason);
+        self.send.clear_reinjections();
+        self.send.fin_due = false;
+        self.paths = Paths::default();
+        for (index, subflow) in self.subflows.iter_mut().enumerate() {
+            if let Some(subflow) = subflow {
+                subflow.mappings.set_infinite(1, 0);
+                self.congestion_paths[index].mss = subflow.payload_mss(false);
+            }
+        }
+        if reason != FallbackReason::NotRequested {
+            shared.events.push_back(Event::FellBack(self.id, reason));
+        }
+    }
+
+    /// Whether nothing of the connection is left but what the application holds.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.closed.is_some() && self.released && self.subflows.iter().all(Option::is_none)
+    }
+
+    fn state(&self) -> ConnectionState {
+        match (self.closed, self.mode) {
+            (Some(_), _) => ConnectionState::Closed,
+            (None, Mode::Handshake(_)) => ConnectionState::Connecting,
+            (None, _) => match (self.send.finished, self.receive.finished) {
+                (false, false) => ConnectionState::Established,
+                (true, false) => ConnectionState::FinWait,
+                (false, true) => ConnectionState::CloseWait,
+                (true, true) => ConnectionState::Closing,
+            },
+        }
+    }
+
+    /// See [`Endpoint::info`](super::Endpoint::info).
+    pub(crate) fn info(&self) -> ConnectionInfo {
+        let multipath = self.is_multipath();
+        let living = self.living().map(|(index, subflow)| subflow.info(&self.congestion_paths[index]));
+        ConnectionInfo {
+            state: self.state(),
+            version: multipath.then_some(self.version as u8),
+            fallback: if let Mode::Plain(reason) = self.mode { Some(reason) } else { None },
+            checksum: multipath && self.checksum,
+            local_token: multipath.then_some(self.local_key.token),
+            remote_token: self.remote_key.filter(|_| multipath).map(|key| key.token),
+            bytes_sent: self.send.nxt,
+            bytes_acked: self.send.una.min(self.send.buffer.end()),
+            bytes_received: self.receive.delivered,
+            bytes_reinjected: self.send.reinjected,
+            send_queue: self.send.buffer.len(),
+            receive_queue: self.receive.queued(),
+            receive_window: self.receive.advertised(),
+            send_window: self.send.edge.saturating_sub(self.send.una),
+            congestion: self.policies.congestion.name().into(),
+            scheduler: self.policies.scheduler.name().into(),
+            path_manager: self.policies.path_manager.name().into(),
+            subflows: living.chain(self.ended.iter().cloned()).collect(),
+        }
+    }
+}

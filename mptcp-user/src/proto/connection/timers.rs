@@ -1,0 +1,211 @@
+//! What happens when time passes: subflow timers, the data level's own retransmission, zero windows, patience.
+
+use super::{Connection, Mode};
+use crate::proto::Instant;
+use crate::proto::endpoint::Shared;
+use crate::proto::event::CloseReason;
+use crate::proto::info::SubflowState;
+use crate::proto::subflow::Kind;
+use crate::proto::subflow::send::TimerAction;
+use crate::wire::ResetReason;
+use std::time::Duration;
+
+/// SYNs with MP_CAPABLE before one is sent without, in case the option is what makes it disappear
+/// (RFC 8684 section 3.1 leaves the number to the implementation; the Linux kernel takes two).
+const SYNS_WITH_OPTION: u32 = 2;
+/// Attempts to complete the handshake of a further subflow.
+const JOIN_ATTEMPTS: u32 = 5;
+/// SYN/ACKs sent in answer to one SYN.
+const SYN_ACK_ATTEMPTS: u32 = 6;
+/// Longest wait between two window probes.
+const MAX_PERSIST: Duration = Duration::from_secs(60);
+/// Data-level timeouts are not shorter: subflows retransmit by themselves, this is for what they can't know.
+const MIN_DATA_TIMEOUT: Duration = Duration::from_millis(500);
+
+impl Connection {
+    /// Computes when [`handle_timeout`](Self::handle_timeout) is next to be called.
+    pub(crate) fn update_deadline(&mut self, now: Instant) {
+        self.arm_persist(now);
+        let subflows = self.subflows.iter().flatten().filter_map(|subflow| subflow.next_timeout());
+        self.deadline.wanted = subflows
+            .chain([self.data_deadline, self.persist_deadline, self.patience, self.paths.deadline()].into_iter().flatten())
+            .min();
+    }
+
+    /// Lets everything that is due happen.
+    pub(crate) fn handle_timeout(&mut self, shared: &mut Shared, now: Instant) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        for index in 0..self.subflows.len() {
+            self.time_subflow(shared, now, index);
+            if self.closed.is_some() {
+                return;
+            }
+        }
+        if due(self.data_deadline) {
+            self.data_timeout(now);
+        }
+        if due(self.persist_deadline) {
+            self.persist_deadline = None;
+            self.persist_expiries += 1;
+            if let Some(subflow) = self.subflows.iter_mut().flatten().find(|subflow| subflow.can_send()) {
+                subflow.window_probe_due = true;
+            }
+        }
+        self.paths_timeout(shared, now);
+        if due(self.patience) {
+            self.patience = None;
+            self.out_of_patience(shared, now);
+        }
+        self.progress_close(shared, now);
+    }
+
+    fn out_of_patience(&mut self, shared: &mut Shared, now: Instant) {
+        if matches!(self.mode, Mode::Handshake(_)) {
+            self.close_now(shared, now, CloseReason::ConnectTimeout);
+        } else if self.subflows.iter().all(Option::is_none) {
+            let reason = if self.reset_seen { CloseReason::Reset } else { CloseReason::AllPathsLost };
+            self.close_now(shared, now, reason);
+        } else if self.released && self.send.is_done() {
+            // The peer never finished: nobody would read it anyway.
+            self.abort(shared, now);
+        } else if self.released {
+            self.patience = Some(now + super::close::ORPHAN);
+        }
+    }
+
+    fn time_subflow(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        let Some(subflow) = self.subflow(index) else { return };
+        if subflow.handshake_deadline.is_some_and(|at| at <= now) {
+            subflow.handshake_deadline = None;
+            self.handshake_timeout(shared, now, index);
+        }
+        let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        if subflow.rcv.ack_due(now) {
+            subflow.rcv.ack_now = true;
+            subflow.rcv.ack_deadline = None;
+        }
+        let action = subflow.snd.handle_timeout(now, &self.congestion_paths[index], &subflow.rtt);
+        match action {
+            Some(TimerAction::Timeout { first }) => self.subflow_timeout(shared, now, index, first),
+            Some(TimerAction::Congestion) => {
+                let before = (self.congestion_paths[index].cwnd, self.congestion_paths[index].ssthresh);
+                self.policies.congestion.on_congestion(now, index, &mut self.congestion_paths);
+                if let Some(subflow) = self.subflows[index].as_deref_mut() {
+                    subflow.snd.begin_recovery(before);
+                    subflow.snd.reduce_proportionally(0, &mut self.congestion_paths[index]);
+                }
+            }
+            Some(TimerAction::Probe) | None => {}
+        }
+    }
+
+    fn handshake_timeout(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        let offered = self.mode == Mode::Handshake(true);
+        let Some(subflow) = self.subflow(index) else { return };
+        let sends = subflow.handshake_sends;
+        match (subflow.state, subflow.kind) {
+            (SubflowState::SynSent, Kind::Initial) => {
+                subflow.handshake_due = true;
+                if offered && sends >= SYNS_WITH_OPTION {
+                    self.mode = Mode::Handshake(false);
+                    shared.remove_token(self.local_key.token);
+                }
+            }
+            (SubflowState::SynReceived, Kind::Initial) if sends < SYN_ACK_ATTEMPTS => {
+                subflow.handshake_due = true;
+            }
+            (SubflowState::FinWait2, _) => {
+                // The peer never closed its half of the subflow.
+                if self.is_multipath() || self.released {
+                    self.end_subflow(shared, now, index);
+                }
+            }
+            (SubflowState::SynReceived, Kind::Initial) => {
+                self.close_now(shared, now, CloseReason::ConnectTimeout);
+            }
+            _ if sends < JOIN_ATTEMPTS => subflow.handshake_due = true,
+            _ => {
+                subflow.reset_due = Some(Some(ResetReason::UnacceptablePerformance));
+                self.refuse_path(now, index);
+                if self.subflow(index).is_some_and(|subflow| subflow.state == SubflowState::SynSent) {
+                    self.end_subflow(shared, now, index);
+                }
+            }
+        }
+    }
+
+    /// A subflow's retransmission timer expired: the path may be dead. Its data goes over the others at once
+    /// (RFC 8684 section 3.3.6), while the subflow keeps trying.
+    fn subflow_timeout(&mut self, shared: &mut Shared, now: Instant, index: usize, first: bool) {
+        if first {
+            self.policies.congestion.on_timeout(now, index, &mut self.congestion_paths);
+        }
+        let path = &mut self.congestion_paths[index];
+        path.cwnd = path.mss;
+        let user_timeout = self.config.user_timeout;
+        let others = self.living().any(|(other, subflow)| other != index && subflow.can_send() && !subflow.stale);
+        let Some(subflow) = self.subflow(index) else { return };
+        subflow.stale = true;
+        let given_up = now - subflow.snd.progress >= user_timeout;
+        self.reinject_outstanding(index);
+        if given_up {
+            if others {
+                if let Some(subflow) = self.subflow(index) {
+                    subflow.reset_due = Some(Some(ResetReason::UnacceptablePerformance));
+                }
+                self.refuse_path(now, index);
+            } else {
+                self.close_now(shared, now, CloseReason::TimedOut);
+            }
+        }
+    }
+
+    /// (Re)starts the data level's timer while anything is outstanding there.
+    pub(super) fn arm_data_timer(&mut self, now: Instant, restart: bool) {
+        let sent = self.send.nxt + u64::from(self.send.fin_sent);
+        if self.send.una >= sent || !self.is_multipath() {
+            self.data_deadline = None;
+        } else if restart || self.data_deadline.is_none() {
+            let rto = self.living().map(|(_, subflow)| subflow.rtt.rto()).max().unwrap_or(MIN_DATA_TIMEOUT);
+            self.data_deadline = Some(now + (rto * 2).max(MIN_DATA_TIMEOUT) * (1 << self.data_expiries.min(6)));
+        }
+    }
+
+    /// Nothing was acknowledged at the data level for a while. If the first unacknowledged octet is not in flight
+    /// on any subflow (the peer acknowledged it there and dropped it, or its mapping was lost), it is sent again.
+    fn data_timeout(&mut self, now: Instant) {
+        self.data_deadline = None;
+        self.data_expiries += 1;
+        let una = self.send.una;
+        let covered = self
+            .living()
+            .any(|(_, subflow)| subflow.snd.outstanding().any(|(start, end)| start <= una && una < end));
+        if una < self.send.nxt && !covered {
+            self.contiguous = false;
+            self.send.reinject(una, self.send.nxt, usize::MAX);
+        } else if self.send.fin_sent && una == self.send.buffer.end() {
+            self.send.fin_due = true;
+        }
+        self.arm_data_timer(now, true);
+    }
+
+    /// Data waits, nothing is in flight, and the window is closed: the update that opens it may have been lost
+    /// (RFC 9293 section 3.8.6.1).
+    fn arm_persist(&mut self, now: Instant) {
+        let waiting = self.send.buffer.end() > self.send.nxt;
+        let idle = self.living().all(|(_, subflow)| subflow.snd.is_idle());
+        let open = self.living().any(|(index, subflow)| {
+            subflow.can_send() && subflow.snd.room(&self.congestion_paths[index]) > 0
+        }) && (!self.is_multipath() || self.send.edge > self.send.nxt);
+        if !waiting || !idle || open || self.closed.is_some() || self.subflows.iter().all(Option::is_none) {
+            self.persist_deadline = None;
+            if open {
+                self.persist_expiries = 0;
+            }
+        } else if self.persist_deadline.is_none() {
+            let rto = self.living().map(|(_, subflow)| subflow.rtt.rto()).min().unwrap_or_default();
+            let wait = rto.max(Duration::from_millis(200)) * (1 << self.persist_expiries.min(8));
+            self.persist_deadline = Some(now + wait.min(MAX_PERSIST));
+        }
+    }
+}

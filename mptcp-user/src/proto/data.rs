@@ -1,0 +1,336 @@
+//! The data level of a connection: what was handed over and not acknowledged, what was received and not read
+//! (RFC 8684 sections 3.3.2 to 3.3.5). Offsets count from the first octet of data; DATA_FIN takes one more.
+
+use super::reassembly::Reassembly;
+use super::send_buffer::SendBuffer;
+use crate::wire::Payload;
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// The sending direction.
+#[derive(Debug, Default)]
+pub(crate) struct DataSender {
+    pub(crate) buffer: SendBuffer,
+    /// First offset the peer has not acknowledged at the data level.
+    pub(crate) una: u64,
+    /// Next offset to be given to a subflow for the first time.
+    pub(crate) nxt: u64,
+    /// Right edge of the peer's window.
+    pub(crate) edge: u64,
+    /// The application has finished.
+    pub(crate) finished: bool,
+    /// DATA_FIN has been sent at least once.
+    pub(crate) fin_sent: bool,
+    /// DATA_FIN is to be sent (again) by itself.
+    pub(crate) fin_due: bool,
+    /// Ranges that some subflow failed to deliver in time: to be sent on another one.
+    reinjections: VecDeque<Reinjection>,
+    /// Octets sent on more than one subflow.
+    pub(crate) reinjected: u64,
+}
+
+/// A range to be sent again, on another subflow than `not_on` if there is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Reinjection {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) not_on: usize,
+}
+
+impl DataSender {
+    /// Offset after DATA_FIN, or after the last octet while the stream is open.
+    pub(crate) fn end(&self) -> u64 {
+        self.buffer.end() + u64::from(self.finished)
+    }
+
+    /// Everything, DATA_FIN included, is acknowledged.
+    pub(crate) fn is_done(&self) -> bool {
+        self.finished && self.una == self.end()
+    }
+
+    /// DATA_FIN is acknowledged or in flight, and everything before it was sent.
+    pub(crate) fn all_sent(&self) -> bool {
+        self.nxt == self.buffer.end()
+    }
+
+    /// The peer acknowledged everything before `offset`. The caller has checked that it was sent.
+    pub(crate) fn acknowledge(&mut self, offset: u64) {
+        self.una = self.una.max(offset);
+        self.nxt = self.nxt.max(self.una.min(self.buffer.end()));
+        self.buffer.release(self.una);
+        while let Some(first) = self.reinjections.front_mut() {
+            if first.end > self.una {
+                first.start = first.start.max(self.una);
+                break;
+            }
+            self.reinjections.pop_front();
+        }
+    }
+
+    /// Queues a range for another subflow.
+    pub(crate) fn reinject(&mut self, start: u64, end: u64, not_on: usize) {
+        let (start, end) = (start.max(self.una), end.min(self.nxt));
+        if start >= end {
+            return;
+        }
+        for known in &mut self.reinjections {
+            if known.start <= start && end <= known.end {
+                return;
+            }
+            if known.not_on == not_on && known.end == start {
+                known.end = end;
+                return;
+            }
+        }
+        self.reinjections.push_back(Reinjection { start, end, not_on });
+    }
+
+    /// The next range to be sent again.
+    pub(crate) fn next_reinjection(&mut self) -> Option<Reinjection> {
+        while let Some(first) = self.reinjections.front_mut() {
+            first.start = first.start.max(self.una);
+            if first.start < first.end {
+                return Some(*first);
+            }
+            self.reinjections.pop_front();
+        }
+        None
+    }
+
+    /// The first `octets` of the next range have been sent.
+    pub(crate) fn reinjected(&mut self, octets: u64) {
+        self.reinjected += octets;
+        if let Some(first) = self.reinjections.front_mut() {
+            first.start += octets;
+            if first.start >= first.end {
+                self.reinjections.pop_front();
+            }
+        }
+    }
+
+    /// Forgets all ranges: there is only one subflow from now on, and it retransmits by itself.
+    pub(crate) fn clear_reinjections(&mut self) {
+        self.reinjections.clear();
+    }
+}
+
+/// The receiving direction.
+#[derive(Debug)]
+pub(crate) struct DataReceiver {
+    /// Next offset expected, DATA_FIN counted once it is reached.
+    pub(crate) nxt: u64,
+    held: Reassembly,
+    ready: VecDeque<Bytes>,
+    ready_octets: u64,
+    /// Octets given to the driver that the application has not read yet.
+    taken: u64,
+    /// Offset of DATA_FIN, once seen.
+    fin: Option<u64>,
+    /// Everything, DATA_FIN included, has come.
+    pub(crate) finished: bool,
+    /// Right edge advertised, at most.
+    edge: u64,
+    capacity: u64,
+    /// Octets delivered in order, in total.
+    pub(crate) delivered: u64,
+}
+
+impl DataReceiver {
+    /// A receiver that holds at most `capacity` octets.
+    pub(crate) fn new(capacity: u64) -> Self {
+        Self {
+            nxt: 0,
+            held: Reassembly::default(),
+            ready: VecDeque::new(),
+            ready_octets: 0,
+            taken: 0,
+            fin: None,
+            finished: false,
+            edge: 0,
+            capacity,
+            delivered: 0,
+        }
+    }
+
+    /// Octets received that the application has not read.
+    pub(crate) fn queued(&self) -> u64 {
+        self.ready_octets + self.taken + self.held.octets() as u64
+    }
+
+    /// Whether the application has something to read, the end of the stream included.
+    pub(crate) fn readable(&self) -> bool {
+        self.ready_octets > 0 || self.finished
+    }
+
+    /// Octets that wait to be taken.
+    pub(crate) fn ready_octets(&self) -> u64 {
+        self.ready_octets
+    }
+
+    /// The window field to advertise, relative to `nxt`, under a window scale. The right edge never moves left,
+    /// also not by rounding: what the field promises is what will be accepted.
+    pub(crate) fn advertise(&mut self, scale: u8) -> u16 {
+        let free = self.capacity.saturating_sub(self.ready_octets + self.taken);
+        let window = free.max(self.edge.saturating_sub(self.nxt));
+        let field = window.div_ceil(1 << scale).min(u64::from(u16::MAX));
+        self.edge = self.edge.max(self.nxt + (field << scale));
+        field as u16
+    }
+
+    /// By how much the window would grow if it were advertised now.
+    pub(crate) fn window_growth(&self) -> u64 {
+        (self.nxt + self.capacity.saturating_sub(self.ready_octets + self.taken)).saturating_sub(self.edge)
+    }
+
+    /// Capacity of the buffer.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Window last advertised, from `nxt` on.
+    pub(crate) fn advertised(&self) -> u64 {
+        self.edge.saturating_sub(self.nxt)
+    }
+
+    /// Takes in octets at an offset; `true` if the application has something new to read. Octets beyond the
+    /// window, or beyond the end of the data, are dropped.
+    pub(crate) fn insert(&mut self, start: u64, mut payload: Payload) -> bool {
+        let mut start = start;
+        if start < self.nxt {
+            payload.advance((self.nxt - start).min(payload.len() as u64) as usize);
+            start = self.nxt;
+        }
+        let limit = self.fin.unwrap_or(u64::MAX).min(self.edge);
+        payload.truncate(limit.saturating_sub(start).min(usize::MAX as u64) as usize);
+        if payload.is_empty() {
+            return false;
+        }
+        if start > self.nxt {
+            self.held.insert(start, payload);
+            return false;
+        }
+        self.append(payload);
+        while !self.held.is_empty()
+            && let Some(payload) = self.held.take(self.nxt)
+        {
+            self.append(payload);
+        }
+        self.reach_fin();
+        true
+    }
+
+    fn append(&mut self, payload: Payload) {
+        self.nxt += payload.len() as u64;
+        self.delivered += payload.len() as u64;
+        self.ready_octets += payload.len() as u64;
+        self.ready.extend(payload);
+    }
+
+    /// The data ends at `offset`. A peer that names two ends is held to the first one; one that ends before
+    /// octets already received is ignored. `true` if the end is reached with it.
+    pub(crate) fn set_fin(&mut self, offset: u64) -> bool {
+        let beyond = self.held.end().is_some_and(|end| end > offset);
+        if self.fin.is_none() && offset >= self.nxt && offset <= self.edge && !beyond {
+            self.fin = Some(offset);
+        }
+        !self.finished && self.reach_fin()
+    }
+
+    fn reach_fin(&mut self) -> bool {
+        if !self.finished && self.fin == Some(self.nxt) {
+            self.finished = true;
+            self.nxt += 1;
+            return true;
+        }
+        false
+    }
+
+    /// Takes at most `limit` octets out, in order; see [`Endpoint::recv`](super::Endpoint::recv).
+    pub(crate) fn take(&mut self, limit: usize, out: &mut Vec<Bytes>) -> (usize, bool) {
+        let mut taken = 0;
+        while taken < limit
+            && let Some(first) = self.ready.front_mut()
+        {
+            let chunk = if first.len() <= limit - taken {
+                self.ready.pop_front().unwrap_or_default()
+            } else {
+                first.split_to(limit - taken)
+            };
+            taken += chunk.len();
+            out.push(chunk);
+        }
+        self.ready_octets -= taken as u64;
+        self.taken += taken as u64;
+        (taken, self.finished && self.ready.is_empty())
+    }
+
+    /// The application has read `octets` of those taken.
+    pub(crate) fn consumed(&mut self, octets: u64) {
+        self.taken = self.taken.saturating_sub(octets);
+    }
+
+    /// Nobody will read any more: what waits is dropped.
+    pub(crate) fn discard(&mut self) {
+        self.ready.clear();
+        self.held.clear();
+        (self.ready_octets, self.taken) = (0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn octets(range: std::ops::Range<u8>) -> Payload {
+        range.collect::<Vec<u8>>().into()
+    }
+
+    #[test]
+    fn octets_of_two_paths_come_out_in_order_and_end() {
+        let mut receiver = DataReceiver::new(100);
+        receiver.advertise(0);
+        assert!(!receiver.insert(10, octets(10..20)));
+        assert!(!receiver.set_fin(20));
+        assert!(receiver.insert(0, octets(0..12)));
+        assert!(receiver.finished);
+        let mut out = Vec::new();
+        assert_eq!(receiver.take(15, &mut out), (15, false));
+        assert_eq!(receiver.take(15, &mut out), (5, true));
+        assert_eq!(out.concat(), (0..20).collect::<Vec<u8>>());
+        assert_eq!(receiver.nxt, 21);
+    }
+
+    #[test]
+    fn the_right_edge_of_the_window_never_moves_left() {
+        let mut receiver = DataReceiver::new(50);
+        assert_eq!(receiver.advertise(0), 50);
+        receiver.insert(0, octets(0..40));
+        assert_eq!(receiver.advertise(0), 10);
+        receiver.insert(40, octets(40..60));
+        assert_eq!((receiver.nxt, receiver.advertise(0)), (50, 0));
+        let mut out = Vec::new();
+        receiver.take(20, &mut out);
+        assert_eq!(receiver.advertise(0), 0);
+        receiver.consumed(20);
+        assert_eq!(receiver.window_growth(), 20);
+        assert_eq!(receiver.advertise(3), 3);
+        assert_eq!(receiver.advertised(), 24);
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_not_sent_again() {
+        let mut sender = DataSender::default();
+        sender.buffer.push(Bytes::from(vec![0; 100]));
+        sender.nxt = 100;
+        sender.reinject(10, 30, 0);
+        sender.reinject(30, 40, 0);
+        sender.reinject(15, 20, 0);
+        sender.acknowledge(20);
+        assert_eq!(sender.next_reinjection(), Some(Reinjection { start: 20, end: 40, not_on: 0 }));
+        sender.reinjected(5);
+        sender.acknowledge(39);
+        assert_eq!(sender.next_reinjection(), Some(Reinjection { start: 39, end: 40, not_on: 0 }));
+        sender.acknowledge(100);
+        assert_eq!(sender.next_reinjection(), None);
+    }
+}

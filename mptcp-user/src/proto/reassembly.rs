@@ -1,0 +1,171 @@
+//! Octets that arrive out of order, kept by their offset in the stream until the gap before them is filled.
+//!
+//! Used at both levels: offsets count from the start of the subflow's stream, or from the first octet of data,
+//! as 64-bit numbers that never wrap.
+
+use crate::wire::Payload;
+use std::collections::BTreeMap;
+
+/// Ranges beyond the next expected octet, disjoint, keyed by their first offset.
+#[derive(Debug, Default)]
+pub(crate) struct Reassembly {
+    ranges: BTreeMap<u64, Payload>,
+    /// The same octets as contiguous blocks, start to end: what SACK tells the peer, however many segments
+    /// a block came in.
+    blocks: BTreeMap<u64, u64>,
+    octets: usize,
+}
+
+impl Reassembly {
+    /// Octets held.
+    pub(crate) fn octets(&self) -> usize {
+        self.octets
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Keeps what is new of `payload` at `start`. Of octets that came twice the first ones stay: a peer that
+    /// sends different octets for one offset can't change what was received. Gives how many octets were new.
+    pub(crate) fn insert(&mut self, start: u64, payload: Payload) -> usize {
+        let before = self.octets;
+        let end = start + payload.len() as u64;
+        let mut at = start;
+        if let Some((&first, held)) = self.ranges.range(..=start).next_back() {
+            at = at.max(first + held.len() as u64);
+        }
+        while at < end {
+            let next = self.ranges.range(at..end).next().map(|(&first, held)| (first, first + held.len() as u64));
+            let (gap_end, resume) = next.unwrap_or((end, end));
+            if at < gap_end {
+                let part = payload.slice((at - start) as usize, (gap_end - start) as usize);
+                self.octets += part.len();
+                self.ranges.insert(at, part);
+            }
+            at = resume;
+        }
+        if self.octets > before {
+            self.merge(start, end);
+        }
+        self.octets - before
+    }
+
+    /// Adds `start..end` to the blocks, all of which is held now.
+    fn merge(&mut self, mut start: u64, mut end: u64) {
+        if let Some((&first, &last)) = self.blocks.range(..=start).next_back()
+            && last >= start
+        {
+            start = first;
+            end = end.max(last);
+        }
+        while let Some((&first, &last)) = self.blocks.range(start..=end).next() {
+            end = end.max(last);
+            self.blocks.remove(&first);
+        }
+        self.blocks.insert(start, end);
+    }
+
+    /// Forgets the blocks before `next`.
+    fn cut_blocks(&mut self, next: u64) {
+        while let Some(entry) = self.blocks.first_entry() {
+            if *entry.key() >= next {
+                break;
+            }
+            let end = entry.remove();
+            if end > next {
+                self.blocks.insert(next, end);
+            }
+        }
+    }
+
+    /// Takes the range that begins at or before `next` and reaches beyond it, cut to begin there. Ranges that
+    /// lie wholly before `next` are dropped.
+    pub(crate) fn take(&mut self, next: u64) -> Option<Payload> {
+        while let Some(entry) = self.ranges.first_entry() {
+            let start = *entry.key();
+            if start > next {
+                return None;
+            }
+            let mut payload = entry.remove();
+            self.octets -= payload.len();
+            let end = start + payload.len() as u64;
+            self.cut_blocks(end);
+            if end > next {
+                payload.advance((next - start) as usize);
+                return Some(payload);
+            }
+        }
+        None
+    }
+
+    /// The contiguous block around `offset`: what a SACK block for it covers.
+    pub(crate) fn block_around(&self, offset: u64) -> Option<(u64, u64)> {
+        let (&start, &end) = self.blocks.range(..=offset).next_back()?;
+        (end > offset).then_some((start, end))
+    }
+
+    /// End of the last octet held.
+    pub(crate) fn end(&self) -> Option<u64> {
+        self.ranges.last_key_value().map(|(&start, held)| start + held.len() as u64)
+    }
+
+    /// Drops everything.
+    pub(crate) fn clear(&mut self) {
+        self.ranges.clear();
+        self.blocks.clear();
+        self.octets = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_first_octets_for_an_offset_stay() {
+        let mut held = Reassembly::default();
+        assert_eq!(held.insert(10, b"abc".to_vec().into()), 3);
+        assert_eq!(held.insert(8, b"zzXXXzz".to_vec().into()), 4);
+        assert_eq!(held.block_around(12), Some((8, 15)));
+        assert_eq!(held.take(7), None);
+        let mut all = Vec::new();
+        let mut next = 8;
+        while let Some(payload) = held.take(next) {
+            next += payload.len() as u64;
+            all.extend(payload.to_vec());
+        }
+        assert_eq!(all, b"zzabczz");
+        assert!(held.is_empty() && held.octets() == 0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_and_overlap_gives_the_stream(pieces in prop::collection::vec((0u64..200, 1usize..60), 1..60)) {
+            let stream: Vec<u8> = (0..=255).collect();
+            let mut held = Reassembly::default();
+            let mut have = [false; 256];
+            for &(start, len) in &pieces {
+                let end = (start as usize + len).min(stream.len());
+                let fresh = have[start as usize..end].iter().filter(|octet| !**octet).count();
+                have[start as usize..end].fill(true);
+                let octets = stream[start as usize..end].to_vec();
+                prop_assert_eq!(held.insert(start, octets.into()), fresh);
+            }
+            prop_assert_eq!(held.octets(), have.iter().filter(|octet| **octet).count());
+            let mut next = 0u64;
+            while let Some((&start, _)) = held.ranges.first_key_value() {
+                let block = held.block_around(start).unwrap();
+                prop_assert!(have[block.0 as usize..block.1 as usize].iter().all(|octet| *octet));
+                prop_assert!(block.1 == 256 || !have[block.1 as usize]);
+                next = next.max(start);
+                while let Some(payload) = held.take(next) {
+                    prop_assert_eq!(payload.to_vec(), &stream[next as usize..next as usize + payload.len()]);
+                    next += payload.len() as u64;
+                }
+                prop_assert_eq!(next, block.1);
+            }
+        }
+    }
+}

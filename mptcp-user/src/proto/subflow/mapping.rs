@@ -1,0 +1,180 @@
+//! Data sequence mappings of the peer: which octets of the data stream the octets of a subflow are
+//! (RFC 8684 section 3.3.1).
+
+use crate::wire::{DataSeq, Payload, dss_checksum};
+use std::collections::VecDeque;
+
+/// Mappings waiting for their octets. A peer whose mappings run further ahead has the excess ignored, and
+/// retransmits.
+const MAX_MAPPINGS: usize = 4096;
+
+/// One mapping, in offsets: subflow sequence space (the SYN is 0) and data stream (first octet 0).
+#[derive(Clone, Debug)]
+pub(crate) struct RxMapping {
+    pub(crate) start: u64,
+    /// Octets, without a DATA_FIN.
+    pub(crate) len: u32,
+    pub(crate) data: u64,
+    /// As on the wire, for the checksum.
+    pub(crate) wire: WireMapping,
+    /// Octets come so far, kept until the checksum over all of them can be verified.
+    pending: Payload,
+}
+
+/// The fields the checksum covers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct WireMapping {
+    pub(crate) dsn: DataSeq,
+    pub(crate) subflow_seq: u32,
+    pub(crate) len: u16,
+    pub(crate) checksum: Option<u16>,
+}
+
+impl RxMapping {
+    pub(crate) fn new(start: u64, len: u32, data: u64, wire: WireMapping) -> Self {
+        Self { start, len, data, wire, pending: Payload::new() }
+    }
+
+    fn end(&self) -> u64 {
+        self.start + u64::from(self.len)
+    }
+}
+
+/// What became of octets that are in order on the subflow.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Mapped {
+    /// They belong at this offset of the data stream.
+    Data(u64, Payload),
+    /// They wait for the rest of their mapping.
+    Pending,
+    /// No mapping covers them.
+    Unmapped(Payload),
+    /// Their mapping's checksum is wrong; the data sequence number at which it begins.
+    Corrupt(DataSeq, Payload),
+}
+
+/// All mappings of one subflow that are still of use, in the order of the subflow's octets.
+#[derive(Debug, Default)]
+pub(crate) struct RxMappings {
+    list: VecDeque<RxMapping>,
+    /// After an infinite mapping or fallback: data offset minus subflow offset.
+    infinite: Option<(u64, i64)>,
+    /// At least one mapping came.
+    pub(crate) seen: bool,
+}
+
+impl RxMappings {
+    /// Adds a mapping; one that contradicts an earlier one is ignored (the first one counts). `false` if ignored.
+    pub(crate) fn add(&mut self, mapping: RxMapping) -> bool {
+        self.seen = true;
+        let at = self.list.partition_point(|known| known.end() <= mapping.start);
+        if let Some(known) = self.list.get(at)
+            && known.start < mapping.end()
+        {
+            return known.start == mapping.start && known.wire == mapping.wire;
+        }
+        if mapping.len == 0 || self.list.len() >= MAX_MAPPINGS {
+            return false;
+        }
+        self.list.insert(at, mapping);
+        true
+    }
+
+    /// From subflow offset `start` on, octets follow each other in the data stream from `data` on, for ever.
+    pub(crate) fn set_infinite(&mut self, start: u64, data: u64) {
+        if self.infinite.is_none() {
+            self.infinite = Some((start, data as i64 - start as i64));
+        }
+    }
+
+    /// Maps the first part of in-order octets; what is left of `payload` is to be mapped next.
+    pub(crate) fn map(&mut self, start: u64, payload: &mut Payload) -> Mapped {
+        if let Some((from, shift)) = self.infinite
+            && start >= from
+        {
+            return Mapped::Data((start as i64 + shift).max(0) as u64, std::mem::take(payload));
+        }
+        while self.list.front().is_some_and(|mapping| mapping.end() <= start) {
+            self.list.pop_front();
+        }
+        let Some(mapping) = self.list.front_mut().filter(|mapping| mapping.start <= start) else {
+            let known = self.list.front().map(|mapping| (mapping.start - start) as usize);
+            return Mapped::Unmapped(take_front(payload, known.unwrap_or(usize::MAX)));
+        };
+        let part = take_front(payload, (mapping.end() - start) as usize);
+        let complete = start + part.len() as u64 == mapping.end();
+        let data = mapping.data + (start - mapping.start);
+        let Some(expected) = mapping.wire.checksum else {
+            if complete {
+                self.list.pop_front();
+            }
+            return Mapped::Data(data, part);
+        };
+        mapping.pending.append(part);
+        if !complete {
+            return Mapped::Pending;
+        }
+        let Some(mapping) = self.list.pop_front() else { return Mapped::Pending };
+        let wire = mapping.wire;
+        // Octets before the mapping was known can't be verified; they never reach this place unmapped.
+        if mapping.pending.len() == mapping.len as usize
+            && dss_checksum(wire.dsn, wire.subflow_seq, wire.len, &mapping.pending) == expected
+        {
+            Mapped::Data(mapping.data, mapping.pending)
+        } else {
+            Mapped::Corrupt(wire.dsn, mapping.pending)
+        }
+    }
+}
+
+fn take_front(payload: &mut Payload, octets: usize) -> Payload {
+    if octets >= payload.len() {
+        return std::mem::take(payload);
+    }
+    let mut front = payload.clone();
+    front.truncate(octets);
+    payload.advance(octets);
+    front
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(start: u64, len: u32, data: u64, checksum: Option<u16>) -> RxMapping {
+        let wire = WireMapping { dsn: DataSeq(data), subflow_seq: start as u32, len: len as u16, checksum };
+        RxMapping::new(start, len, data, wire)
+    }
+
+    #[test]
+    fn octets_go_where_the_first_mapping_for_them_says() {
+        let mut mappings = RxMappings::default();
+        assert!(mappings.add(mapping(11, 5, 100, None)));
+        assert!(mappings.add(mapping(1, 10, 0, None)));
+        assert!(mappings.add(mapping(1, 10, 0, None)));
+        assert!(!mappings.add(mapping(4, 10, 77, None)));
+        let mut payload: Payload = (0..20).collect::<Vec<u8>>().into();
+        assert_eq!(mappings.map(1, &mut payload), Mapped::Data(0, (0..10).collect::<Vec<u8>>().into()));
+        assert_eq!(mappings.map(11, &mut payload), Mapped::Data(100, (10..15).collect::<Vec<u8>>().into()));
+        assert_eq!(mappings.map(16, &mut payload), Mapped::Unmapped((15..20).collect::<Vec<u8>>().into()));
+    }
+
+    #[test]
+    fn a_checksum_is_verified_over_the_whole_mapping() {
+        let octets: Payload = b"some octets of data".to_vec().into();
+        let sum = dss_checksum(DataSeq(500), 1, 19, &octets);
+        for (checksum, good) in [(sum, true), (sum ^ 1, false)] {
+            let mut mappings = RxMappings::default();
+            mappings.add(mapping(1, 19, 500, Some(checksum)));
+            assert_eq!(mappings.map(1, &mut octets.slice(0, 7)), Mapped::Pending);
+            let last = mappings.map(8, &mut octets.slice(7, 19));
+            let expected = if good {
+                Mapped::Data(500, octets.clone())
+            } else {
+                Mapped::Corrupt(DataSeq(500), octets.clone())
+            };
+            assert!(matches!((&last, &expected), (Mapped::Data(a, x), Mapped::Data(b, y)) if a == b && x.to_vec() == y.to_vec())
+                || matches!((&last, &expected), (Mapped::Corrupt(a, _), Mapped::Corrupt(b, _)) if a == b));
+        }
+    }
+}

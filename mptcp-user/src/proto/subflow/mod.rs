@@ -1,0 +1,308 @@
+//! A subflow: a regular TCP connection (RFC 9293) that carries part of a Multipath TCP connection's data.
+//!
+//! This type holds the state; [`send`] and [`receive`] are its two halves. What segments mean for the connection
+//! as a whole, and which segment leaves next, is the connection's business.
+
+pub(crate) mod mapping;
+pub(crate) mod rack;
+pub(crate) mod receive;
+pub(crate) mod send;
+
+use super::Instant;
+use super::event::SubflowSlot;
+use super::info::{SubflowInfo, SubflowState};
+use super::rtt::RttEstimator;
+use crate::wire::{Flags, ResetReason, Segment, SeqNumber, Timestamps};
+use mapping::RxMappings;
+use receive::ReceiveSide;
+use send::SendSide;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Largest segment when the peer does not say (RFC 9293 section 3.7.1).
+const DEFAULT_MSS_V4: u16 = 536;
+const DEFAULT_MSS_V6: u16 = 1220;
+/// Smallest MSS believed: a peer that announces less would make us send mostly headers.
+const MIN_MSS: u16 = 88;
+/// Challenge acknowledgments per second and subflow (RFC 5961 section 7).
+const CHALLENGE_ACKS: u32 = 10;
+
+/// How a subflow came to be, with what its handshake needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// The connection began with it.
+    Initial,
+    /// Opened by us with MP_JOIN.
+    JoinActive { nonce: u32, mac: [u8; 20] },
+    /// Opened by the peer with MP_JOIN.
+    JoinPassive { nonce: u32, peer_nonce: u32 },
+}
+
+/// One subflow.
+#[derive(Debug)]
+pub(crate) struct Subflow {
+    pub(crate) slot: SubflowSlot,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) interface: u32,
+    pub(crate) kind: Kind,
+    pub(crate) state: SubflowState,
+    /// Address identifiers of our and of the peer's address (RFC 8684 section 3.2).
+    pub(crate) local_id: u8,
+    pub(crate) remote_id: u8,
+    /// We, or the peer, asked to use it as backup only.
+    pub(crate) backup: bool,
+    pub(crate) peer_backup: bool,
+    /// Timeouts in a row, or the path is gone: others take its data.
+    pub(crate) stale: bool,
+    /// The peer has answered the third ACK of our MP_JOIN: data may be sent.
+    pub(crate) confirmed: bool,
+    pub(crate) snd: SendSide,
+    pub(crate) rcv: ReceiveSide,
+    pub(crate) rtt: RttEstimator,
+    pub(crate) mappings: RxMappings,
+    /// Timestamps are in use.
+    pub(crate) stamps: bool,
+    stamp_origin: u32,
+    /// MSS we announce: what our link takes.
+    pub(crate) link_mss: u16,
+    /// Largest TCP payload plus options of a packet to the peer.
+    pub(crate) mss: u16,
+    /// The SYN, SYN/ACK or third ACK is to be sent (again), and when to do so unasked.
+    pub(crate) handshake_due: bool,
+    pub(crate) handshake_deadline: Option<Instant>,
+    pub(crate) handshake_sends: u32,
+    handshake_sent_at: Instant,
+    /// A reset is to be sent; the subflow ends with it.
+    pub(crate) reset_due: Option<Option<ResetReason>>,
+    /// Priority change to tell the peer.
+    pub(crate) priority_due: bool,
+    /// Where the checksum failed: MP_FAIL to be sent.
+    pub(crate) fail_due: Option<crate::wire::DataSeq>,
+    /// The FIN is to be sent once everything before it was.
+    pub(crate) fin_wanted: bool,
+    pub(crate) fin_sent: bool,
+    /// A segment is to be sent that makes the peer answer with its window.
+    pub(crate) window_probe_due: bool,
+    challenges: (u64, u32),
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_acked: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) segments_sent: u64,
+    pub(crate) segments_received: u64,
+    /// When anything valid was last heard.
+    pub(crate) heard: Instant,
+}
+
+/// What a new subflow is made from.
+pub(crate) struct Birth {
+    pub(crate) slot: SubflowSlot,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) interface: u32,
+    pub(crate) mtu: u32,
+    pub(crate) kind: Kind,
+    pub(crate) iss: SeqNumber,
+    pub(crate) stamp_origin: u32,
+    pub(crate) local_id: u8,
+    pub(crate) remote_id: u8,
+    pub(crate) backup: bool,
+    pub(crate) scale: u8,
+}
+
+impl Subflow {
+    /// A subflow whose SYN we are about to send.
+    pub(crate) fn connecting(birth: &Birth) -> Self {
+        Self::new(birth, SubflowState::SynSent, SeqNumber(0))
+    }
+
+    /// A subflow whose SYN has come.
+    pub(crate) fn answering(birth: &Birth, now: Instant, syn: &Segment) -> Self {
+        let mut subflow = Self::new(birth, SubflowState::SynReceived, syn.seq);
+        subflow.take_syn_options(now, syn);
+        subflow
+    }
+
+    fn new(birth: &Birth, state: SubflowState, irs: SeqNumber) -> Self {
+        let headers = if birth.local.is_ipv4() { 40 } else { 60 };
+        let link_mss = (birth.mtu.saturating_sub(headers)).clamp(u32::from(MIN_MSS), 65_495) as u16;
+        Self {
+            slot: birth.slot,
+            local: birth.local,
+            remote: birth.remote,
+            interface: birth.interface,
+            kind: birth.kind,
+            state,
+            local_id: birth.local_id,
+            remote_id: birth.remote_id,
+            backup: birth.backup,
+            peer_backup: false,
+            stale: false,
+            confirmed: birth.kind == Kind::Initial,
+            snd: SendSide::new(birth.iss),
+            rcv: ReceiveSide::new(irs, birth.scale),
+            rtt: RttEstimator::new(),
+            mappings: RxMappings::default(),
+            stamps: true,
+            stamp_origin: birth.stamp_origin,
+            link_mss,
+            mss: link_mss,
+            handshake_due: true,
+            handshake_deadline: None,
+            handshake_sends: 0,
+            handshake_sent_at: Instant::ZERO,
+            reset_due: None,
+            priority_due: false,
+            fail_due: None,
+            fin_wanted: false,
+            fin_sent: false,
+            window_probe_due: false,
+            challenges: (0, 0),
+            bytes_sent: 0,
+            bytes_acked: 0,
+            bytes_received: 0,
+            segments_sent: 0,
+            segments_received: 0,
+            heard: Instant::ZERO,
+        }
+    }
+
+    /// Takes what the peer's SYN or SYN/ACK offers; an option that either side lacks is not used.
+    pub(crate) fn take_syn_options(&mut self, now: Instant, syn: &Segment) {
+        let options = &syn.options;
+        let default = if self.local.is_ipv4() { DEFAULT_MSS_V4 } else { DEFAULT_MSS_V6 };
+        self.mss = self.link_mss.min(options.mss.unwrap_or(default).max(MIN_MSS));
+        self.snd.sack_ok = options.sack_permitted;
+        match options.window_scale {
+            // RFC 7323 section 2.3: more than 14 counts as 14.
+            Some(scale) => self.snd.scale = scale.min(14),
+            None => {
+                self.snd.scale = 0;
+                self.rcv.scale = 0;
+            }
+        }
+        self.stamps = options.timestamps.is_some();
+        let scale = self.rcv.scale;
+        self.rcv = ReceiveSide::new(syn.seq, scale);
+        self.rcv.note_timestamp(now, syn);
+        self.heard = now;
+    }
+
+    /// Octets of payload in a full packet of data, for congestion control.
+    pub(crate) fn payload_mss(&self, multipath: bool) -> u64 {
+        let stamps = if self.stamps { 12 } else { 0 };
+        let dss = if multipath { 28 } else { 0 };
+        u64::from(self.mss).saturating_sub(stamps + dss).max(1)
+    }
+
+    /// The path takes packets of at most `mtu` octets: `true` if that is news. Below the smallest MTU that IPv4
+    /// hosts must reassemble (IPv6 links must carry) an error is not believed.
+    pub(crate) fn lower_mtu(&mut self, mtu: u32) -> bool {
+        let (headers, least) = if self.local.is_ipv4() { (40, 552) } else { (60, 1280) };
+        let mss = (mtu.max(least) - headers).min(u32::from(u16::MAX)) as u16;
+        let news = mss < self.mss;
+        self.mss = self.mss.min(mss);
+        news
+    }
+
+    /// The timestamp clock: milliseconds from an origin of its own.
+    pub(crate) fn stamp(&self, now: Instant) -> u32 {
+        (now.as_millis() as u32).wrapping_add(self.stamp_origin)
+    }
+
+    /// Timestamps for the next segment.
+    pub(crate) fn timestamps(&self, now: Instant) -> Option<Timestamps> {
+        self.stamps.then(|| Timestamps { value: self.stamp(now), echo: self.rcv.timestamp_to_echo() })
+    }
+
+    /// A segment on this subflow with everything but options, window and payload.
+    pub(crate) fn segment(&self, offset: u64, flags: Flags) -> Segment {
+        let mut segment = Segment::new(self.local, self.remote);
+        segment.seq = self.snd.seq(offset);
+        segment.flags = flags;
+        if flags.has(Flags::ACK) {
+            segment.ack = self.rcv.ack_seq();
+        }
+        segment
+    }
+
+    /// The handshake message is leaving; arms the timer for the next attempt.
+    pub(crate) fn handshake_sent(&mut self, now: Instant) {
+        self.handshake_due = false;
+        let wait = Duration::from_secs(1) * (1 << self.handshake_sends.min(6));
+        self.handshake_deadline = Some(now + wait);
+        self.handshake_sends += 1;
+        self.handshake_sent_at = now;
+    }
+
+    /// The peer answered the handshake message: a round-trip time, unless it was sent twice (Karn).
+    pub(crate) fn handshake_answered(&mut self, now: Instant) {
+        self.handshake_deadline = None;
+        self.handshake_due = false;
+        if self.handshake_sends == 1 {
+            self.rtt.sample(now, now - self.handshake_sent_at);
+        }
+        self.handshake_sends = 0;
+    }
+
+    /// Whether a challenge acknowledgment may be sent now (RFC 5961 section 7).
+    pub(crate) fn may_challenge(&mut self, now: Instant) -> bool {
+        let second = now.as_millis() / 1000;
+        if self.challenges.0 != second {
+            self.challenges = (second, 0);
+        }
+        self.challenges.1 += 1;
+        self.challenges.1 <= CHALLENGE_ACKS
+    }
+
+    /// The handshake is complete and neither direction has failed.
+    pub(crate) fn is_synchronised(&self) -> bool {
+        !matches!(self.state, SubflowState::SynSent | SubflowState::SynReceived | SubflowState::Closed)
+    }
+
+    /// New data may be sent.
+    pub(crate) fn can_send(&self) -> bool {
+        matches!(self.state, SubflowState::Established | SubflowState::CloseWait)
+            && self.confirmed
+            && !self.fin_wanted
+            && self.reset_due.is_none()
+    }
+
+    /// The earliest of this subflow's timers.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        [self.snd.next_timeout(), self.rcv.ack_deadline, self.handshake_deadline].into_iter().flatten().min()
+    }
+
+    /// The four-tuple as this host sees it.
+    pub(crate) fn tuple(&self) -> (SocketAddr, SocketAddr) {
+        (self.local, self.remote)
+    }
+
+    pub(crate) fn info(&self, path: &super::congestion::Path) -> SubflowInfo {
+        SubflowInfo {
+            slot: self.slot.0,
+            local: self.local,
+            remote: self.remote,
+            interface: self.interface,
+            initial: self.kind == Kind::Initial,
+            state: self.state,
+            backup: self.backup || self.peer_backup,
+            stale: self.stale,
+            bytes_sent: self.bytes_sent,
+            bytes_acked: self.bytes_acked,
+            bytes_received: self.bytes_received,
+            bytes_retransmitted: self.snd.retransmitted_octets,
+            segments_received: self.segments_received,
+            segments_sent: self.segments_sent,
+            timeouts: self.snd.timeouts,
+            fast_recoveries: self.snd.fast_recoveries,
+            srtt: self.rtt.srtt(),
+            min_rtt: self.rtt.min(),
+            rto: self.rtt.rto(),
+            cwnd: path.cwnd,
+            ssthresh: (path.ssthresh != u64::MAX).then_some(path.ssthresh),
+            in_flight: self.snd.in_flight(),
+            mss: u32::from(self.mss),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The receiving half of a subflow's TCP: acceptance, reassembly, acknowledgments (RFC 9293, 2018, 2883, 7323).
+
+use crate::proto::Instant;
+use crate::proto::reassembly::Reassembly;
+use crate::wire::{Payload, SackBlock, Segment, SeqNumber};
+use arrayvec::ArrayVec;
+use std::time::Duration;
+
+/// Longest time an acknowledgment waits for company (RFC 9293 section 3.8.6.3 allows 500 ms).
+const DELAYED_ACK: Duration = Duration::from_millis(40);
+/// Segments acknowledged at once when a connection starts, so that the peer's window opens without delay.
+const QUICK_ACKS: u8 = 16;
+/// A timestamp older than this says nothing any more (RFC 7323 section 5.5).
+const TIMESTAMP_LIFE: Duration = Duration::from_secs(24 * 24 * 3600);
+
+/// Offsets count octets of sequence space from the initial sequence number: the SYN is 0, the first data 1.
+#[derive(Debug)]
+pub(crate) struct ReceiveSide {
+    irs: SeqNumber,
+    /// Next offset expected.
+    pub(crate) nxt: u64,
+    /// End of the window that was advertised; never moves left.
+    pub(crate) edge: u64,
+    /// The peer's window scale applies to us; this is ours, by which we scale what we advertise.
+    pub(crate) scale: u8,
+    pub(crate) held: Reassembly,
+    /// Offset of the peer's FIN, once seen.
+    pub(crate) fin: Option<u64>,
+    /// Where octets arrived last, most recent first: order of SACK blocks.
+    recent: ArrayVec<u64, 4>,
+    /// Octets that came twice, to be told once (RFC 2883).
+    duplicate: Option<(u64, u64)>,
+    /// An acknowledgment must leave now.
+    pub(crate) ack_now: bool,
+    /// In-order octets not acknowledged yet.
+    unacknowledged: u64,
+    /// When they must be.
+    pub(crate) ack_deadline: Option<Instant>,
+    quick_acks: u8,
+    /// TS.Recent and when it was set.
+    ts_recent: Option<(u32, Instant)>,
+    /// Last.ACK.sent (RFC 7323 section 4.3).
+    last_ack_sent: u64,
+}
+
+impl ReceiveSide {
+    /// After the peer's SYN.
+    pub(crate) fn new(irs: SeqNumber, scale: u8) -> Self {
+        Self {
+            irs,
+            nxt: 1,
+            edge: 1,
+            scale,
+            held: Reassembly::default(),
+            fin: None,
+            recent: ArrayVec::new(),
+            duplicate: None,
+            ack_now: false,
+            unacknowledged: 0,
+            ack_deadline: None,
+            quick_acks: QUICK_ACKS,
+            ts_recent: None,
+            last_ack_sent: 1,
+        }
+    }
+
+    /// The peer's initial sequence number.
+    pub(crate) fn irs(&self) -> SeqNumber {
+        self.irs
+    }
+
+    /// Offset of a sequence number, the one nearest to what is expected next. May be negative for old ones.
+    pub(crate) fn offset(&self, seq: SeqNumber) -> i64 {
+        self.nxt as i64 + i64::from(seq.distance(self.seq(self.nxt)))
+    }
+
+    /// Sequence number of an offset.
+    pub(crate) fn seq(&self, offset: u64) -> SeqNumber {
+        self.irs + offset as u32
+    }
+
+    /// RCV.NXT as on the wire.
+    pub(crate) fn ack_seq(&self) -> SeqNumber {
+        self.seq(self.nxt)
+    }
+
+    /// Whether any part of the segment lies in the window (RFC 9293 section 3.10.7.4).
+    pub(crate) fn acceptable(&self, segment: &Segment) -> bool {
+        let start = self.offset(segment.seq);
+        let end = start + i64::from(segment.seq_len());
+        let (nxt, edge) = (self.nxt as i64, self.edge.max(self.nxt) as i64);
+        if end == start { start >= nxt && start <= edge } else { end > nxt && start < edge.max(nxt + 1) }
+    }
+
+    /// PAWS (RFC 7323 section 5.3): whether the segment's timestamp is from the past.
+    pub(crate) fn from_the_past(&self, now: Instant, segment: &Segment) -> bool {
+        match (segment.options.timestamps, self.ts_recent) {
+            (Some(stamps), Some((recent, at))) => {
+                (stamps.value.wrapping_sub(recent) as i32) < 0 && now - at < TIMESTAMP_LIFE
+            }
+            _ => false,
+        }
+    }
+
+    /// Remembers the timestamp to echo (RFC 7323 section 4.3).
+    pub(crate) fn note_timestamp(&mut self, now: Instant, segment: &Segment) {
+        if let Some(stamps) = segment.options.timestamps
+            && self.offset(segment.seq) <= self.last_ack_sent as i64
+            && self.ts_recent.is_none_or(|(recent, _)| (stamps.value.wrapping_sub(recent) as i32) >= 0)
+        {
+            self.ts_recent = Some((stamps.value, now));
+        }
+    }
+
+    /// TS.Recent.
+    pub(crate) fn timestamp_to_echo(&self) -> u32 {
+        self.ts_recent.map_or(0, |(value, _)| value)
+    }
+
+    /// Takes in payload at an offset. What is in order by now can be fetched with [`next`](Self::next).
+    pub(crate) fn insert(&mut self, now: Instant, start: i64, mut payload: Payload, mss: u64) {
+        let len = payload.len() as i64;
+        let end = start + len;
+        let nxt = self.nxt as i64;
+        if start < nxt {
+            self.duplicate = Some((start.max(0) as u64, end.min(nxt).max(0) as u64));
+            self.ack_now = true;
+            payload.advance((nxt - start).min(len) as usize);
+        }
+        let start = start.max(nxt) as u64;
+        payload.truncate(self.edge.saturating_sub(start) as usize);
+        if payload.is_empty() {
+            return;
+        }
+        let octets = payload.len() as u64;
+        let in_order = start == self.nxt && self.held.is_empty();
+        let fresh = self.held.insert(start, payload);
+        if fresh < octets as usize && self.duplicate.is_none() {
+            self.duplicate = Some((start, start + octets));
+            self.ack_now = true;
+        }
+        if in_order {
+            self.unacknowledged += octets;
+            if self.quick_acks > 0 {
+                self.quick_acks -= 1;
+                self.ack_now = true;
+            } else if self.unacknowledged >= 2 * mss {
+                self.ack_now = true;
+            } else if self.ack_deadline.is_none() {
+                self.ack_deadline = Some(now + DELAYED_ACK);
+            }
+        } else {
+            // Out of order, or a gap being filled: at once (RFC 5681 section 4.2).
+            self.ack_now = true;
+            self.recent.retain(|offset| *offset != start);
+            if self.recent.is_full() {
+                self.recent.pop();
+            }
+            self.recent.insert(0, start);
+        }
+    }
+
+    /// The next octets in order, with their offset.
+    pub(crate) fn next(&mut self) -> Option<(u64, Payload)> {
+        let start = self.nxt;
+        let payload = self.held.take(start)?;
+        self.nxt += payload.len() as u64;
+        Some((start, payload))
+    }
+
+    /// Notes the peer's FIN; `true` once everything before it has come and it counts.
+    pub(crate) fn take_fin(&mut self) -> bool {
+        if self.fin == Some(self.nxt) {
+            self.nxt += 1;
+            self.ack_now = true;
+            return true;
+        }
+        false
+    }
+
+    /// SACK blocks for the next acknowledgment, at most `limit`: a duplicate first, then the most recent ones.
+    pub(crate) fn sack_blocks(&mut self, limit: usize) -> ArrayVec<SackBlock, 4> {
+        let mut blocks: ArrayVec<(u64, u64), 4> = ArrayVec::new();
+        let limit = limit.min(4);
+        if let Some(duplicate) = self.duplicate.take()
+            && blocks.len() < limit
+        {
+            blocks.push(duplicate);
+        }
+        self.recent.retain(|offset| self.held.block_around(*offset).is_some());
+        for offset in &self.recent {
+            if blocks.len() >= limit {
+                break;
+            }
+            if let Some(block) = self.held.block_around(*offset)
+                && !blocks.contains(&block)
+            {
+                blocks.push(block);
+            }
+        }
+        blocks.iter().map(|(start, end)| SackBlock { start: self.seq(*start), end: self.seq(*end) }).collect()
+    }
+
+    /// Whether there is anything to tell in SACK blocks.
+    pub(crate) fn has_blocks(&self) -> bool {
+        self.duplicate.is_some() || !self.held.is_empty()
+    }
+
+    /// Whether an acknowledgment is due.
+    pub(crate) fn ack_due(&self, now: Instant) -> bool {
+        self.ack_now || self.ack_deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// An acknowledgment of everything so far is leaving.
+    pub(crate) fn acknowledged(&mut self) {
+        self.ack_now = false;
+        self.ack_deadline = None;
+        self.unacknowledged = 0;
+        self.last_ack_sent = self.nxt;
+    }
+
+    /// A window of `octets` from the next expected octet on is being advertised on this subflow.
+    pub(crate) fn advertised(&mut self, octets: u64) {
+        self.edge = self.edge.max(self.nxt + octets);
+    }
+}

@@ -1,0 +1,141 @@
+//! How connections begin, fall back and are refused.
+
+use super::pair::{Pair, PathConfig, pattern};
+use crate::proto::{CloseReason, ConnectionConfig, FallbackReason};
+use crate::wire::{Flags, MptcpOption, Segment};
+use std::time::Duration;
+
+fn plain() -> ConnectionConfig {
+    ConnectionConfig { multipath: false, ..ConnectionConfig::default() }
+}
+
+/// Transfers some data both ways and gives the reasons for fallback, client's and server's.
+fn fallbacks(pair: &mut Pair) -> (Option<FallbackReason>, Option<FallbackReason>) {
+    let (up, down) = (pattern(200_000, 1), pattern(100_000, 2));
+    pair.send(up.clone(), down.clone());
+    assert!(pair.run(Duration::from_secs(120)), "{}", pair.tail());
+    assert!(pair.server.received == up && pair.client.received == down);
+    assert_eq!((pair.client.closed, pair.server.closed), (Some(CloseReason::Finished), Some(CloseReason::Finished)));
+    let client = pair.client.endpoint.info(pair.client.connection.unwrap()).unwrap();
+    let server = pair.server.endpoint.info(pair.server.connection.unwrap()).unwrap();
+    (client.fallback, server.fallback)
+}
+
+#[test]
+fn regular_tcp_on_either_side_is_spoken_with() {
+    let multipath = ConnectionConfig::default();
+    let paths = || vec![PathConfig::default(); 2];
+    let mut pair = Pair::with_configs(1, paths(), false, &multipath, &plain());
+    assert_eq!(fallbacks(&mut pair), (Some(FallbackReason::NoMpCapable), Some(FallbackReason::NotRequested)));
+    let mut pair = Pair::with_configs(2, paths(), true, &plain(), &multipath);
+    assert_eq!(fallbacks(&mut pair), (Some(FallbackReason::NotRequested), Some(FallbackReason::NoMpCapable)));
+}
+
+/// A middlebox that removes Multipath TCP options from segments that the predicate names.
+fn strip(mut which: impl FnMut(bool, &Segment) -> bool + 'static) -> super::pair::Middlebox {
+    Box::new(move |from_client, mut segment| {
+        if which(from_client, &segment) {
+            segment.options.mptcp.clear();
+        }
+        Some(segment)
+    })
+}
+
+#[test]
+fn options_that_disappear_make_it_regular_tcp() {
+    let syn = |segment: &Segment| segment.flags.has(Flags::SYN);
+    let cases: Vec<super::pair::Middlebox> = vec![
+        strip(|_, _| true),
+        strip(move |from_client, segment| from_client && syn(segment)),
+        strip(move |from_client, segment| !from_client && syn(segment)),
+        strip(move |_, segment| !syn(segment)),
+        strip(move |from_client, segment| from_client && !syn(segment)),
+        strip(move |from_client, segment| !from_client && !syn(segment)),
+        strip(|_, segment| !segment.payload.is_empty()),
+    ];
+    for (number, middlebox) in cases.into_iter().enumerate() {
+        let mut pair = Pair::new(number as u64, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
+        pair.middlebox = Some(middlebox);
+        let (client, server) = fallbacks(&mut pair);
+        assert!(client.is_some() && server.is_some(), "case {number}: {client:?} {server:?}");
+    }
+}
+
+#[test]
+fn a_syn_that_only_passes_without_the_option_is_sent_without_it() {
+    let mut pair = Pair::new(1, vec![PathConfig::default()], false, &ConnectionConfig::default());
+    pair.middlebox = Some(Box::new(|_, segment| {
+        let syn = segment.flags.has(Flags::SYN) && segment.options.capable().is_some();
+        (!syn).then_some(segment)
+    }));
+    let (client, server) = fallbacks(&mut pair);
+    assert_eq!(client, Some(FallbackReason::SynRetransmission));
+    assert_eq!(server, Some(FallbackReason::NoMpCapable));
+}
+
+#[test]
+fn a_forged_join_is_refused() {
+    // The HMAC of the SYN/ACK, then that of the third ACK, is changed on the way.
+    for in_third_ack in [false, true] {
+        let mut pair = Pair::new(1, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
+        pair.middlebox = Some(Box::new(move |_, mut segment| {
+            for option in &mut segment.options.mptcp {
+                match option {
+                    MptcpOption::Join(crate::wire::Join::SynAck { mac, .. }) if !in_third_ack => *mac ^= 1,
+                    MptcpOption::Join(crate::wire::Join::Ack { mac }) if in_third_ack => mac[19] ^= 1,
+                    _ => {}
+                }
+            }
+            Some(segment)
+        }));
+        assert_eq!(fallbacks(&mut pair), (None, None));
+        let info = pair.server.endpoint.info(pair.server.connection.unwrap()).unwrap();
+        let carried = info.subflows.iter().filter(|subflow| subflow.bytes_received > 0).count();
+        assert_eq!(carried, 1, "{info:#?}");
+    }
+}
+
+#[test]
+fn a_port_without_listener_refuses() {
+    let mut pair = Pair::new(1, vec![PathConfig::default()], false, &ConnectionConfig::default());
+    let (now, listener) = (pair.now, pair.listener);
+    pair.server.endpoint.close_listener(now, listener);
+    assert!(pair.run_until(Duration::from_secs(5), |pair| pair.client.closed.is_some()));
+    assert_eq!(pair.client.closed, Some(CloseReason::Refused));
+}
+
+#[test]
+fn nobody_there_is_a_timeout() {
+    let mut pair = Pair::new(1, vec![PathConfig { up: false, ..PathConfig::default() }], false, &ConnectionConfig::default());
+    assert!(pair.run_until(Duration::from_secs(31), |pair| pair.client.closed.is_some()));
+    assert_eq!(pair.client.closed, Some(CloseReason::ConnectTimeout));
+}
+
+#[test]
+fn a_peer_that_vanishes_is_given_up() {
+    let mut pair = Pair::new(1, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
+    pair.send(pattern(50_000_000, 1), Vec::new());
+    assert!(pair.run_until(Duration::from_secs(5), |pair| pair.server.received.len() > 1_000_000));
+    for path in &mut pair.paths {
+        path.up = false;
+    }
+    assert!(pair.run_until(Duration::from_secs(200), |pair| pair.client.closed.is_some()));
+    assert_eq!(pair.client.closed, Some(CloseReason::TimedOut));
+}
+
+#[test]
+fn an_abort_reaches_the_peer_and_everything_is_released() {
+    let mut pair = Pair::new(1, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
+    pair.send(pattern(50_000_000, 1), Vec::new());
+    assert!(pair.run_until(Duration::from_secs(5), |pair| pair.server.received.len() > 1_000_000));
+    let (now, id) = (pair.now, pair.client.connection.unwrap());
+    pair.client.endpoint.abort(now, id);
+    assert!(pair.run(Duration::from_secs(5)), "{}", pair.tail());
+    assert_eq!(pair.server.closed, Some(CloseReason::Reset));
+    assert_eq!(pair.client.closed, Some(CloseReason::Aborted));
+    let (now, server) = (pair.now, pair.server.connection.unwrap());
+    pair.client.endpoint.release(now, id);
+    pair.server.endpoint.release(now, server);
+    pair.run_until(Duration::from_secs(100), |_| false);
+    assert!(pair.client.endpoint.connections().is_empty() && pair.server.endpoint.connections().is_empty());
+}

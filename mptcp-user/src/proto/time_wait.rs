@@ -1,0 +1,129 @@
+//! Four-tuples of subflows that have ended and may still receive something (RFC 9293 section 3.6.1, TIME-WAIT).
+
+use super::Instant;
+use super::event::{ConnectionId, Event, SubflowSlot};
+use super::subflow::Subflow;
+use crate::wire::{Flags, Segment, SeqNumber, Timestamps};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How long: as the Linux kernel has it.
+const DURATION: Duration = Duration::from_secs(60);
+/// Most tuples kept; beyond that the oldest go early.
+const MAX_WAITING: usize = 65_536;
+
+type Tuple = (SocketAddr, SocketAddr);
+
+#[derive(Debug)]
+struct TimeWait {
+    slot: SubflowSlot,
+    connection: ConnectionId,
+    snd_nxt: SeqNumber,
+    rcv_nxt: SeqNumber,
+    /// Our timestamp clock's origin is gone; the last value sent is not needed more precisely than this.
+    stamps: Option<Timestamps>,
+    until: Instant,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct TimeWaits {
+    waiting: HashMap<Tuple, TimeWait>,
+    order: VecDeque<(Instant, Tuple)>,
+    /// Tuples per connection, and whether the connection itself is gone.
+    connections: HashMap<ConnectionId, (usize, bool)>,
+}
+
+impl TimeWaits {
+    pub(crate) fn add(&mut self, now: Instant, connection: ConnectionId, subflow: &Subflow) {
+        let until = now + DURATION;
+        let entry = TimeWait {
+            slot: subflow.slot,
+            connection,
+            snd_nxt: subflow.snd.seq(subflow.snd.nxt),
+            rcv_nxt: subflow.rcv.ack_seq(),
+            stamps: subflow.timestamps(now),
+            until,
+        };
+        self.waiting.insert(subflow.tuple(), entry);
+        self.order.push_back((until, subflow.tuple()));
+        self.connections.entry(connection).or_default().0 += 1;
+    }
+
+    /// A segment of one of these tuples came in: `Some` with the answer, if there is one. `None`: not ours, or a
+    /// SYN that may begin a new life (RFC 6191).
+    pub(crate) fn handle(&mut self, now: Instant, tuple: Tuple, segment: &Segment) -> Option<Option<Segment>> {
+        let entry = self.waiting.get_mut(&tuple)?;
+        if segment.flags.has(Flags::RST) {
+            return Some(None);
+        }
+        if segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) {
+            let newer_stamp = match (entry.stamps, segment.options.timestamps) {
+                (Some(old), Some(new)) => (new.value.wrapping_sub(old.echo) as i32) > 0,
+                _ => false,
+            };
+            if newer_stamp || segment.seq.after(entry.rcv_nxt) {
+                return None;
+            }
+        }
+        if segment.payload.is_empty() && !segment.flags.has(Flags::FIN) && !segment.flags.has(Flags::SYN) {
+            return Some(None);
+        }
+        // Our last acknowledgment was lost.
+        entry.until = now + DURATION;
+        let mut reply = Segment::new(tuple.0, tuple.1);
+        reply.flags = Flags::ACK;
+        reply.seq = entry.snd_nxt;
+        reply.ack = entry.rcv_nxt;
+        reply.options.timestamps = entry.stamps;
+        Some(Some(reply))
+    }
+
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.order.front().map(|(until, _)| *until)
+    }
+
+    /// Lets go of those whose time is over.
+    pub(crate) fn expire(&mut self, now: Instant, slots: &mut Vec<u32>, events: &mut VecDeque<Event>) {
+        while let Some(&(queued, tuple)) = self.order.front() {
+            if queued > now && self.waiting.len() <= MAX_WAITING {
+                break;
+            }
+            self.order.pop_front();
+            let Some(entry) = self.waiting.get(&tuple) else { continue };
+            if entry.until > now && self.waiting.len() <= MAX_WAITING {
+                self.order.push_back((entry.until, tuple));
+                continue;
+            }
+            self.forget(tuple, slots, events);
+        }
+    }
+
+    /// Lets go of one.
+    pub(crate) fn forget(&mut self, tuple: Tuple, slots: &mut Vec<u32>, events: &mut VecDeque<Event>) {
+        let Some(entry) = self.waiting.remove(&tuple) else { return };
+        slots.push(entry.slot.0);
+        events.push_back(Event::SubflowRemoved { slot: entry.slot, local: tuple.0, remote: tuple.1 });
+        if let Some((count, gone)) = self.connections.get_mut(&entry.connection) {
+            *count -= 1;
+            if *count == 0 {
+                if *gone {
+                    events.push_back(Event::Released(entry.connection));
+                }
+                self.connections.remove(&entry.connection);
+            }
+        }
+    }
+
+    /// The connection itself is gone; `true` if the release has to wait for its tuples.
+    pub(crate) fn release(&mut self, connection: ConnectionId) -> bool {
+        match self.connections.get_mut(&connection) {
+            Some((_, gone)) => {
+                *gone = true;
+                true
+            }
+            None => false,
+        }
+    }
+}
