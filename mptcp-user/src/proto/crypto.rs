@@ -132,7 +132,8 @@ mod tests {
         assert_eq!(address_mac(a, b, 3, "2001:db8::1".parse().unwrap(), Some(443)), ADDRESS_6);
     }
 
-    const VECTORS: (u32, u64, u32, u64) = (0x6684_0dda, 0xf5a1_01d3_d29d_6f72, 0xdd57_83bc, 0x3a95_ed6e_4ebb_4ad5);
+    const VECTORS: (u32, u64, u32, u64) =
+        (0x6684_0dda, 0xf5a1_01d3_d29d_6f72, 0xdd57_83bc, 0x3a95_ed6e_4ebb_4ad5);
     const JOIN_V1: u64 = 0x0a2b_3913_8126_2a88;
     const JOIN_V0: u64 = 0xc0d1_c29b_33f1_6e24;
     const ADDRESS_4: u64 = 0x1a2c_419e_0f59_ec7d;

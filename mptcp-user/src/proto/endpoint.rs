@@ -1,5 +1,6 @@
 //! All connections of one shard: demultiplexing by four-tuple and by token, listeners, timers.
 
+use super::Instant;
 use super::config::{ConnectionConfig, EndpointConfig};
 use super::connection::output::reset_for;
 use super::connection::{Connection, Policies};
@@ -9,7 +10,6 @@ use super::info::ConnectionInfo;
 use super::subflow::Subflow;
 use super::time_wait::TimeWaits;
 use super::timer::TimerQueue;
-use super::Instant;
 use crate::wire::{Flags, Join, ResetReason, Segment, SeqNumber, Version};
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
@@ -48,7 +48,6 @@ pub enum ListenError {
     #[error("no {0} of that name")]
     UnknownPolicy(&'static str),
 }
-
 
 /// SipHash under a key of this endpoint: a peer that chooses its ports can't aim at one bucket.
 #[derive(Clone, Debug)]
@@ -247,7 +246,11 @@ impl Endpoint {
 
     /// Accepts connections to an address and port. An unspecified address means all of this host's addresses of
     /// that family (of both families for `[::]`).
-    pub fn listen(&mut self, address: SocketAddr, config: ConnectionConfig) -> Result<ListenerId, ListenError> {
+    pub fn listen(
+        &mut self,
+        address: SocketAddr,
+        config: ConnectionConfig,
+    ) -> Result<ListenerId, ListenError> {
         Policies::new(&config).map_err(ListenError::UnknownPolicy)?;
         if self.shared.listeners.values().any(|listener| listener.address == address) {
             return Err(ListenError::InUse);
@@ -288,7 +291,9 @@ impl Endpoint {
         }
         let policies = Policies::new(&config).map_err(ConnectError::UnknownPolicy)?;
         let id = self.add_connection(Arc::new(config), policies, None);
-        self.with(now, id, |connection, shared| connection.add_initial_subflow(shared, now, local, remote, None));
+        self.with(now, id, |connection, shared| {
+            connection.add_initial_subflow(shared, now, local, remote, None)
+        });
         Ok(id)
     }
 
@@ -329,12 +334,21 @@ impl Endpoint {
         if self.shared.tuples.contains_key(&(local, remote)) || local.is_ipv4() != remote.is_ipv4() {
             return false;
         }
-        self.with(now, connection, |connection, shared| connection.open_subflow(shared, local, remote)).unwrap_or(false)
+        self.with(now, connection, |connection, shared| connection.open_subflow(shared, local, remote))
+            .unwrap_or(false)
     }
 
     /// Answers [`Event::SubflowWanted`] when there is no way to do it (no route, no port).
-    pub fn open_subflow_failed(&mut self, now: Instant, connection: ConnectionId, local: IpAddr, remote: SocketAddr) {
-        self.with(now, connection, |connection, shared| connection.open_subflow_failed(shared, now, local, remote));
+    pub fn open_subflow_failed(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        local: IpAddr,
+        remote: SocketAddr,
+    ) {
+        self.with(now, connection, |connection, shared| {
+            connection.open_subflow_failed(shared, now, local, remote)
+        });
     }
 
     /// A segment came in. Checksums of IP and TCP have been verified by the driver. Super-segments are welcome.
@@ -342,13 +356,14 @@ impl Endpoint {
         let tuple = (segment.dst, segment.src);
         if let Some(&(place, subflow)) = self.shared.tuples.get(&tuple) {
             if let Some(id) = self.id_at(place) {
-                self.with(now, id, |connection, shared| connection.handle_segment(shared, now, subflow, segment));
+                self.with(now, id, |connection, shared| {
+                    connection.handle_segment(shared, now, subflow, segment)
+                });
             }
             return;
         }
-        let syn = segment.flags.has(Flags::SYN)
-            && !segment.flags.has(Flags::ACK)
-            && !segment.flags.has(Flags::RST);
+        let syn =
+            segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) && !segment.flags.has(Flags::RST);
         if let Some(reply) = self.shared.time_waits.handle(now, tuple, &segment) {
             if let Some(reply) = reply {
                 self.shared.replies.push_back(reply);
@@ -444,7 +459,8 @@ impl Endpoint {
         }
         while let Some(&id) = self.ready.front() {
             let shared = &mut self.shared;
-            let place = self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation);
+            let place =
+                self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation);
             let Some(connection) = place.and_then(|place| place.connection.as_deref_mut()) else {
                 self.ready.pop_front();
                 continue;
@@ -525,7 +541,8 @@ impl Endpoint {
     }
 
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        let place = self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
+        let place =
+            self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
         place.connection.as_deref_mut()
     }
 
@@ -537,7 +554,8 @@ impl Endpoint {
         id: ConnectionId,
         action: impl FnOnce(&mut Connection, &mut Shared) -> T,
     ) -> Option<T> {
-        let place = self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
+        let place =
+            self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
         let connection = place.connection.as_deref_mut()?;
         let result = action(connection, &mut self.shared);
         if !std::mem::replace(&mut connection.queued, true) {
@@ -574,5 +592,8 @@ impl Endpoint {
 
 /// Whether the listener that this connection belongs to wants Multipath TCP.
 fn listener_multipath(shared: &Shared, connection: &Connection) -> bool {
-    connection.listener.and_then(|id| shared.listeners.get(&id.0)).is_some_and(|listener| listener.config.multipath)
+    connection
+        .listener
+        .and_then(|id| shared.listeners.get(&id.0))
+        .is_some_and(|listener| listener.config.multipath)
 }

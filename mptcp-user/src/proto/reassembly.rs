@@ -36,7 +36,8 @@ impl Reassembly {
             at = at.max(first + held.len() as u64);
         }
         while at < end {
-            let next = self.ranges.range(at..end).next().map(|(&first, held)| (first, first + held.len() as u64));
+            let next =
+                self.ranges.range(at..end).next().map(|(&first, held)| (first, first + held.len() as u64));
             let (gap_end, resume) = next.unwrap_or((end, end));
             if at < gap_end {
                 let part = payload.slice((at - start) as usize, (gap_end - start) as usize);

@@ -23,12 +23,7 @@ pub(crate) struct RttEstimator {
 
 impl RttEstimator {
     pub(crate) fn new() -> Self {
-        Self {
-            srtt: None,
-            rttvar: Duration::ZERO,
-            min: Duration::MAX,
-            min_at: Instant::ZERO,
-        }
+        Self { srtt: None, rttvar: Duration::ZERO, min: Duration::MAX, min_at: Instant::ZERO }
     }
 
     /// Takes a measurement: alpha 1/8, beta 1/4 (RFC 6298 section 2.3).

@@ -53,7 +53,12 @@ impl TimeWaits {
 
     /// A segment of one of these tuples came in: `Some` with the answer, if there is one. `None`: not ours, or a
     /// SYN that may begin a new life (RFC 6191).
-    pub(crate) fn handle(&mut self, now: Instant, tuple: Tuple, segment: &Segment) -> Option<Option<Segment>> {
+    pub(crate) fn handle(
+        &mut self,
+        now: Instant,
+        tuple: Tuple,
+        segment: &Segment,
+    ) -> Option<Option<Segment>> {
         let entry = self.waiting.get_mut(&tuple)?;
         if segment.flags.has(Flags::RST) {
             return Some(None);

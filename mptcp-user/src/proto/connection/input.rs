@@ -1,6 +1,7 @@
 //! What a segment does to its subflow: RFC 9293 section 3.10.7, with the checks of RFC 5961 and RFC 7323.
 
 use super::{Connection, Mode};
+use crate::proto::Instant;
 use crate::proto::congestion::Ack;
 use crate::proto::crypto::{self, Key};
 use crate::proto::endpoint::Shared;
@@ -9,14 +10,19 @@ use crate::proto::info::{FallbackReason, SubflowState};
 use crate::proto::subflow::Kind;
 use crate::proto::subflow::mapping::Mapped;
 use crate::proto::subflow::send::{AckInput, AckOutcome};
-use crate::proto::Instant;
 use crate::wire::{Flags, Join, MpCapable, MptcpOption, ResetReason, Segment, SeqNumber};
 use arrayvec::ArrayVec;
 use std::time::Duration;
 
 impl Connection {
     /// A segment of the subflow at `index` came in.
-    pub(crate) fn handle_segment(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: Segment) {
+    pub(crate) fn handle_segment(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        segment: Segment,
+    ) {
         let Some(subflow) = self.subflow(index) else { return };
         subflow.segments_received += 1;
         match subflow.state {
@@ -76,7 +82,8 @@ impl Connection {
             _ if self.config.multipath => FallbackReason::SynRetransmission,
             _ => FallbackReason::NotRequested,
         };
-        let usable = |capable: &&MpCapable| capable.version == self.version && capable.hmac && !capable.extensible;
+        let usable =
+            |capable: &&MpCapable| capable.version == self.version && capable.hmac && !capable.extensible;
         let offered = self.mode == Mode::Handshake(true);
         let capable = segment.options.capable().filter(usable).filter(|_| offered).copied();
         match capable.and_then(|capable| Some((capable, capable.sender_key?))) {
@@ -94,13 +101,22 @@ impl Connection {
     }
 
     /// The SYN/ACK of our MP_JOIN: its HMAC proves that the peer has the keys (RFC 8684 section 3.2).
-    fn on_join_answer(&mut self, shared: &mut Shared, now: Instant, index: usize, nonce: u32, segment: &Segment) {
+    fn on_join_answer(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        nonce: u32,
+        segment: &Segment,
+    ) {
         let (local, remote) = (self.local_key.key, self.remote_key.map_or(0, |key| key.key));
         let answer = match segment.options.join() {
             Some(&Join::SynAck { backup, address_id, mac, nonce: peer_nonce }) => {
                 let expected = crypto::join_mac(self.version, remote, local, peer_nonce, nonce);
                 let good = crypto::same_secret(&expected[..8], &mac.to_be_bytes());
-                good.then(|| (backup, address_id, crypto::join_mac(self.version, local, remote, nonce, peer_nonce)))
+                good.then(|| {
+                    (backup, address_id, crypto::join_mac(self.version, local, remote, nonce, peer_nonce))
+                })
             }
             _ => None,
         };
@@ -123,7 +139,13 @@ impl Connection {
     }
 
     /// `true` if the segment completed the handshake and is to be processed further.
-    fn on_syn_received(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: &Segment) -> bool {
+    fn on_syn_received(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        segment: &Segment,
+    ) -> bool {
         let Some(subflow) = self.subflow(index) else { return false };
         if segment.flags.has(Flags::RST) {
             if segment.seq == subflow.rcv.ack_seq() {
@@ -193,7 +215,9 @@ impl Connection {
         }
         match segment.options.capable() {
             Some(capable) => {
-                let (Some(theirs), Some(ours)) = (capable.sender_key, capable.receiver_key) else { return false };
+                let (Some(theirs), Some(ours)) = (capable.sender_key, capable.receiver_key) else {
+                    return false;
+                };
                 if !crypto::same_secret(&ours.to_be_bytes(), &self.local_key.key.to_be_bytes()) {
                     return false;
                 }
@@ -357,8 +381,7 @@ impl Connection {
             duplicate,
         };
         let was_fast = subflow.snd.in_fast_recovery();
-        let outcome =
-            subflow.snd.acknowledge(now, &input, &self.congestion_paths[index], &mut subflow.rtt);
+        let outcome = subflow.snd.acknowledge(now, &input, &self.congestion_paths[index], &mut subflow.rtt);
         if outcome.acked > 0 {
             subflow.stale = false;
             subflow.bytes_acked += outcome.acked - u64::from(subflow.fin_sent && subflow.snd.is_idle());
@@ -444,7 +467,9 @@ impl Connection {
             subflow.bytes_received += payload.len() as u64;
             while !payload.is_empty() {
                 let before = payload.len();
-                let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
+                let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else {
+                    return;
+                };
                 match subflow.mappings.map(start, &mut payload) {
                     Mapped::Data(offset, octets) => {
                         let finished = self.receive.finished;
@@ -497,7 +522,13 @@ impl Connection {
 
     /// A mapping's checksum is wrong: a middlebox changed the payload. The subflow is given up with MP_FAIL
     /// (RFC 8684 section 3.7); its data comes again over the others.
-    fn checksum_failed(&mut self, _shared: &mut Shared, _now: Instant, index: usize, dsn: crate::wire::DataSeq) {
+    fn checksum_failed(
+        &mut self,
+        _shared: &mut Shared,
+        _now: Instant,
+        index: usize,
+        dsn: crate::wire::DataSeq,
+    ) {
         if let Some(subflow) = self.subflow(index) {
             subflow.fail_due = Some(dsn);
             subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));

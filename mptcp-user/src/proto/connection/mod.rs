@@ -14,6 +14,7 @@ pub(crate) mod output;
 mod paths;
 mod timers;
 
+use super::Instant;
 use super::config::ConnectionConfig;
 use super::congestion::{self, CongestionControl, Path};
 use super::crypto::Key;
@@ -25,7 +26,6 @@ use super::path::{self, PathManager};
 use super::scheduler::{self, Scheduler};
 use super::subflow::Subflow;
 use super::timer::Deadline;
-use super::Instant;
 use crate::wire::{DataSeq, MpCapable, Version};
 use bytes::Bytes;
 use paths::Paths;

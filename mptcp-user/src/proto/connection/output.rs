@@ -18,11 +18,11 @@ use crate::proto::Instant;
 use crate::proto::endpoint::Shared;
 use crate::proto::info::SubflowState;
 use crate::proto::scheduler::Candidate;
-use crate::proto::subflow::send::{Record, TxMapping};
 use crate::proto::subflow::Kind;
+use crate::proto::subflow::send::{Record, TxMapping};
 use crate::wire::{
-    AddAddr, Dss, FastClose, Flags, Join, Mapping, MpCapable, MptcpOption, Payload, RemoveAddr, ResetReason, Segment,
-    TcpOptions, TcpReset, Version, dss_checksum,
+    AddAddr, Dss, FastClose, Flags, Join, Mapping, MpCapable, MptcpOption, Payload, RemoveAddr, ResetReason,
+    Segment, TcpOptions, TcpReset, Version, dss_checksum,
 };
 use arrayvec::ArrayVec;
 
@@ -66,7 +66,8 @@ impl Connection {
         if subflow.snd.has_lost() {
             let room = path.cwnd.saturating_sub(subflow.snd.in_flight());
             if room >= path.mss || subflow.snd.in_flight() == 0 {
-                let limit = (room / path.mss * path.mss).clamp(path.mss, shared.config.max_super_segment as u64);
+                let limit =
+                    (room / path.mss * path.mss).clamp(path.mss, shared.config.max_super_segment as u64);
                 let record = subflow.snd.retransmit(now, limit, stamp, &subflow.rtt).map(Sent::from);
                 if let Some(record) = record {
                     return Some(self.data_segment(now, index, record));
@@ -165,7 +166,13 @@ impl Connection {
             })),
             Kind::JoinPassive { nonce, peer_nonce } => {
                 let remote = self.remote_key.map_or(0, |key| key.key);
-                let mac = crate::proto::crypto::join_mac(self.version, self.local_key.key, remote, nonce, peer_nonce);
+                let mac = crate::proto::crypto::join_mac(
+                    self.version,
+                    self.local_key.key,
+                    remote,
+                    nonce,
+                    peer_nonce,
+                );
                 let mac = crate::proto::crypto::truncated(&mac);
                 Some(MptcpOption::Join(Join::SynAck { backup, address_id: local_id, mac, nonce }))
             }
@@ -209,8 +216,12 @@ impl Connection {
         }
         let index = self
             .living()
-            .filter(|(_, subflow)| subflow.is_synchronised() && subflow.confirmed && subflow.reset_due.is_none())
-            .min_by_key(|(_, subflow)| (subflow.stale, subflow.backup || subflow.peer_backup, subflow.rtt.srtt()))?
+            .filter(|(_, subflow)| {
+                subflow.is_synchronised() && subflow.confirmed && subflow.reset_due.is_none()
+            })
+            .min_by_key(|(_, subflow)| {
+                (subflow.stale, subflow.backup || subflow.peer_backup, subflow.rtt.srtt())
+            })?
             .0;
         self.send.fin_sent = true;
         self.send.fin_due = false;
@@ -227,7 +238,11 @@ impl Connection {
         };
         segment.options.timestamps = subflow.timestamps(now);
         let data_ack = self.remote_dsn(self.receive.nxt).map(|ack| (ack, true));
-        segment.options.mptcp.push(MptcpOption::Dss(Dss { data_ack, mapping: Some(mapping), data_fin: true }));
+        segment.options.mptcp.push(MptcpOption::Dss(Dss {
+            data_ack,
+            mapping: Some(mapping),
+            data_fin: true,
+        }));
         self.finish_segment(now, index, &mut segment);
         Some(segment)
     }
@@ -402,7 +417,8 @@ impl Connection {
         let data_ack = self.remote_dsn(self.receive.nxt);
         let multipath = self.is_multipath();
         let news = self.news_option(now, index);
-        let capable = (self.client && !self.fully_established && multipath).then(|| self.capable_option(None));
+        let capable =
+            (self.client && !self.fully_established && multipath).then(|| self.capable_option(None));
         let Some(subflow) = self.subflows[index].as_deref_mut() else { return };
         let options = &mut segment.options;
         options.timestamps = subflow.timestamps(now);
@@ -410,7 +426,9 @@ impl Connection {
         if multipath {
             let own = match (subflow.kind, capable) {
                 (Kind::Initial, Some(capable)) => capable,
-                (Kind::JoinActive { mac, .. }, _) if !subflow.confirmed => MptcpOption::Join(Join::Ack { mac }),
+                (Kind::JoinActive { mac, .. }, _) if !subflow.confirmed => {
+                    MptcpOption::Join(Join::Ack { mac })
+                }
                 _ => {
                     let data_ack = data_ack.map(|ack| (ack, !blocks));
                     MptcpOption::Dss(Dss { data_ack, mapping: None, data_fin: false })
@@ -487,7 +505,12 @@ struct Sent {
 
 impl From<&Record> for Sent {
     fn from(record: &Record) -> Self {
-        Self { start: record.start, payload: record.payload.clone(), mapping: record.mapping, fin: record.fin }
+        Self {
+            start: record.start,
+            payload: record.payload.clone(),
+            mapping: record.mapping,
+            fin: record.fin,
+        }
     }
 }
 

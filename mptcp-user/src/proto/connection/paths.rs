@@ -68,7 +68,8 @@ impl Paths {
     /// When something is to be tried again.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let announcements = self.announcements.iter().filter_map(|announcement| announcement.at);
-        let refused = self.refused.iter().map(|refusal| refusal.until).filter(|until| *until != Instant::ZERO);
+        let refused =
+            self.refused.iter().map(|refusal| refusal.until).filter(|until| *until != Instant::ZERO);
         announcements.chain(refused).min()
     }
 
@@ -77,7 +78,8 @@ impl Paths {
         if let Some((_, id)) = self.local_ids.iter().find(|(known, _)| *known == address) {
             return *id;
         }
-        let id = (0..=u8::MAX).find(|id| self.local_ids.iter().all(|(_, used)| used != id)).unwrap_or(u8::MAX);
+        let id =
+            (0..=u8::MAX).find(|id| self.local_ids.iter().all(|(_, used)| used != id)).unwrap_or(u8::MAX);
         self.local_ids.push((address, id));
         id
     }
@@ -86,7 +88,8 @@ impl Paths {
     pub(super) fn announced(&mut self, id: u8, now: Instant) {
         if let Some(known) = self.announcements.iter_mut().find(|known| known.id == id) {
             known.sends += 1;
-            known.at = (known.sends < ANNOUNCEMENTS).then(|| now + Duration::from_secs(1) * (1 << known.sends));
+            known.at =
+                (known.sends < ANNOUNCEMENTS).then(|| now + Duration::from_secs(1) * (1 << known.sends));
         }
     }
 }
@@ -173,7 +176,9 @@ impl Connection {
 
     /// The peer wants another subflow: SYN with MP_JOIN and our token. `false` if it is to be refused.
     pub(crate) fn accept_join(&mut self, shared: &mut Shared, now: Instant, syn: &Segment) -> bool {
-        let Some(&Join::Syn { backup, address_id, nonce: peer_nonce, .. }) = syn.options.join() else { return false };
+        let Some(&Join::Syn { backup, address_id, nonce: peer_nonce, .. }) = syn.options.join() else {
+            return false;
+        };
         let full = self.living().count() >= self.config.max_subflows;
         if !self.is_multipath() || !self.fully_established || full || self.closed.is_some() {
             return false;
@@ -189,7 +194,12 @@ impl Connection {
     }
 
     /// The driver has found a way for a subflow that the path manager wants. `false` if it is not wanted any more.
-    pub(crate) fn open_subflow(&mut self, shared: &mut Shared, local: SocketAddr, remote: SocketAddr) -> bool {
+    pub(crate) fn open_subflow(
+        &mut self,
+        shared: &mut Shared,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> bool {
         let before = self.paths.wanted.len();
         self.paths.wanted.retain(|wanted| *wanted != (local.ip(), remote));
         let full = self.living().count() >= self.config.max_subflows;
@@ -207,7 +217,13 @@ impl Connection {
     }
 
     /// There is no way between these two addresses.
-    pub(crate) fn open_subflow_failed(&mut self, shared: &mut Shared, now: Instant, local: IpAddr, remote: SocketAddr) {
+    pub(crate) fn open_subflow_failed(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        local: IpAddr,
+        remote: SocketAddr,
+    ) {
         self.paths.wanted.retain(|wanted| *wanted != (local, remote));
         self.refuse(now, local, remote);
         self.manage_paths(shared, now);
@@ -222,7 +238,8 @@ impl Connection {
     }
 
     fn refuse(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) {
-        let known = self.paths.refused.iter().position(|refusal| (refusal.local, refusal.remote) == (local, remote));
+        let known =
+            self.paths.refused.iter().position(|refusal| (refusal.local, refusal.remote) == (local, remote));
         let index = known.unwrap_or_else(|| {
             if self.paths.refused.len() >= MAX_REFUSED {
                 self.paths.refused.remove(0);
@@ -259,7 +276,9 @@ impl Connection {
             };
             let refused = &self.paths.refused;
             let is_refused = |local, remote| {
-                refused.iter().any(|known| (known.local, known.remote) == (local, remote) && known.until > now)
+                refused
+                    .iter()
+                    .any(|known| (known.local, known.remote) == (local, remote) && known.until > now)
             };
             let Some(wish) = self.policies.path_manager.next_subflow(&view, &is_refused) else { break };
             self.paths.wanted.push((wish.local.address, wish.remote));
@@ -288,7 +307,12 @@ impl Connection {
         let known = self.paths.announcements.iter().any(|known| known.address == local.address);
         let id = self.paths.local_id(local.address);
         if id != 0 && !known && self.paths.announcements.len() < MAX_REMOTE {
-            self.paths.announcements.push(Announcement { id, address: local.address, sends: 0, at: Some(now) });
+            self.paths.announcements.push(Announcement {
+                id,
+                address: local.address,
+                sends: 0,
+                at: Some(now),
+            });
         }
     }
 
@@ -321,9 +345,16 @@ impl Connection {
     }
 
     /// ADD_ADDR: authentic ones are remembered, echoed, and may lead to subflows.
-    pub(super) fn take_add_address(&mut self, shared: &mut Shared, now: Instant, index: usize, add: &AddAddr) {
+    pub(super) fn take_add_address(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        add: &AddAddr,
+    ) {
         if add.echo {
-            if let Some(known) = self.paths.announcements.iter_mut().find(|known| known.id == add.address_id) {
+            if let Some(known) = self.paths.announcements.iter_mut().find(|known| known.id == add.address_id)
+            {
                 known.at = None;
             }
             return;
@@ -331,8 +362,13 @@ impl Connection {
         let (Some(remote_key), Some(subflow)) = (self.remote_key, self.subflow(index)) else { return };
         let port = subflow.remote.port();
         if self.version == Version::V1 {
-            let expected =
-                crypto::address_mac(remote_key.key, self.local_key.key, add.address_id, add.address, add.port);
+            let expected = crypto::address_mac(
+                remote_key.key,
+                self.local_key.key,
+                add.address_id,
+                add.address,
+                add.port,
+            );
             let given = add.mac.unwrap_or_default();
             if add.mac.is_none() || !crypto::same_secret(&expected.to_be_bytes(), &given.to_be_bytes()) {
                 return;

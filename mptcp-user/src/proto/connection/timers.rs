@@ -28,7 +28,11 @@ impl Connection {
         self.arm_persist(now);
         let subflows = self.subflows.iter().flatten().filter_map(|subflow| subflow.next_timeout());
         self.deadline.wanted = subflows
-            .chain([self.data_deadline, self.persist_deadline, self.patience, self.paths.deadline()].into_iter().flatten())
+            .chain(
+                [self.data_deadline, self.persist_deadline, self.patience, self.paths.deadline()]
+                    .into_iter()
+                    .flatten(),
+            )
             .min();
     }
 
@@ -143,7 +147,8 @@ impl Connection {
         let path = &mut self.congestion_paths[index];
         path.cwnd = path.mss;
         let user_timeout = self.config.user_timeout;
-        let others = self.living().any(|(other, subflow)| other != index && subflow.can_send() && !subflow.stale);
+        let others =
+            self.living().any(|(other, subflow)| other != index && subflow.can_send() && !subflow.stale);
         let Some(subflow) = self.subflow(index) else { return };
         subflow.stale = true;
         let given_up = now - subflow.snd.progress >= user_timeout;
@@ -167,7 +172,8 @@ impl Connection {
             self.data_deadline = None;
         } else if restart || self.data_deadline.is_none() {
             let rto = self.living().map(|(_, subflow)| subflow.rtt.rto()).max().unwrap_or(MIN_DATA_TIMEOUT);
-            self.data_deadline = Some(now + (rto * 2).max(MIN_DATA_TIMEOUT) * (1 << self.data_expiries.min(6)));
+            self.data_deadline =
+                Some(now + (rto * 2).max(MIN_DATA_TIMEOUT) * (1 << self.data_expiries.min(6)));
         }
     }
 

@@ -13,7 +13,11 @@ impl PathManager for FullMesh {
         "full-mesh"
     }
 
-    fn next_subflow(&mut self, view: &View<'_>, refused: &dyn Fn(IpAddr, SocketAddr) -> bool) -> Option<Wish> {
+    fn next_subflow(
+        &mut self,
+        view: &View<'_>,
+        refused: &dyn Fn(IpAddr, SocketAddr) -> bool,
+    ) -> Option<Wish> {
         if !view.client || view.subflows.len() >= view.limit {
             return None;
         }
@@ -30,7 +34,9 @@ impl PathManager for FullMesh {
                 let uses = view
                     .subflows
                     .iter()
-                    .map(|(ours, theirs)| usize::from(*ours == local.address) + usize::from(*theirs == remote))
+                    .map(|(ours, theirs)| {
+                        usize::from(*ours == local.address) + usize::from(*theirs == remote)
+                    })
                     .sum();
                 if best.is_none_or(|(fewest, _)| uses < fewest) {
                     best = Some((uses, Wish { local, remote }));
@@ -54,7 +60,11 @@ impl PathManager for Nothing {
         "none"
     }
 
-    fn next_subflow(&mut self, _view: &View<'_>, _refused: &dyn Fn(IpAddr, SocketAddr) -> bool) -> Option<Wish> {
+    fn next_subflow(
+        &mut self,
+        _view: &View<'_>,
+        _refused: &dyn Fn(IpAddr, SocketAddr) -> bool,
+    ) -> Option<Wish> {
         None
     }
 

@@ -39,7 +39,8 @@ pub(crate) trait PathManager: Send + Debug {
     /// Name by which it is chosen.
     fn name(&self) -> &'static str;
     /// The next subflow to open, if any: one that `refused` does not name. Called again until there is none.
-    fn next_subflow(&mut self, view: &View<'_>, refused: &dyn Fn(IpAddr, SocketAddr) -> bool) -> Option<Wish>;
+    fn next_subflow(&mut self, view: &View<'_>, refused: &dyn Fn(IpAddr, SocketAddr) -> bool)
+    -> Option<Wish>;
     /// Whether this side tells the peer its other addresses.
     fn announces(&self, client: bool) -> bool;
 }
@@ -48,10 +49,8 @@ pub(crate) trait PathManager: Send + Debug {
 type Policy = (&'static str, fn() -> Box<dyn PathManager>);
 
 /// All policies.
-pub(crate) const POLICIES: &[Policy] = &[
-    ("full-mesh", || Box::new(full_mesh::FullMesh)),
-    ("none", || Box::new(full_mesh::Nothing)),
-];
+pub(crate) const POLICIES: &[Policy] =
+    &[("full-mesh", || Box::new(full_mesh::FullMesh)), ("none", || Box::new(full_mesh::Nothing))];
 
 /// A path manager by its name.
 pub(crate) fn by_name(name: &str) -> Option<Box<dyn PathManager>> {

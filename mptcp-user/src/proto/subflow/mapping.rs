@@ -173,8 +173,10 @@ mod tests {
             } else {
                 Mapped::Corrupt(DataSeq(500), octets.clone())
             };
-            assert!(matches!((&last, &expected), (Mapped::Data(a, x), Mapped::Data(b, y)) if a == b && x.to_vec() == y.to_vec())
-                || matches!((&last, &expected), (Mapped::Corrupt(a, _), Mapped::Corrupt(b, _)) if a == b));
+            assert!(
+                matches!((&last, &expected), (Mapped::Data(a, x), Mapped::Data(b, y)) if a == b && x.to_vec() == y.to_vec())
+                    || matches!((&last, &expected), (Mapped::Corrupt(a, _), Mapped::Corrupt(b, _)) if a == b)
+            );
         }
     }
 }

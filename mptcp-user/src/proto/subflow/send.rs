@@ -400,7 +400,14 @@ impl SendSide {
         }
         outcome.acked = acked;
         for &(start, end) in input.sacks {
-            self.acknowledge_selectively(now, start.max(self.una), end.min(self.nxt), rtt, &mut outcome, &mut sample);
+            self.acknowledge_selectively(
+                now,
+                start.max(self.una),
+                end.min(self.nxt),
+                rtt,
+                &mut outcome,
+                &mut sample,
+            );
         }
         if input.duplicate_reported {
             self.rack.duplicate_reported(self.una, self.nxt);
@@ -681,7 +688,12 @@ impl SendSide {
     }
 
     /// Lets timers expire; at most one action at a time.
-    pub(crate) fn handle_timeout(&mut self, now: Instant, path: &Path, rtt: &RttEstimator) -> Option<TimerAction> {
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        path: &Path,
+        rtt: &RttEstimator,
+    ) -> Option<TimerAction> {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.reordering) {
             self.reordering = None;

@@ -15,7 +15,10 @@ fn fallbacks(pair: &mut Pair) -> (Option<FallbackReason>, Option<FallbackReason>
     pair.send(up.clone(), down.clone());
     assert!(pair.run(Duration::from_secs(120)), "{}", pair.tail());
     assert!(pair.server.received == up && pair.client.received == down);
-    assert_eq!((pair.client.closed, pair.server.closed), (Some(CloseReason::Finished), Some(CloseReason::Finished)));
+    assert_eq!(
+        (pair.client.closed, pair.server.closed),
+        (Some(CloseReason::Finished), Some(CloseReason::Finished))
+    );
     let client = pair.client.endpoint.info(pair.client.connection.unwrap()).unwrap();
     let server = pair.server.endpoint.info(pair.server.connection.unwrap()).unwrap();
     (client.fallback, server.fallback)
@@ -54,7 +57,8 @@ fn options_that_disappear_make_it_regular_tcp() {
         strip(|_, segment| !segment.payload.is_empty()),
     ];
     for (number, middlebox) in cases.into_iter().enumerate() {
-        let mut pair = Pair::new(number as u64, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
+        let mut pair =
+            Pair::new(number as u64, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
         pair.middlebox = Some(middlebox);
         let (client, server) = fallbacks(&mut pair);
         assert!(client.is_some() && server.is_some(), "case {number}: {client:?} {server:?}");
@@ -106,7 +110,12 @@ fn a_port_without_listener_refuses() {
 
 #[test]
 fn nobody_there_is_a_timeout() {
-    let mut pair = Pair::new(1, vec![PathConfig { up: false, ..PathConfig::default() }], false, &ConnectionConfig::default());
+    let mut pair = Pair::new(
+        1,
+        vec![PathConfig { up: false, ..PathConfig::default() }],
+        false,
+        &ConnectionConfig::default(),
+    );
     assert!(pair.run_until(Duration::from_secs(31), |pair| pair.client.closed.is_some()));
     assert_eq!(pair.client.closed, Some(CloseReason::ConnectTimeout));
 }

@@ -1,5 +1,5 @@
 //! Two endpoints, a virtual clock, and a network in memory between them.
 
+mod handshake;
 mod pair;
 mod transfer;
-mod handshake;

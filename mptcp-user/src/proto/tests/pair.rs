@@ -1,7 +1,8 @@
 //! The pair that the engine's own tests drive. Everything in it follows from one seed.
 
 use crate::proto::{
-    CloseReason, ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Event, Instant, ListenerId, LocalAddress,
+    CloseReason, ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Event, Instant, ListenerId,
+    LocalAddress,
 };
 use crate::wire::{Flags, Segment};
 use bytes::Bytes;
@@ -86,7 +87,12 @@ impl Pair {
         let mut host = |number: u8| {
             let mut endpoint = Endpoint::new(EndpointConfig::default(), rng.random());
             for path in 0..paths.len() {
-                let local = LocalAddress { address: address(path, number, v6), interface: path as u32 + 1, mtu: 1500, backup: false };
+                let local = LocalAddress {
+                    address: address(path, number, v6),
+                    interface: path as u32 + 1,
+                    mtu: 1500,
+                    backup: false,
+                };
                 endpoint.add_local_address(now, local);
             }
             Host {

@@ -9,9 +9,16 @@ fn transfer(pair: &mut Pair, up: usize, down: usize, limit: Duration) {
     let (to_server, to_client) = (pattern(up, 1), pattern(down, 2));
     pair.send(to_server.clone(), to_client.clone());
     let done = pair.run(limit);
-    assert!(done, "not done at {:?}: {:?} {:?}\n{:#?}\n{:#?}\n{}", pair.now, pair.client.closed, pair.server.closed,
+    assert!(
+        done,
+        "not done at {:?}: {:?} {:?}\n{:#?}\n{:#?}\n{}",
+        pair.now,
+        pair.client.closed,
+        pair.server.closed,
         pair.client.connection.and_then(|id| pair.client.endpoint.info(id)),
-        pair.server.connection.and_then(|id| pair.server.endpoint.info(id)), pair.tail());
+        pair.server.connection.and_then(|id| pair.server.endpoint.info(id)),
+        pair.tail()
+    );
     assert!(pair.server.received == to_server, "client to server: {} of {up}", pair.server.received.len());
     assert!(pair.client.received == to_client, "server to client: {} of {down}", pair.client.received.len());
     assert!(pair.client.ended && pair.server.ended);
@@ -44,7 +51,8 @@ fn two_paths_carry_one_stream_in_both_families() {
 #[test]
 fn the_checksum_holds_over_clean_paths() {
     let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
-    let mut pair = Pair::with_configs(3, vec![PathConfig::default(); 2], false, &ConnectionConfig::default(), &config);
+    let mut pair =
+        Pair::with_configs(3, vec![PathConfig::default(); 2], false, &ConnectionConfig::default(), &config);
     transfer(&mut pair, 1_000_000, 300_000, Duration::from_secs(30));
     let info = pair.client.endpoint.info(pair.client.connection.unwrap()).unwrap();
     assert!(info.checksum && info.fallback.is_none());
@@ -100,7 +108,11 @@ fn a_path_that_dies_in_the_middle_costs_less_than_a_second() {
     assert!(pair.run_until(Duration::from_secs(10), |pair| pair.server.received.len() > 5_000_000));
     pair.paths[1].up = false;
     let cut = pair.now;
-    assert!(pair.run_until(Duration::from_secs(10), |pair| pair.server.received.len() == 20_000_000), "{}", pair.tail());
+    assert!(
+        pair.run_until(Duration::from_secs(10), |pair| pair.server.received.len() == 20_000_000),
+        "{}",
+        pair.tail()
+    );
     assert!(pair.server.received == data);
     assert!(pair.now - cut < Duration::from_secs(2), "{:?}", pair.now - cut);
     let info = pair.client.endpoint.info(pair.client.connection.unwrap()).unwrap();
@@ -117,8 +129,12 @@ fn an_address_that_goes_takes_its_subflow_with_it_and_one_that_comes_brings_one(
     pair.client.endpoint.remove_local_address(now, address(0, 1, false));
     assert!(pair.run_until(Duration::from_secs(10), |pair| pair.server.received.len() > 8_000_000));
     let info = pair.server.endpoint.info(pair.server.connection.unwrap()).unwrap();
-    assert!(info.subflows.iter().filter(|subflow| subflow.state == SubflowState::Established).count() == 1, "{info:#?}");
-    let local = crate::proto::LocalAddress { address: address(0, 1, false), interface: 1, mtu: 1500, backup: false };
+    assert!(
+        info.subflows.iter().filter(|subflow| subflow.state == SubflowState::Established).count() == 1,
+        "{info:#?}"
+    );
+    let local =
+        crate::proto::LocalAddress { address: address(0, 1, false), interface: 1, mtu: 1500, backup: false };
     let now = pair.now;
     pair.client.endpoint.add_local_address(now, local);
     assert!(pair.run(Duration::from_secs(30)), "{}", pair.tail());
