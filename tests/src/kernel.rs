@@ -31,22 +31,25 @@ pub struct KernelInfo {
 
 /// A listening socket. An unspecified IPv6 address listens on both families.
 pub fn listen(namespace: &Namespace, protocol: Protocol, local: SocketAddr) -> Result<TcpListener> {
-    namespace.run(|| {
-        let socket = socket(protocol, local)?;
-        let on: libc::c_int = 1;
-        option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &on)?;
-        let (address, length) = sockaddr(local);
-        // SAFETY: the address is valid for its length during the calls; the descriptor is open.
-        let failed = unsafe {
-            libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) != 0
-                || libc::listen(socket.as_raw_fd(), 64) != 0
-        };
-        if failed {
-            return Err(io::Error::last_os_error())
-                .with_context(|| format!("the kernel can't listen on {local}"));
-        }
-        Ok(TcpListener::from(socket))
-    })
+    namespace.run(|| listen_here(protocol, local))
+}
+
+/// [`listen`] in the namespace of the calling thread.
+pub fn listen_here(protocol: Protocol, local: SocketAddr) -> Result<TcpListener> {
+    let socket = socket(protocol, local)?;
+    let on: libc::c_int = 1;
+    option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &on)?;
+    let (address, length) = sockaddr(local);
+    // SAFETY: the address is valid for its length during the calls; the descriptor is open.
+    let failed = unsafe {
+        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) != 0
+            || libc::listen(socket.as_raw_fd(), 64) != 0
+    };
+    if failed {
+        return Err(io::Error::last_os_error())
+            .with_context(|| format!("the kernel can't listen on {local}"));
+    }
+    Ok(TcpListener::from(socket))
 }
 
 /// Accepts a connection, at most `patience` from now.
@@ -68,29 +71,37 @@ pub fn connect(
     remote: SocketAddr,
     patience: Duration,
 ) -> Result<TcpStream> {
-    namespace.run(|| {
-        let socket = socket(protocol, remote)?;
-        if let Some(local) = local {
-            let (address, length) = sockaddr(local);
-            // SAFETY: the address is valid for its length; the descriptor is open.
-            if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } != 0 {
-                return Err(io::Error::last_os_error()).context("bind");
-            }
-        }
-        let timeout = libc::timeval {
-            tv_sec: patience.as_secs() as libc::time_t,
-            tv_usec: libc::suseconds_t::from(patience.subsec_micros()),
-        };
-        option(&socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &timeout)?;
-        option(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
-        let (address, length) = sockaddr(remote);
+    namespace.run(|| connect_here(protocol, local, remote, patience))
+}
+
+/// [`connect`] in the namespace of the calling thread.
+pub fn connect_here(
+    protocol: Protocol,
+    local: Option<SocketAddr>,
+    remote: SocketAddr,
+    patience: Duration,
+) -> Result<TcpStream> {
+    let socket = socket(protocol, remote)?;
+    if let Some(local) = local {
+        let (address, length) = sockaddr(local);
         // SAFETY: the address is valid for its length; the descriptor is open.
-        if unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) } != 0 {
-            return Err(io::Error::last_os_error())
-                .with_context(|| format!("the kernel can't connect to {remote}"));
+        if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } != 0 {
+            return Err(io::Error::last_os_error()).context("bind");
         }
-        Ok(TcpStream::from(socket))
-    })
+    }
+    let timeout = libc::timeval {
+        tv_sec: patience.as_secs() as libc::time_t,
+        tv_usec: libc::suseconds_t::from(patience.subsec_micros()),
+    };
+    option(&socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &timeout)?;
+    option(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
+    let (address, length) = sockaddr(remote);
+    // SAFETY: the address is valid for its length; the descriptor is open.
+    if unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) } != 0 {
+        return Err(io::Error::last_os_error())
+            .with_context(|| format!("the kernel can't connect to {remote}"));
+    }
+    Ok(TcpStream::from(socket))
 }
 
 /// What the kernel says of a Multipath TCP connection; none if it is regular TCP through and through.

@@ -6,8 +6,10 @@
 //! * [`counters`]: the kernel's SNMP and MIB counters in a namespace;
 //! * [`data`]: seeded test data and its SHA-256.
 //!
-//! Nothing here depends on the stack under test: it is driven through its command line, as users drive it.
+//! Nothing here depends on the stack under test: it is driven through its command line, as users drive it. (Only the
+//! benchmark's end points, a program of their own, use it as a library.)
 
+pub mod bench;
 pub mod capture;
 pub mod counters;
 pub mod data;

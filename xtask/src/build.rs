@@ -15,3 +15,8 @@ pub(crate) fn tests_program(name: &str) -> Result<PathBuf> {
     run(&mut cargo(&["build", "--release", "--package", "mptcp-tests", "--bin", name]))?;
     Ok(target().join("release").join(name))
 }
+
+/// Builds all programs of the tests crate with optimisation.
+pub(crate) fn tests_programs() -> Result<()> {
+    run(&mut cargo(&["build", "--release", "--package", "mptcp-tests", "--bins"]))
+}
