@@ -272,6 +272,7 @@ impl Connection {
         }
         let window = u64::from(segment.window) << subflow.snd.scale;
         let had_dss = segment.options.dss().is_some();
+        self.plain_segments = if segment.options.mptcp.is_empty() { self.plain_segments.saturating_add(1) } else { 0 };
         self.take_options(shared, now, index, &segment, window);
         if self.closed.is_some() || self.subflow(index).is_none() {
             return;
@@ -389,6 +390,9 @@ impl Connection {
         self.control_congestion(now, index, was_fast, &outcome);
         if plain && outcome.acked > 0 {
             // One to one: subflow offset 1 is data offset 0.
+            if self.infinite_until.is_some_and(|until| ack >= until) {
+                self.infinite_until = None;
+            }
             self.send.acknowledge((ack - 1).min(self.send.end()));
             self.tell_writable(shared);
         }
@@ -504,19 +508,21 @@ impl Connection {
         }
     }
 
-    /// In-order octets without a mapping. Before any mapping was seen this is a path that strips options, and the
-    /// connection falls back (`true`); later it is a subflow that can't be trusted any more.
+    /// In-order octets without a mapping: the path strips options. As long as the two streams correspond one to one
+    /// the connection falls back (`true`; RFC 8684 section 3.7); otherwise the subflow can't be trusted any more.
+    /// Where checksums protect the data and have been seen to work, unprotected octets are not believed.
     fn unmapped(&mut self, shared: &mut Shared, index: usize, start: u64) -> bool {
         let alone = self.living().count() == 1;
+        let next = self.receive.nxt;
+        let checksum = self.checksum;
+        let contiguous = self.contiguous;
         let Some(subflow) = self.subflow(index) else { return false };
-        let first = subflow.kind == Kind::Initial && !subflow.mappings.seen && start == 1;
-        if first && alone && self.receive.nxt == 0 && self.contiguous {
+        let unprotected = checksum && subflow.mappings.seen;
+        if alone && contiguous && subflow.kind == Kind::Initial && start == next + 1 && !unprotected {
             self.fall_back(shared, FallbackReason::MappingMissing);
             return true;
         }
-        if let Some(subflow) = self.subflow(index) {
-            subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
-        }
+        subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
         false
     }
 

@@ -83,6 +83,11 @@ pub(crate) struct Connection {
     fully_established: bool,
     /// A DSS came at least once: options survive this way.
     dss_received: bool,
+    /// Segments without any Multipath TCP option since the last DSS.
+    plain_segments: u32,
+    /// After a fallback that the peer may not know of: it is told with an infinite mapping on everything that
+    /// leaves until this subflow offset is acknowledged.
+    infinite_until: Option<u64>,
     /// Everything sent so far went over the initial subflow in order, so that falling back is possible.
     contiguous: bool,
     subflows: Vec<Option<Box<Subflow>>>,
@@ -139,6 +144,8 @@ impl Connection {
             checksum: config.checksum,
             fully_established: false,
             dss_received: false,
+            plain_segments: 0,
+            infinite_until: None,
             contiguous: true,
             subflows: Vec::new(),
             congestion_paths: Vec::new(),
@@ -292,6 +299,7 @@ impl Connection {
         if self.token().is_some() {
             shared.remove_token(self.local_key.token);
         }
+        let tell = self.is_multipath() && reason != FallbackReason::PeerFellBack;
         self.mode = Mode::Plain(reason);
         self.send.clear_reinjections();
         self.send.fin_due = false;
@@ -299,6 +307,10 @@ impl Connection {
         for (index, subflow) in self.subflows.iter_mut().enumerate() {
             if let Some(subflow) = subflow {
                 subflow.mappings.set_infinite(1, 0);
+                if tell {
+                    self.infinite_until = Some(subflow.snd.nxt + 1);
+                    subflow.rcv.ack_now = true;
+                }
                 self.congestion_paths[index].mss = subflow.payload_mss(false);
             }
         }

@@ -345,7 +345,7 @@ impl Connection {
             segment
         };
         let option = match sent.mapping {
-            _ if !self.is_multipath() => None,
+            _ if !self.is_multipath() => self.infinite_mapping(sent.start),
             Some(mapping) if first && mapping.data == 0 => {
                 Some(self.capable_option(Some((mapping.len, mapping.checksum))))
             }
@@ -370,6 +370,19 @@ impl Connection {
             segment.gso_size = per_packet as u16;
         }
         segment
+    }
+
+    /// After a fallback: from this octet on the two streams correspond one to one (RFC 8684 section 3.7).
+    fn infinite_mapping(&self, start: u64) -> Option<MptcpOption> {
+        self.infinite_until?;
+        let mapping = Mapping {
+            dsn: self.local_dsn(start - 1),
+            dsn_long: true,
+            subflow_seq: start as u32,
+            len: 0,
+            checksum: self.checksum.then_some(0),
+        };
+        Some(MptcpOption::Dss(Dss { data_ack: None, mapping: Some(mapping), data_fin: false }))
     }
 
     /// MP_CAPABLE with both keys: the third ACK, and the first data until the peer is known to have the keys.
@@ -417,6 +430,7 @@ impl Connection {
         let data_ack = self.remote_dsn(self.receive.nxt);
         let multipath = self.is_multipath();
         let news = self.news_option(now, index);
+        let infinite = self.subflows[index].as_deref().and_then(|subflow| self.infinite_mapping(subflow.snd.nxt));
         let capable =
             (self.client && !self.fully_established && multipath).then(|| self.capable_option(None));
         let Some(subflow) = self.subflows[index].as_deref_mut() else { return };
@@ -444,6 +458,8 @@ impl Connection {
                     options.timestamps = None;
                 }
             }
+        } else {
+            options.mptcp.extend(infinite);
         }
         if blocks {
             let left = OPTION_SPACE.saturating_sub(options.wire_len());

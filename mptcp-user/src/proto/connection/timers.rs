@@ -4,7 +4,7 @@ use super::{Connection, Mode};
 use crate::proto::Instant;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::CloseReason;
-use crate::proto::info::SubflowState;
+use crate::proto::info::{FallbackReason, SubflowState};
 use crate::proto::subflow::Kind;
 use crate::proto::subflow::send::TimerAction;
 use crate::wire::ResetReason;
@@ -46,7 +46,7 @@ impl Connection {
             }
         }
         if due(self.data_deadline) {
-            self.data_timeout(now);
+            self.data_timeout(shared, now);
         }
         if due(self.persist_deadline) {
             self.persist_deadline = None;
@@ -179,10 +179,24 @@ impl Connection {
 
     /// Nothing was acknowledged at the data level for a while. If the first unacknowledged octet is not in flight
     /// on any subflow (the peer acknowledged it there and dropped it, or its mapping was lost), it is sent again.
-    fn data_timeout(&mut self, now: Instant) {
+    fn data_timeout(&mut self, shared: &mut Shared, now: Instant) {
         self.data_deadline = None;
         self.data_expiries += 1;
         let una = self.send.una;
+        let mut subflows = self.living();
+        if let (Some((_, subflow)), None) = (subflows.next(), subflows.next())
+            && self.contiguous
+            && self.plain_segments > 0
+            && subflow.snd.una > una + 1
+        {
+            // The only subflow delivers and the options have stopped coming: a path that has begun to strip them.
+            let acknowledged = subflow.snd.una - 1;
+            drop(subflows);
+            self.fall_back(shared, FallbackReason::OptionStripped);
+            self.send.acknowledge(acknowledged.min(self.send.end()));
+            return;
+        }
+        drop(subflows);
         let covered = self
             .living()
             .any(|(_, subflow)| subflow.snd.outstanding().any(|(start, end)| start <= una && una < end));

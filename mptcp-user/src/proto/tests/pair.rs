@@ -141,7 +141,10 @@ impl Pair {
     /// Runs until nothing happens any more before `limit` has passed, or `done` says so.
     pub(super) fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Pair) -> bool) -> bool {
         let end = self.now + limit;
+        let mut rounds = 0u64;
         loop {
+            rounds += 1;
+            assert!(rounds < 3_000_000, "time does not pass any more at {:?}\n{}", self.now, self.tail());
             for from_client in [true, false] {
                 self.drive(from_client);
             }
@@ -176,7 +179,8 @@ impl Pair {
 
     fn drive(&mut self, is_client: bool) {
         let now = self.now;
-        loop {
+        for round in 0.. {
+            assert!(round < 100_000, "endless output at {:?}\n{}", self.now, self.tail());
             let host = if is_client { &mut self.client } else { &mut self.server };
             host.application(now);
             let mut quiet = true;
