@@ -130,7 +130,10 @@ impl Shared {
     /// The subflow's four-tuple stays known for a while, to answer what is still on its way.
     pub(crate) fn enter_time_wait(&mut self, now: Instant, id: ConnectionId, subflow: &Subflow) {
         self.tuples.remove(&subflow.tuple());
-        self.time_waits.add(now, id, subflow);
+        let acknowledgment = self.time_waits.add(now, id, subflow);
+        if subflow.rcv.ack_now && self.replies.len() < MAX_REPLIES {
+            self.replies.push_back(acknowledgment);
+        }
     }
 
     pub(crate) fn remove_token(&mut self, token: u32) {

@@ -26,6 +26,19 @@ struct TimeWait {
     until: Instant,
 }
 
+impl TimeWait {
+    /// Acknowledges everything, the peer's FIN included.
+    fn acknowledgment(&self, (local, remote): Tuple) -> Segment {
+        let mut segment = Segment::new(local, remote);
+        segment.flags = Flags::ACK;
+        segment.seq = self.snd_nxt;
+        segment.ack = self.rcv_nxt;
+        segment.window = u16::MAX;
+        segment.options.timestamps = self.stamps;
+        segment
+    }
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct TimeWaits {
@@ -36,7 +49,8 @@ pub(crate) struct TimeWaits {
 }
 
 impl TimeWaits {
-    pub(crate) fn add(&mut self, now: Instant, connection: ConnectionId, subflow: &Subflow) {
+    /// Adds a subflow's four-tuple; gives the acknowledgment of the peer's FIN, which is still owed.
+    pub(crate) fn add(&mut self, now: Instant, connection: ConnectionId, subflow: &Subflow) -> Segment {
         let until = now + DURATION;
         let entry = TimeWait {
             slot: subflow.slot,
@@ -46,9 +60,11 @@ impl TimeWaits {
             stamps: subflow.timestamps(now),
             until,
         };
+        let acknowledgment = entry.acknowledgment(subflow.tuple());
         self.waiting.insert(subflow.tuple(), entry);
         self.order.push_back((until, subflow.tuple()));
         self.connections.entry(connection).or_default().0 += 1;
+        acknowledgment
     }
 
     /// A segment of one of these tuples came in: `Some` with the answer, if there is one. `None`: not ours, or a
@@ -77,12 +93,7 @@ impl TimeWaits {
         }
         // Our last acknowledgment was lost.
         entry.until = now + DURATION;
-        let mut reply = Segment::new(tuple.0, tuple.1);
-        reply.flags = Flags::ACK;
-        reply.seq = entry.snd_nxt;
-        reply.ack = entry.rcv_nxt;
-        reply.options.timestamps = entry.stamps;
-        Some(Some(reply))
+        Some(Some(entry.acknowledgment(tuple)))
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {

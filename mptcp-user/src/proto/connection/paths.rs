@@ -65,9 +65,10 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// When something is to be tried again.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let announcements = self.announcements.iter().filter_map(|announcement| announcement.at);
+    /// When something is to be tried again. An announcement that is due already leaves with the next segment.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        let announcements =
+            self.announcements.iter().filter_map(|announcement| announcement.at.filter(|at| *at > now));
         let refused =
             self.refused.iter().map(|refusal| refusal.until).filter(|until| *until != Instant::ZERO);
         announcements.chain(refused).min()

@@ -25,11 +25,16 @@ const MIN_DATA_TIMEOUT: Duration = Duration::from_millis(500);
 impl Connection {
     /// Computes when [`handle_timeout`](Self::handle_timeout) is next to be called.
     pub(crate) fn update_deadline(&mut self, now: Instant) {
+        if self.closed.is_some() {
+            // What is left are resets, which leave when they can.
+            self.deadline.wanted = None;
+            return;
+        }
         self.arm_persist(now);
         let subflows = self.subflows.iter().flatten().filter_map(|subflow| subflow.next_timeout());
         self.deadline.wanted = subflows
             .chain(
-                [self.data_deadline, self.persist_deadline, self.patience, self.paths.deadline()]
+                [self.data_deadline, self.persist_deadline, self.patience, self.paths.deadline(now)]
                     .into_iter()
                     .flatten(),
             )

@@ -41,9 +41,9 @@ fn two_paths_carry_one_stream_in_both_families() {
         assert_eq!(info.fallback, None);
         assert_eq!(info.subflows.len(), 2, "{info:#?}");
         for subflow in &info.subflows {
-            assert!(subflow.bytes_sent > 500_000, "{info:#?}");
+            assert!(subflow.bytes_sent > 200_000, "{info:#?}");
             assert!(matches!(subflow.state, SubflowState::TimeWait | SubflowState::Closed));
-            assert_eq!(subflow.bytes_retransmitted, 0, "{info:#?}");
+            assert_eq!((subflow.bytes_retransmitted, subflow.timeouts), (0, 0), "{info:#?}");
         }
     }
 }
