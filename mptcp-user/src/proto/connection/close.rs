@@ -62,6 +62,7 @@ impl Connection {
             _ => SubflowState::CloseWait,
         };
         subflow.state = next;
+        let subflow_next = subflow.rcv.nxt;
         if self.is_multipath() {
             // The end of a subflow is not the end of the data: close our half of it, too. What is in flight on
             // it stays there until it is acknowledged or another subflow takes it.
@@ -69,7 +70,9 @@ impl Connection {
                 subflow.fin_wanted = true;
             }
         } else {
-            let end = self.receive.nxt;
+            // One to one: the FIN has subflow offset n + 1 where the data ends at n. Octets that are missing at the
+            // data level stay missing, and the stream does not end before they have come.
+            let end = subflow_next.saturating_sub(2);
             if self.receive.set_fin(end) {
                 self.tell_readable(shared);
             }

@@ -271,13 +271,14 @@ impl Connection {
             subflow.handshake_answered(now);
         }
         let window = u64::from(segment.window) << subflow.snd.scale;
-        let had_dss = segment.options.dss().is_some();
-        self.plain_segments = if segment.options.mptcp.is_empty() { self.plain_segments.saturating_add(1) } else { 0 };
+        self.plain_segments =
+            if segment.options.mptcp.is_empty() { self.plain_segments.saturating_add(1) } else { 0 };
         self.take_options(shared, now, index, &segment, window);
         if self.closed.is_some() || self.subflow(index).is_none() {
             return;
         }
-        if self.is_multipath() && !self.dss_received && !had_dss && ack > 1 && self.contiguous {
+        if self.is_multipath() && !self.dss_received && self.plain_segments > 0 && ack > 1 && self.contiguous
+        {
             // Our data was acknowledged by someone who does not see the options: they are stripped on the way.
             self.fall_back(shared, FallbackReason::OptionStripped);
         }

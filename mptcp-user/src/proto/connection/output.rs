@@ -223,6 +223,11 @@ impl Connection {
                 (subflow.stale, subflow.backup || subflow.peer_backup, subflow.rtt.srtt())
             })?
             .0;
+        let subflow = self.subflows[index].as_deref()?;
+        if self.client && !self.fully_established && subflow.rcv.ack_now {
+            // The third ACK goes first: it has the keys, and this segment no room for them.
+            return None;
+        }
         self.send.fin_sent = true;
         self.send.fin_due = false;
         self.arm_data_timer(now, false);
@@ -287,7 +292,7 @@ impl Connection {
     fn send_data(&mut self, shared: &Shared, now: Instant, index: usize, start: u64, end: u64) -> Segment {
         let multipath = self.is_multipath();
         let first = multipath && self.client && !self.fully_established && start == 0;
-        let (client_first, path) = (first, &mut self.congestion_paths[index]);
+        let path = &mut self.congestion_paths[index];
         let Some(subflow) = self.subflows[index].as_deref_mut() else {
             unreachable!("the scheduler picks among living subflows")
         };
@@ -297,7 +302,8 @@ impl Connection {
             .min(subflow.snd.room(path))
             .min(quantum.max(2 * path.mss))
             .min(shared.config.max_super_segment as u64);
-        if client_first {
+        let first = first && subflow.snd.nxt == 1;
+        if first {
             len = len.min(path.mss);
         }
         if len > path.mss {
@@ -346,7 +352,7 @@ impl Connection {
         };
         let option = match sent.mapping {
             _ if !self.is_multipath() => self.infinite_mapping(sent.start),
-            Some(mapping) if first && mapping.data == 0 => {
+            Some(mapping) if first && mapping.data == 0 && sent.start == 1 => {
                 Some(self.capable_option(Some((mapping.len, mapping.checksum))))
             }
             mapping => Some(MptcpOption::Dss(Dss {
@@ -430,7 +436,8 @@ impl Connection {
         let data_ack = self.remote_dsn(self.receive.nxt);
         let multipath = self.is_multipath();
         let news = self.news_option(now, index);
-        let infinite = self.subflows[index].as_deref().and_then(|subflow| self.infinite_mapping(subflow.snd.nxt));
+        let infinite =
+            self.subflows[index].as_deref().and_then(|subflow| self.infinite_mapping(subflow.snd.nxt));
         let capable =
             (self.client && !self.fully_established && multipath).then(|| self.capable_option(None));
         let Some(subflow) = self.subflows[index].as_deref_mut() else { return };

@@ -375,6 +375,8 @@ impl Connection {
                 return;
             }
         }
+        // Who can authenticate an address has both keys.
+        self.fully_established = true;
         let initial_port = self.paths.initial_remote.map_or(port, |initial| initial.port());
         let address = SocketAddr::new(add.address, add.port.unwrap_or(initial_port));
         self.paths.remote.retain(|(id, _)| *id != add.address_id);

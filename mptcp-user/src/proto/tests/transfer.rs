@@ -19,9 +19,21 @@ fn transfer(pair: &mut Pair, up: usize, down: usize, limit: Duration) {
         pair.server.connection.and_then(|id| pair.server.endpoint.info(id)),
         pair.tail()
     );
-    assert!(pair.server.received == to_server, "client to server: {} of {up}", pair.server.received.len());
+    let closed = (pair.client.closed, pair.server.closed);
+    assert!(
+        pair.server.received == to_server,
+        "client to server: {} of {up}, {closed:?}\n{}",
+        pair.server.received.len(),
+        pair.tail()
+    );
     assert!(pair.client.received == to_client, "server to client: {} of {down}", pair.client.received.len());
-    assert!(pair.client.ended && pair.server.ended);
+    assert!(
+        pair.client.ended && pair.server.ended,
+        "{closed:?} {:?} {:?}\n{}",
+        pair.client.ended,
+        pair.server.ended,
+        pair.tail()
+    );
     assert_eq!(pair.client.closed, Some(CloseReason::Finished), "{}", pair.tail());
     assert_eq!(pair.server.closed, Some(CloseReason::Finished), "{}", pair.tail());
 }
