@@ -14,8 +14,8 @@ pub struct Analysis {
     pub subflows: usize,
     /// Segments with a Multipath TCP option.
     pub segments: usize,
-    /// Expert information of severity "warning" or "error" about Multipath TCP, and errors of any protocol; each as
-    /// "count protocol summary".
+    /// Expert information of severity "warning" or "error" about Multipath TCP, and errors of the protocols below it;
+    /// each as "count protocol summary". (The payload is seeded octets: what dissectors make of it means nothing.)
     pub complaints: Vec<String>,
 }
 
@@ -77,7 +77,8 @@ fn complaints(report: &str) -> Vec<String> {
         else {
             continue;
         };
-        if errors || protocol.eq_ignore_ascii_case("MPTCP") {
+        let headers = ["Ethernet", "IPv4", "IPv6", "TCP"].contains(&protocol);
+        if protocol.eq_ignore_ascii_case("MPTCP") || (errors && headers) {
             found.push(format!("{count} {protocol} {}", words.collect::<Vec<_>>().join(" ")));
         }
     }
@@ -89,9 +90,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_count_for_all_protocols_and_warnings_for_multipath_tcp() {
+    fn errors_count_for_all_headers_and_warnings_for_multipath_tcp() {
         let report = "\nErrors (1)\n=============\n   Frequency      Group           Protocol  Summary\n\
                       \x20          1  Malformed               IPv4  Malformed Packet (Exception occurred)\n\
+                      \x20          1  Malformed             Thrift  Malformed Packet (Exception occurred)\n\
                       \nWarns (3)\n=============\n   Frequency      Group           Protocol  Summary\n\
                       \x20          2   Sequence                TCP  Previous segment(s) not captured\n\
                       \x20          3   Sequence              MPTCP  No mapping available\n";

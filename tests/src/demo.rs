@@ -169,10 +169,13 @@ pub fn run(case: &Case, source: &Source, binary: &Path, watch: &Watch<'_>) -> Re
     }
     let target = data::memory_file("received")?;
     let receiver = Receiver::start(case, &lab, binary, &target, watch, patience)?;
-    let sender = Sender::start(case, &lab, binary, source, watch, patience);
+    let mut sender = Sender::start(case, &lab, binary, source, watch, patience);
     let mut problems = Vec::new();
-    let received_at_cut = match &sender {
-        Ok(_) => follow(case, &lab, source, &target, &receiver, watch, patience, &mut problems)?,
+    let received_at_cut = match &mut sender {
+        Ok(sender) => {
+            let mut ended = || receiver.has_ended() || sender.has_failed();
+            follow(case, &lab, source, &target, &mut ended, watch, patience, &mut problems)?
+        }
         Err(_) => 0,
     };
     let sender = sender.and_then(Sender::finish);
@@ -232,7 +235,7 @@ fn follow(
     lab: &Lab,
     source: &Source,
     target: &File,
-    receiver: &Receiver,
+    ended: &mut dyn FnMut() -> bool,
     watch: &Watch<'_>,
     patience: Duration,
     problems: &mut Vec<String>,
@@ -252,7 +255,7 @@ fn follow(
             received_at_cut = arrived;
             cut = None;
         }
-        if receiver.has_ended() || arrived >= source.size {
+        if ended() || arrived >= source.size {
             break;
         }
         if Instant::now() > deadline {
@@ -450,6 +453,14 @@ impl Sender {
         }
     }
 
+    /// Whether it is over, without success as far as one can tell from outside.
+    fn has_failed(&mut self) -> bool {
+        match self {
+            Self::Ours(process, _) => process.has_failed(),
+            Self::Kernel(_) => false,
+        }
+    }
+
     fn finish(self) -> Result<Outcome> {
         match self {
             Self::Ours(process, patience) => Outcome::of_ours(&process.finish(patience)?),
@@ -467,7 +478,7 @@ fn join(work: Work) -> Result<Outcome> {
 
 /// Takes one connection of the kernel's and writes what it brings to a file.
 fn receive(listener: &TcpListener, path: &Path, patience: Duration) -> Result<Outcome> {
-    let stream = kernel::accept(listener, patience)?;
+    let stream = kernel::accept(listener, patience.min(Duration::from_secs(20)))?;
     stream.set_read_timeout(Some(patience))?;
     let start = Instant::now();
     let file = File::options().write(true).open(path)?;

@@ -164,6 +164,11 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Whether it has ended with another exit code than 0.
+    pub fn has_failed(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(status)) if !status.success())
+    }
+
     /// Waits for the end; kills and fails after `patience`.
     pub fn finish(mut self, patience: Duration) -> Result<Finished> {
         let deadline = Instant::now() + patience;
