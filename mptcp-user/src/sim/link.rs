@@ -223,14 +223,19 @@ impl<P: Packet> Link<P> {
 
     /// The next packet that has arrived by now.
     pub fn pop(&mut self, now: Instant) -> Option<P> {
+        self.pop_due(now).map(|(_, packet)| packet)
+    }
+
+    /// The next packet that has arrived by now, and when it did.
+    pub fn pop_due(&mut self, now: Instant) -> Option<(Instant, P)> {
         self.transmit(now);
         if self.wire.front().is_none_or(|(at, _)| *at > now) {
             return None;
         }
-        let (_, packet) = self.wire.pop_front()?;
+        let (at, packet) = self.wire.pop_front()?;
         self.stats.delivered += 1;
         self.stats.delivered_octets += packet.wire_len() as u64;
-        Some(packet)
+        Some((at, packet))
     }
 
     /// Moves what the bottleneck has let through by now onto the wire.

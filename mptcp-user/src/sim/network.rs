@@ -120,7 +120,8 @@ impl Network {
             return;
         };
         let path = &mut self.paths[place];
-        for packet in segmentize(segment) {
+        for mut packet in segmentize(segment) {
+            packet.options.truncate_to_wire();
             if self.check_wire {
                 check_on_the_wire(&packet);
             }

@@ -63,7 +63,9 @@ impl Scenario {
         // What takes the slowest path no more than half a minute without losses.
         let most = (slowest / 8 * 30).min(2_000_000);
         let traffic = |random: &mut Random| random_traffic(random, kind, most);
-        let (client_traffic, server_traffic) = (traffic(&mut random), traffic(&mut random));
+        let (client_traffic, mut server_traffic) = (traffic(&mut random), traffic(&mut random));
+        // One of them has to be the first.
+        server_traffic.finish_first |= !client_traffic.finish_first;
         let actions = if kind == Kind::Dynamic { random_actions(&mut random, &paths) } else { Vec::new() };
         let config = SimulationConfig {
             check_wire: random.chance(0.25),
@@ -100,10 +102,29 @@ impl Scenario {
         let over = simulation.run(self.limit);
         let outcome = |side| simulation.outcomes(side).first().copied().unwrap_or_default();
         let outcomes = Side::BOTH.map(outcome);
-        assert!(over, "not over after {:?}: {outcomes:#?}", self.limit);
         self.judge(&outcomes);
-        simulation.check_nothing_left();
+        if over {
+            simulation.check_nothing_left();
+        } else {
+            for side in Side::BOTH {
+                self.excuse(&simulation, side, &outcomes);
+            }
+        }
         outcomes
+    }
+
+    /// A connection that is not over at the end: only where the peer is gone without a word getting through, and
+    /// nothing is left to send that would show it.
+    fn excuse(&self, simulation: &Simulation, side: Side, outcomes: &[Outcome; 2]) {
+        let (own, peer) = (&outcomes[side as usize], &outcomes[side.peer() as usize]);
+        if own.released || own.connected.is_none() {
+            return;
+        }
+        let peer_failed = peer.closed.is_some_and(|(_, reason)| reason != CloseReason::Finished);
+        let info = simulation.info(side, 0);
+        let idle = info.as_ref().is_some_and(|info| info.send_queue == 0);
+        let excused = !matches!(self.kind, Kind::Clean | Kind::Lossy) && peer_failed && idle;
+        assert!(excused, "not over after {:?}: {side:?} {info:#?} {outcomes:#?}", self.limit);
     }
 
     fn judge(&self, outcomes: &[Outcome; 2]) {
@@ -117,11 +138,7 @@ impl Scenario {
                 assert_eq!(own.received, expected, "{side:?} was told of an end that is none: {own:?}");
             }
             let Some((_, reason)) = own.closed else {
-                // A server that never heard of the connection.
-                assert!(
-                    side == Side::Server && own.connected.is_none(),
-                    "{side:?} was told nothing: {own:?}"
-                );
+                // A server that never heard of the connection, or whose peer is gone: see `excuse`.
                 continue;
             };
             if reason == CloseReason::Finished {

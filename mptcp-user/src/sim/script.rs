@@ -117,7 +117,8 @@ impl Run<'_> {
             while let Some(segment) = host.endpoint.poll_transmit(self.now) {
                 sent += 1;
                 assert!(sent < MAX_BURST, "{side:?} sends without end");
-                for packet in segmentize(&segment) {
+                for mut packet in segmentize(&segment) {
+                    packet.options.truncate_to_wire();
                     if self.under_way.len() < MAX_UNDER_WAY {
                         self.under_way.push_back((side.peer(), packet));
                     }

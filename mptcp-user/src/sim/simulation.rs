@@ -249,7 +249,8 @@ impl Simulation {
                 return;
             }
         }
-        panic!("the hosts do not come to rest at {:?}", self.now);
+        let timeouts = self.hosts.each_mut().map(|host| host.endpoint.next_timeout());
+        panic!("the hosts do not come to rest at {:?}; their next timers: {timeouts:?}", self.now);
     }
 
     /// Hands over what has arrived.

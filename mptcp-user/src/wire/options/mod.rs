@@ -91,6 +91,21 @@ const fn padded(octets: usize) -> usize {
 }
 
 impl TcpOptions {
+    /// Takes off what the wire does not carry: the upper halves of data sequence numbers in their short form.
+    pub fn truncate_to_wire(&mut self) {
+        for option in &mut self.mptcp {
+            let MptcpOption::Dss(dss) = option else { continue };
+            if let Some((ack, false)) = &mut dss.data_ack {
+                ack.0 &= 0xffff_ffff;
+            }
+            if let Some(mapping) = &mut dss.mapping
+                && !mapping.dsn_long
+            {
+                mapping.dsn.0 &= 0xffff_ffff;
+            }
+        }
+    }
+
     /// Octets that [`emit`](Self::emit) writes, padding included: always a multiple of 4, possibly more than the
     /// [`OPTION_SPACE`] there is.
     #[inline]

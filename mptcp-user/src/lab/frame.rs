@@ -1,0 +1,279 @@
+//! Frames as packets of the emulator.
+//!
+//! A frame comes with the header that `PACKET_VNET_HDR` puts before it: whether its checksum is partial, and whether
+//! it is a super-segment.
+
+use crate::sim::{Packet, Queued, Random};
+use crate::wire::Checksum;
+use crate::wire::packet::{ChecksumMode, LinkHeader, MAX_HEADERS, emit_headers, parse_headers};
+use crate::wire::{Flags, Segment};
+use bytes::Bytes;
+use mptcp_common::headers::{Headers, Network, PROTOCOL_TCP};
+
+/// Length of `struct virtio_net_hdr`.
+pub(super) const VNET_LEN: usize = 10;
+
+const NEEDS_CSUM: u8 = 1;
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+const GSO_ECN: u8 = 0x80;
+
+/// One frame on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame {
+    octets: Vec<u8>,
+    /// Where the checksum is to be summed from and put, if that is still to be done.
+    partial: Option<(usize, usize)>,
+    /// GSO type and size, for super-segments that can't be cut here.
+    gso: (u8, u16),
+}
+
+impl Frame {
+    /// A whole frame, nothing left to be done to it.
+    pub fn new(octets: Vec<u8>) -> Self {
+        Self { octets, partial: None, gso: (GSO_NONE, 0) }
+    }
+    /// Its octets, from the Ethernet header on.
+    pub fn octets(&self) -> &[u8] {
+        &self.octets
+    }
+
+    /// The header for `PACKET_VNET_HDR`.
+    pub(super) fn vnet_header(&self) -> [u8; VNET_LEN] {
+        let mut header = [0; VNET_LEN];
+        if let Some((start, offset)) = self.partial {
+            header[0] = NEEDS_CSUM;
+            header[6..8].copy_from_slice(&(start as u16).to_ne_bytes());
+            header[8..10].copy_from_slice(&(offset as u16).to_ne_bytes());
+        }
+        if self.gso.0 != GSO_NONE {
+            header[1] = self.gso.0;
+            header[2..4].copy_from_slice(&(self.octets.len().min(128) as u16).to_ne_bytes());
+            header[4..6].copy_from_slice(&self.gso.1.to_ne_bytes());
+        }
+        header
+    }
+
+    /// Takes in a frame with its vnet header; super-segments are cut into packets.
+    pub(super) fn receive(vnet: &[u8; VNET_LEN], octets: &[u8], mut take: impl FnMut(Frame)) {
+        let word = |at: usize| u16::from_ne_bytes([vnet[at], vnet[at + 1]]);
+        let partial = (vnet[0] & NEEDS_CSUM != 0).then(|| (usize::from(word(6)), usize::from(word(8))));
+        let gso_size = word(4);
+        let kind = vnet[1] & !GSO_ECN;
+        if matches!(kind, GSO_TCPV4 | GSO_TCPV6)
+            && gso_size > 0
+            && cut(octets, usize::from(gso_size), &mut take).is_some()
+        {
+            return;
+        }
+        take(Frame { octets: octets.to_vec(), partial, gso: (vnet[1], gso_size) });
+    }
+
+    /// Computes the checksum that was left for later.
+    fn complete_checksum(&mut self) {
+        if let Some((start, offset)) = self.partial.take()
+            && let Some(covered) = self.octets.get(start..)
+        {
+            let mut sum = Checksum::new();
+            sum.add(covered);
+            if let Some(field) = self.octets.get_mut(start + offset..start + offset + 2) {
+                field.copy_from_slice(&sum.finish().to_be_bytes());
+            }
+        }
+    }
+
+    /// The TCP segment in it, with its Ethernet header, if it is one that can be built again without loss.
+    pub(super) fn segment(&self) -> Option<(LinkHeader, Segment)> {
+        if self.gso.0 != GSO_NONE {
+            return None;
+        }
+        let parsed = parse_headers(&self.octets, self.octets.len()).ok()?;
+        let payload = self.octets.get(parsed.payload_offset..parsed.payload_offset + parsed.payload_len)?;
+        // A wrong checksum must stay wrong.
+        if self.partial.is_none()
+            && parsed.verify_checksum([payload]) == crate::wire::packet::ChecksumStatus::Wrong
+        {
+            return None;
+        }
+        let mut segment = parsed.segment;
+        segment.payload = Bytes::copy_from_slice(payload).into();
+        Some((parsed.link, segment))
+    }
+
+    /// Builds a frame from a segment, its checksum partial.
+    pub(super) fn from_segment(link: &LinkHeader, segment: &Segment) -> Option<Self> {
+        let mut headers = [0; MAX_HEADERS];
+        let layout = emit_headers(segment, Some(link), ChecksumMode::Partial, &mut headers).ok()?;
+        let mut octets = Vec::with_capacity(layout.len + segment.payload.len());
+        octets.extend_from_slice(&headers[..layout.len]);
+        segment.payload.chunks().iter().for_each(|chunk| octets.extend_from_slice(chunk));
+        Some(Self { octets, partial: Some((layout.csum_start, layout.csum_offset)), gso: (GSO_NONE, 0) })
+    }
+}
+
+impl Queued for Frame {
+    fn wire_len(&self) -> usize {
+        self.octets.len()
+    }
+    fn mark_congestion(&mut self) -> bool {
+        let Ok(network) = Network::decode(&self.octets.as_slice()) else { return false };
+        if network.traffic_class & 3 == 0 {
+            return false;
+        }
+        if network.v6 {
+            if let Some(octet) = self.octets.get_mut(network.l3 + 1) {
+                *octet |= 0x30;
+            }
+        } else if let Some(header) = self.octets.get_mut(network.l3..network.l4) {
+            header[1] |= 3;
+            finish_ipv4(header);
+        }
+        true
+    }
+}
+
+impl Packet for Frame {
+    fn corrupt(&mut self, random: &mut Random) -> bool {
+        self.complete_checksum();
+        // The Ethernet header would only lead it astray.
+        let bits = self.octets.len().saturating_sub(14) as u64 * 8;
+        if bits > 0 {
+            let bit = random.between(0, bits - 1) as usize;
+            self.octets[14 + bit / 8] ^= 1 << (bit % 8);
+        }
+        true
+    }
+}
+
+/// Computes the checksum of an IPv4 header anew.
+fn finish_ipv4(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let mut sum = Checksum::new();
+    sum.add(header);
+    header[10..12].copy_from_slice(&sum.finish().to_be_bytes());
+}
+
+/// Cuts a super-segment into packets, all other octets of the headers left as they are: unknown options too.
+fn cut(octets: &[u8], size: usize, take: &mut impl FnMut(Frame)) -> Option<()> {
+    let network = Network::decode(&octets).ok()?;
+    if network.protocol != PROTOCOL_TCP {
+        return None;
+    }
+    let headers = Headers::decode(&octets, network).ok()?;
+    let header = octets.get(..headers.payload)?;
+    let payload = octets.get(headers.payload..headers.payload + headers.payload_len)?;
+    let count = payload.len().div_ceil(size).max(1);
+    let last_only = Flags::FIN.with(Flags::PSH).0 as u8;
+    for index in 0..count {
+        let part = payload.get(index * size..((index + 1) * size).min(payload.len()))?;
+        let mut octets = Vec::with_capacity(header.len() + part.len());
+        octets.extend_from_slice(header);
+        octets.extend_from_slice(part);
+        let tcp_len = octets.len() - network.l4;
+        let ip = &mut octets[network.l3..];
+        let mut sum = Checksum::new();
+        if network.v6 {
+            ip[4..6].copy_from_slice(&((network.l4 - network.l3 - 40 + tcp_len) as u16).to_be_bytes());
+            sum.add(&ip[8..40]);
+        } else {
+            let header = &mut ip[..network.l4 - network.l3];
+            header[2..4].copy_from_slice(&((network.l4 - network.l3 + tcp_len) as u16).to_be_bytes());
+            let id = u16::from_be_bytes([header[4], header[5]]).wrapping_add(index as u16);
+            header[4..6].copy_from_slice(&id.to_be_bytes());
+            finish_ipv4(header);
+            sum.add(&header[12..20]);
+        }
+        sum.add_u32(tcp_len as u32);
+        sum.add_u16(u16::from(PROTOCOL_TCP));
+        let tcp = &mut octets[network.l4..];
+        tcp[4..8].copy_from_slice(&headers.seq.wrapping_add((index * size) as u32).to_be_bytes());
+        if index + 1 < count {
+            tcp[13] &= !last_only;
+        }
+        if index > 0 {
+            tcp[13] &= !(Flags::CWR.0 as u8);
+        }
+        tcp[16..18].copy_from_slice(&sum.folded().to_be_bytes());
+        take(Frame { octets, partial: Some((network.l4, 16)), gso: (GSO_NONE, 0) });
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::packet::{ChecksumStatus, parse_frame};
+    use crate::wire::{SeqNumber, segmentize};
+
+    fn segment(v6: bool) -> Segment {
+        let (src, dst) =
+            if v6 { ("[2001:db8::1]:1", "[2001:db8::2]:2") } else { ("10.0.0.1:1", "10.0.0.2:2") };
+        let mut segment = Segment::new(src.parse().unwrap(), dst.parse().unwrap());
+        segment.seq = SeqNumber(u32::MAX - 2000);
+        segment.flags = Flags::ACK.with(Flags::PSH).with(Flags::CWR);
+        segment.ecn = crate::wire::Ecn::Ect0;
+        segment.payload = (0..5000).map(|i| (i * 7) as u8).collect::<Vec<_>>().into();
+        segment.gso_size = 1400;
+        segment
+    }
+
+    fn received(segment: &Segment) -> Vec<Frame> {
+        let mut headers = [0; MAX_HEADERS];
+        let layout =
+            emit_headers(segment, Some(&LinkHeader::default()), ChecksumMode::Partial, &mut headers).unwrap();
+        let mut octets = headers[..layout.len].to_vec();
+        octets.extend(segment.payload.to_vec());
+        let mut frames = Vec::new();
+        Frame::receive(&layout.virtio_net_header(), &octets, |frame| frames.push(frame));
+        frames
+    }
+
+    #[test]
+    fn a_super_segment_becomes_the_packets_that_an_interface_would_send() {
+        for v6 in [false, true] {
+            let frames = received(&segment(v6));
+            let expected: Vec<_> = segmentize(&segment(v6)).collect();
+            assert_eq!(frames.len(), expected.len());
+            for (mut frame, expected) in frames.into_iter().zip(expected) {
+                assert_eq!(frame.vnet_header()[0], NEEDS_CSUM);
+                let (parsed, status) = parse_frame(frame.octets()).unwrap();
+                assert_eq!(status, ChecksumStatus::Partial);
+                assert_eq!(parsed, expected);
+                frame.complete_checksum();
+                assert_eq!(frame.vnet_header(), [0; VNET_LEN]);
+                assert_eq!(parse_frame(frame.octets()).unwrap(), (expected, ChecksumStatus::Valid));
+            }
+        }
+    }
+
+    #[test]
+    fn damage_makes_the_checksum_wrong_even_where_it_was_partial() {
+        let mut random = Random::new(1);
+        let mut noticed = 0;
+        for _ in 0..200 {
+            let mut frame = received(&segment(false)).remove(0);
+            assert!(frame.corrupt(&mut random));
+            noticed += usize::from(!matches!(parse_frame(frame.octets()), Ok((_, ChecksumStatus::Valid))));
+        }
+        assert_eq!(noticed, 200);
+    }
+
+    #[test]
+    fn congestion_is_marked_in_the_header_of_either_family() {
+        for v6 in [false, true] {
+            let mut frame = received(&segment(v6)).remove(0);
+            assert!(frame.mark_congestion());
+            assert_eq!(parse_frame(frame.octets()).unwrap().0.ecn, crate::wire::Ecn::Ce);
+        }
+        let mut arp = Frame::new(vec![0; 60]);
+        assert!(!arp.mark_congestion());
+    }
+
+    #[test]
+    fn a_segment_goes_through_a_frame_unchanged() {
+        let frame = received(&segment(true)).remove(1);
+        let (link, segment) = frame.segment().unwrap();
+        assert_eq!(Frame::from_segment(&link, &segment).unwrap().octets, frame.octets);
+    }
+}
