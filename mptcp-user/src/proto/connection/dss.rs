@@ -96,6 +96,7 @@ impl Connection {
         if distance > 0 {
             self.send.acknowledge(offset);
             self.data_expiries = 0;
+            self.data_waits_since = None;
             self.arm_data_timer(now, true);
             self.tell_writable(shared);
         }

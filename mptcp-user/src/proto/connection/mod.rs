@@ -114,6 +114,8 @@ pub(crate) struct Connection {
     pub(crate) queued: bool,
     data_deadline: Option<Instant>,
     data_expiries: u32,
+    /// Since when something waits for its Data ACK, the last one that came having started it anew.
+    data_waits_since: Option<Instant>,
     persist_deadline: Option<Instant>,
     persist_expiries: u32,
     /// The connection is given up at this time: handshake, orphaned close, no subflow left.
@@ -164,6 +166,7 @@ impl Connection {
             queued: false,
             data_deadline: None,
             data_expiries: 0,
+            data_waits_since: None,
             persist_deadline: None,
             persist_expiries: 0,
             patience: None,

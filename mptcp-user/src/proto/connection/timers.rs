@@ -52,6 +52,9 @@ impl Connection {
         }
         if due(self.data_deadline) {
             self.data_timeout(shared, now);
+            if self.closed.is_some() {
+                return;
+            }
         }
         if due(self.persist_deadline) {
             self.persist_deadline = None;
@@ -175,8 +178,10 @@ impl Connection {
         let sent = self.send.nxt + u64::from(self.send.fin_sent);
         if self.send.una >= sent || !self.is_multipath() {
             self.data_deadline = None;
+            self.data_waits_since = None;
         } else if restart || self.data_deadline.is_none() {
             let rto = self.living().map(|(_, subflow)| subflow.rtt.rto()).max().unwrap_or(MIN_DATA_TIMEOUT);
+            self.data_waits_since.get_or_insert(now);
             self.data_deadline =
                 Some(now + (rto * 2).max(MIN_DATA_TIMEOUT) * (1 << self.data_expiries.min(6)));
         }
@@ -186,6 +191,11 @@ impl Connection {
     /// on any subflow (the peer acknowledged it there and dropped it, or its mapping was lost), it is sent again.
     fn data_timeout(&mut self, shared: &mut Shared, now: Instant) {
         self.data_deadline = None;
+        // A DATA_FIN alone occupies no subflow: nobody else would notice that nobody answers.
+        if self.data_waits_since.is_some_and(|since| now - since >= self.config.user_timeout) {
+            self.close_now(shared, now, CloseReason::TimedOut);
+            return;
+        }
         self.data_expiries += 1;
         let una = self.send.una;
         let mut subflows = self.living();
