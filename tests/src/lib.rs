@@ -5,9 +5,10 @@
 //! * [`kernel`]: the kernel's own Multipath TCP (and regular TCP) as the peer;
 //! * [`counters`]: the kernel's SNMP and MIB counters in a namespace;
 //! * [`data`]: seeded test data and its SHA-256.
+//! * [`raw`]: the datapath's two ends without an engine between them.
 //!
-//! Nothing here depends on the stack under test: it is driven through its command line, as users drive it. (Only the
-//! benchmark's end points, a program of their own, use it as a library.)
+//! Nothing else here depends on the stack under test: it is driven through its command line, as users drive it. (Only
+//! the benchmark's end points, a program of their own, use it as a library.)
 
 pub mod bench;
 pub mod capture;
@@ -19,6 +20,7 @@ pub mod lab;
 pub mod netns;
 pub mod ours;
 pub mod process;
+pub mod raw;
 
 /// Whether this process may create namespaces and attach programs.
 pub fn is_root() -> bool {
