@@ -75,10 +75,17 @@ impl Shard {
             self.endpoint.consumed(time, id, consumed);
         }
         if !connection.closed {
-            let capacity = self.endpoint.send_capacity(id);
-            channel.take_to_send(capacity, &mut self.slices);
-            for slice in self.slices.drain(..) {
-                self.endpoint.send(time, id, slice);
+            // Until the engine has said that it is full: only then does it tell when it is not any more.
+            let mut more = true;
+            while more {
+                let capacity = self.endpoint.send_capacity(id);
+                if capacity == 0 {
+                    break;
+                }
+                more = channel.take_to_send(capacity, &mut self.slices);
+                for slice in self.slices.drain(..) {
+                    self.endpoint.send(time, id, slice);
+                }
             }
         }
         let wishes = channel.wishes();
