@@ -77,7 +77,9 @@ fn random_networks_deliver_the_stream_exactly() {
             let seed: u64 = seed.parse().unwrap();
             seed..seed + 1
         }
-        Err(_) => 0..300,
+        Err(_) => {
+            0..std::env::var("MPTCP_PAIR_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(300)
+        }
     };
     for seed in seeds {
         use rand::{Rng, SeedableRng};
@@ -97,6 +99,7 @@ fn random_networks_deliver_the_stream_exactly() {
             scheduler: ["lowest-rtt", "round-robin"][rng.random_range(0..2)].into(),
             receive_buffer: 1 << rng.random_range(12..24),
             connect_timeout: Duration::from_secs(600),
+            user_timeout: Duration::from_secs(600),
             ..ConnectionConfig::default()
         };
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
