@@ -3,6 +3,8 @@
 //! `cargo bench -p mptcp-user --bench engine`. Octets are not copied here, so this is the cost of the protocol:
 //! per (super-)segment sent, received and acknowledged.
 
+#![allow(missing_docs)] // of what criterion's macros make
+
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mptcp_user::proto::{ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Event, Instant, LocalAddress};
