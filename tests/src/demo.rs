@@ -225,6 +225,19 @@ pub fn run(case: &Case, source: &Source, binary: &Path, watch: &Watch<'_>) -> Re
     }
     check_subflows(case, &mut row, received_at_cut);
     check_hosts(case, &lab, &mut row)?;
+    if !row.passed() {
+        // What the kernel counted tells most about what went wrong.
+        for (side, stack) in [(Side::Left, case.sender), (Side::Right, case.receiver)] {
+            if stack == Stack::Kernel {
+                let counters = Counters::read(lab.namespace(side))?;
+                let all = counters.multipath().filter(|&(_, value)| value != 0);
+                let all: Vec<String> = all
+                    .map(|(name, value)| format!("{} {value}", name.trim_start_matches("MPTcpExt")))
+                    .collect();
+                row.problems.push(format!("{side:?}: all of the kernel's counters: {}", all.join(", ")));
+            }
+        }
+    }
     Ok(row)
 }
 
