@@ -74,9 +74,9 @@ counters! {
     JoinRefused = Transmit, "join_refused";
     /// The same, but the limit of answers per second was reached.
     JoinDropped = Drop, "join_dropped";
-    /// A TCP segment for a local port that we don't use.
+    /// A TCP segment for a local port that we don't use, unless it is a SYN, which may be a join by any address.
     ForeignPort = Pass, "foreign_port";
-    /// A TCP segment for a port that we use, but of no subflow and for no listener of ours.
+    /// Any other TCP segment that belongs to no subflow, listener or token of ours.
     Foreign = Pass, "foreign";
     /// Ours, but no AF_XDP socket is there to take it.
     NoSocket = Pass, "no_socket";
@@ -102,11 +102,9 @@ counters! {
     NotTcp = Pass, "not_tcp";
     /// [`Reason::TcpHeader`].
     TcpHeader = Pass, "tcp_header";
-    /// Segments with a DSS.
-    Dss = Besides, "dss";
-    /// Segments of subflows with options that make no sense.
+    /// Segments for us with options that make no sense.
     MalformedOptions = Besides, "malformed_options";
-    /// Segments with a DSS whose length is not what its flags ask for.
+    /// Segments for us with a DSS whose length is not what its flags ask for.
     MalformedDss = Besides, "malformed_dss";
     /// Packets with the short form of the metadata only.
     ShortMetadata = Besides, "short_metadata";
@@ -115,6 +113,16 @@ counters! {
     /// Events lost because the ring buffer was full.
     EventLost = Besides, "event_lost";
 }
+
+// The XDP program counts what goes up by the number of its kind.
+const _: () = {
+    use crate::metadata::Kind;
+    assert!(Counter::Subflow as u32 + 1 == Kind::Subflow as u32);
+    assert!(Counter::ListenerSyn as u32 + 1 == Kind::ListenerSyn as u32);
+    assert!(Counter::ListenerSegment as u32 + 1 == Kind::ListenerSegment as u32);
+    assert!(Counter::Join as u32 + 1 == Kind::Join as u32);
+    assert!(Counter::JoinToRefuse as u32 + 1 == Kind::JoinToRefuse as u32);
+};
 
 /// Number of counters.
 pub const COUNTERS: usize = Counter::ALL.len();

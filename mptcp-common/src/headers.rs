@@ -10,6 +10,9 @@ use crate::octets::{Octets, View};
 
 /// Octets of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
+/// Octets of the shortest packet that is looked into: an ICMP error that quotes 8 octets of a segment has 56, a TCP
+/// segment 54.
+const SHORTEST: usize = ETHERNET_LEN + 20 + 20;
 /// VLAN tags that are looked through.
 pub const MAX_VLANS: usize = 2;
 /// Extension headers of IPv6 that are looked through.
@@ -136,11 +139,17 @@ impl Network {
                 vlans += 1;
             }
         }
-        let network = match ethertype {
-            ETHERTYPE_IPV4 => Self::ipv4(octets, l3)?,
-            ETHERTYPE_IPV6 => Self::ipv6(octets, l3)?,
-            _ => return Err(Reason::NotIp),
-        };
+        if ethertype != ETHERTYPE_IPV4 && ethertype != ETHERTYPE_IPV6 {
+            return Err(Reason::NotIp);
+        }
+        // No TCP segment is shorter, and with less to tell one packet from another the verifier has less to do.
+        if octets.view::<SHORTEST>(0).is_none() {
+            return Err(Reason::Truncated);
+        }
+        let vlans = octets.blur(vlans) as u8;
+        l3 = octets.blur(l3);
+        let network =
+            if ethertype == ETHERTYPE_IPV4 { Self::ipv4(octets, l3)? } else { Self::ipv6(octets, l3)? };
         if O::WHOLE && !octets.reaches(network.end) {
             return Err(Reason::IpLength);
         }
@@ -181,16 +190,18 @@ impl Network {
         if header.u16::<6>() & 0x3fff != 0 {
             return Err(Reason::Fragment);
         }
+        let mut dst = Address::from_v4_word(header.raw32::<16>());
+        dst.0[0] = octets.forget(dst.0[0].into()) as u32;
         Ok(Self {
             src: Address::from_v4_word(header.raw32::<12>()),
-            dst: Address::from_v4_word(header.raw32::<16>()),
+            dst,
             v6: false,
             traffic_class: header.u8::<1>(),
             vlans: 0,
             tci: [0; MAX_VLANS],
             protocol: header.u8::<9>(),
             l3,
-            l4: l3 + header_len,
+            l4: octets.blur(l3 + header_len),
             end: l3 + len,
         })
     }
@@ -224,7 +235,7 @@ impl Network {
             tci: [0; MAX_VLANS],
             protocol,
             l3,
-            l4,
+            l4: octets.blur(l4),
             end,
         })
     }
@@ -252,6 +263,7 @@ pub(crate) fn extensions<O: Octets>(octets: &O, next: u8, at: usize) -> Result<(
             return Err(Reason::ExtensionHeaders);
         }
         left -= 1;
+        len = octets.blur(len);
         let header = octets.view::<8>(at + len).ok_or(Reason::Truncated)?;
         if next == FRAGMENT {
             // An atomic fragment is a whole packet (RFC 6946).
@@ -311,6 +323,7 @@ impl Headers {
         if !octets.reaches(payload) {
             return Err(Reason::Truncated);
         }
+        let payload_len = octets.forget((network.end - payload) as u64) as usize;
         Ok(Self {
             network,
             src_port: header.u16::<0>(),
@@ -319,8 +332,8 @@ impl Headers {
             ack: header.u32::<8>(),
             flags: offset_and_flags & 0x1ff,
             window: header.u16::<14>(),
-            payload,
-            payload_len: network.end - payload,
+            payload: octets.blur(payload),
+            payload_len,
         })
     }
     /// Offset of the TCP options; they end where the payload begins.

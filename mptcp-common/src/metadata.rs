@@ -7,7 +7,8 @@
 //! Some drivers have no room for metadata at all. User space could not tell that from old octets in a reused frame;
 //! so it calls [`Metadata::clear`] on each frame before it gives it back to the kernel.
 
-use crate::options::{DSS_DATA_ACK, DSS_DATA_ACK_LONG, DSS_DSN_LONG, DSS_MAPPING, Dss, Scan};
+use crate::headers::ETHERNET_LEN;
+use crate::options::{DSS_DATA_ACK, DSS_DATA_ACK_LONG, DSS_DSN_LONG, DSS_MAPPING, Dss, SUBTYPE_DSS};
 
 /// Octets of the long form.
 pub const LONG_LEN: usize = 64;
@@ -48,10 +49,12 @@ impl Kind {
 
 /// [`Metadata::flags`]: the first half is there.
 pub const FLAG_LONG: u8 = 1;
-/// [`Metadata::flags`]: the mapping has a checksum.
+/// [`Metadata::flags`]: the mapping has a checksum; as a number, the checksum's octets.
 pub const FLAG_CHECKSUM: u8 = 2;
 /// [`Metadata::flags`]: there is a DSS and it is well-formed.
 pub const FLAG_DSS: u8 = 4;
+/// Place in [`Metadata::flags`] of the number of VLAN tags.
+pub const FLAG_VLANS_SHIFT: u8 = 6;
 
 /// The long form. All numbers are in the host's order.
 #[repr(C)]
@@ -67,42 +70,42 @@ pub struct Metadata {
     pub data_len: u16,
     /// Checksum of the mapping, as on the wire.
     pub checksum: u16,
-    /// TSval of the timestamps option; it is there if [`seen`](Self::seen) has [`Scan::TIMESTAMPS`].
+    /// TSval of the timestamps option; means something only if [`ts_at`](Self::ts_at) is not 0.
     pub ts_value: u32,
-    /// TSecr.
+    /// TSecr, likewise.
     pub ts_echo: u32,
 
     /// When the kernel received the packet: nanoseconds of CLOCK_MONOTONIC.
     pub received_ns: u64,
-    /// Slot of the subflow ([`Kind::Subflow`] only).
+    /// Slot of the subflow ([`Kind::Subflow`]), otherwise [`NO_SLOT`].
     pub slot: u32,
+    /// Offset of the TCP header in the packet.
+    pub l4: u16,
     /// Offset of the payload in the packet.
     pub payload: u16,
     /// Octets of payload, by the length in the IP header: not checked against the packet's.
     pub payload_len: u16,
-    /// Options seen, bits of [`Scan`].
-    pub seen: u16,
-    /// Offset of the IP header in the packet.
-    pub l3: u8,
-    /// [`Kind`] as a number.
-    pub kind: u8,
-    /// Offset of the TCP header in the packet.
-    pub l4: u16,
-    /// Offset of the DSS from the TCP header; 0: none.
-    pub dss_at: u8,
+    /// Options of Multipath TCP seen: bit n for subtype n.
+    pub subtypes: u16,
+    /// Offset of the DSS in the packet; 0: none.
+    pub dss_at: u16,
+    /// Offset of the timestamps option in the packet; 0: none.
+    pub ts_at: u16,
     /// Flags of the DSS ([`DSS_DATA_ACK`] and so on).
     pub dss_flags: u8,
-    /// Offset of the timestamps option from the TCP header; 0: none.
-    pub ts_at: u8,
-    /// Length of the DSS option in octets; 0: none.
-    pub dss_len: u8,
+    /// Not 0: there are other options than timestamps and those of Multipath TCP, one of these came twice, or
+    /// something makes no sense ([`Scan::extra`](crate::options::Scan::extra)).
+    pub extra: u8,
+    /// [`Kind`] as a number.
+    pub kind: u8,
     /// [`FLAG_LONG`] and so on.
     pub flags: u8,
-    /// Always 0.
-    pub reserved: u8,
     /// [`MAGIC`].
     pub magic: u32,
 }
+
+/// [`Metadata::slot`] of a segment that belongs to no subflow.
+pub const NO_SLOT: u32 = u32::MAX;
 
 const _: () = {
     assert!(size_of::<Metadata>() == LONG_LEN);
@@ -150,7 +153,7 @@ impl Metadata {
         }
         Some(Dss {
             flags: self.dss_flags,
-            has_checksum: self.flags & FLAG_CHECKSUM != 0,
+            checksum_len: self.flags & FLAG_CHECKSUM,
             data_ack: self.data_ack,
             dsn: self.dsn,
             subflow_seq: self.subflow_seq,
@@ -162,7 +165,7 @@ impl Metadata {
     /// TSval and TSecr, if the packet has them and the form is the long one.
     #[inline]
     pub const fn timestamps(&self) -> Option<(u32, u32)> {
-        if self.flags & FLAG_LONG != 0 && self.seen & Scan::TIMESTAMPS != 0 {
+        if self.flags & FLAG_LONG != 0 && self.ts_at != 0 {
             Some((self.ts_value, self.ts_echo))
         } else {
             None
@@ -174,8 +177,15 @@ impl Metadata {
     #[inline]
     pub const fn complete(&self) -> bool {
         self.flags & FLAG_LONG != 0
-            && self.seen & !(Scan::TIMESTAMPS | Scan::DSS) == 0
-            && (self.seen & Scan::DSS == 0 || self.flags & FLAG_DSS != 0)
+            && self.extra == 0
+            && self.subtypes & !(1 << SUBTYPE_DSS) == 0
+            && (self.dss_at == 0 || self.flags & FLAG_DSS != 0)
+    }
+
+    /// Offset of the IP header in the packet.
+    #[inline]
+    pub const fn l3(&self) -> usize {
+        ETHERNET_LEN + 4 * (self.flags >> FLAG_VLANS_SHIFT) as usize
     }
 
     /// Number of bits of Data ACK and data sequence number on the wire: 0 (not there), 32 or 64.

@@ -18,6 +18,18 @@ pub trait Octets {
 
     /// Whether the first `end` octets are there.
     fn reaches(&self, end: usize) -> bool;
+
+    /// `value`. In XDP the verifier forgets what it knows of it: it follows every path through a program with all that
+    /// it has learnt on the way, unless two paths look alike to it.
+    #[inline(always)]
+    fn forget(&self, value: u64) -> u64 {
+        value
+    }
+    /// `value`, which has to be less than 2048, and that is all that the verifier knows of it then.
+    #[inline(always)]
+    fn blur(&self, value: usize) -> usize {
+        value
+    }
 }
 
 /// `N` octets of a packet. The places `AT` are constants, checked when the code is compiled.

@@ -175,96 +175,125 @@ impl<'a> Iterator for OptionIter<'a> {
 impl core::iter::FusedIterator for OptionIter<'_> {}
 
 /// What a [`scan`] has seen.
+///
+/// The sets are built without branches: the verifier of the XDP program follows every path through the loop, and
+/// would otherwise have as many states to compare as there are sets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Scan {
-    /// Bits of [`Scan::TIMESTAMPS`] and so on.
-    pub seen: u16,
-    /// Offset in the packet of the first timestamps option of the right length; 0: none.
+    /// Bit n: kind n, or one that differs from it by a multiple of 64, was there.
+    pub kinds: u64,
+    /// Not 0: a kind of 64 or more was there.
+    pub large_kinds: u8,
+    /// Bit n: subtype n of Multipath TCP was there.
+    pub subtypes: u32,
+    /// Bits of `subtypes`: those that were there more than once.
+    pub repeated: u32,
+    /// Not 0: an option's length makes no sense, or there are more options than a scan looks at.
+    pub malformed: u32,
+    /// Offset in the packet of the last timestamps option; 0: none.
     pub timestamps: u16,
-    /// Offset in the packet of the first DSS; 0: none.
+    /// Offset in the packet of the last DSS; 0: none.
     pub dss: u16,
     /// Length of that DSS, kind and length octet included.
     pub dss_len: u8,
-    /// Offset in the packet of the first MP_JOIN as a SYN has it (12 octets); 0: none.
+    /// Offset in the packet of the last MP_JOIN as a SYN has it (12 octets); 0: none.
     pub join: u16,
 }
 
 impl Scan {
-    /// Timestamps of the right length.
-    pub const TIMESTAMPS: u16 = 1;
-    /// A DSS; whether its inside is well-formed is for [`Dss::read`] to say.
-    pub const DSS: u16 = 1 << 1;
-    /// MP_JOIN as in a SYN: 12 octets.
-    pub const JOIN: u16 = 1 << 2;
-    /// MP_CAPABLE.
-    pub const CAPABLE: u16 = 1 << 3;
-    /// Any other option of Multipath TCP, a second one of the above, or MP_JOIN of another length.
-    pub const OTHER_MPTCP: u16 = 1 << 4;
-    /// SACK blocks.
-    pub const SACK: u16 = 1 << 5;
-    /// Any other option.
-    pub const OTHER: u16 = 1 << 6;
-    /// The option area ended in something that makes no sense.
-    pub const MALFORMED: u16 = 1 << 7;
-
-    /// Whether all `bits` were seen.
+    /// 0, if there was nothing but timestamps and options of Multipath TCP, each of these once at most, and all made
+    /// sense.
     #[inline(always)]
-    pub const fn has(&self, bits: u16) -> bool {
-        self.seen & bits == bits
+    pub const fn extra(&self) -> u8 {
+        const KNOWN: u64 = 1 << KIND_TIMESTAMPS | 1 << KIND_MPTCP;
+        let kinds = self.kinds & !KNOWN;
+        // Folded, not compared: a comparison is a branch, and those cost the verifier dearly.
+        let kinds = (kinds | kinds >> 32) as u32;
+        let bits = kinds | self.repeated | self.malformed | self.large_kinds as u32;
+        (bits | bits >> 8 | bits >> 16 | bits >> 24) as u8
     }
 
     #[inline(always)]
     fn note<O: Octets>(&mut self, octets: &O, at: usize, kind: u8, len: u8) {
-        match kind {
-            KIND_TIMESTAMPS if len == 10 && self.seen & Self::TIMESTAMPS == 0 => {
-                self.seen |= Self::TIMESTAMPS;
+        self.kinds |= 1 << (kind & 63);
+        self.large_kinds |= kind >> 6;
+        if kind == KIND_TIMESTAMPS {
+            if len == 10 {
                 self.timestamps = at as u16;
+            } else {
+                self.malformed |= 1;
             }
-            KIND_SACK => self.seen |= Self::SACK,
-            KIND_MPTCP if len > 2 => {
-                let subtype = match octets.view::<1>(at + 2) {
-                    Some(view) => view.u8::<0>() >> 4,
-                    None => return self.seen |= Self::MALFORMED,
-                };
-                match subtype {
-                    SUBTYPE_DSS if self.seen & Self::DSS == 0 => {
-                        self.seen |= Self::DSS;
-                        self.dss = at as u16;
-                        self.dss_len = len;
-                    }
-                    SUBTYPE_JOIN if len == 12 && self.seen & Self::JOIN == 0 => {
-                        self.seen |= Self::JOIN;
-                        self.join = at as u16;
-                    }
-                    SUBTYPE_CAPABLE if self.seen & Self::CAPABLE == 0 => self.seen |= Self::CAPABLE,
-                    _ => self.seen |= Self::OTHER_MPTCP,
+        } else if kind == KIND_MPTCP {
+            // A length of 2 has no subtype; the octet after it may even be missing.
+            let subtype = match octets.view::<1>(at + 2) {
+                Some(view) if len > 2 => view.u8::<0>() >> 4,
+                _ => {
+                    self.malformed |= 1;
+                    return;
                 }
+            };
+            let bit = 1 << subtype;
+            self.repeated |= self.subtypes & bit;
+            self.subtypes |= bit;
+            if subtype == SUBTYPE_DSS {
+                self.dss = at as u16;
+                self.dss_len = len;
+            } else if subtype == SUBTYPE_JOIN && len == 12 {
+                self.join = at as u16;
             }
-            _ => self.seen |= Self::OTHER,
         }
     }
 }
 
-/// One bounded pass over the options of the packet `octets`, which lie from `start` to before `end`.
+/// Options and paddings that a [`scan`] walks over. There can be 40 in 40 octets, but real ones have at least half a
+/// dozen octets each, and the verifier goes through each round. More than these count as malformed.
+pub const MAX_STEPS: usize = 8;
+
+/// One bounded pass over the options of the packet `octets`, which lie from `start` to before `end`, both less than
+/// 2048 (headers are never longer).
 #[inline(always)]
 pub fn scan<O: Octets>(octets: &O, start: usize, end: usize) -> Scan {
-    let mut scan = Scan::default();
+    let unknown = octets.forget(0);
+    let mut scan = Scan {
+        kinds: unknown,
+        subtypes: unknown as u32,
+        repeated: unknown as u32,
+        large_kinds: unknown as u8,
+        malformed: unknown as u32,
+        timestamps: unknown as u16,
+        dss: unknown as u16,
+        dss_len: unknown as u8,
+        join: unknown as u16,
+    };
     let mut at = start;
-    let mut left = MAX_OPTIONS_LEN;
+    // The layout that RFC 7323 appendix A recommends, and that all use: two paddings, timestamps.
+    if start + 12 <= end
+        && let Some(view) = octets.view::<4>(start)
+        && view.u32::<0>() == 0x0101_080a
+    {
+        scan.kinds |= 1 << KIND_TIMESTAMPS;
+        scan.timestamps = start as u16 + 2;
+        at += 12;
+    }
+    let mut left = MAX_STEPS;
     while left > 0 {
         left -= 1;
+        at = octets.blur(at);
         match step(octets, at, end) {
-            Step::End => break,
+            Step::End => return scan,
             Step::Nop => at += 1,
             Step::Malformed => {
-                scan.seen |= Scan::MALFORMED;
-                break;
+                scan.malformed |= 1;
+                return scan;
             }
             Step::Option { kind, len } => {
                 scan.note(octets, at, kind, len);
                 at += len as usize;
             }
         }
+    }
+    if octets.blur(at) < end {
+        scan.malformed |= 1;
     }
     scan
 }
@@ -281,8 +310,8 @@ pub fn timestamps<O: Octets>(octets: &O, at: usize) -> Option<(u32, u32)> {
 pub struct Dss {
     /// The flags, [`DSS_DATA_ACK`] and so on; the reserved bits are cleared.
     pub flags: u8,
-    /// Whether the mapping has a checksum: known by the option's length only.
-    pub has_checksum: bool,
+    /// Octets of the mapping's checksum, 2 or none: known by the option's length only.
+    pub checksum_len: u8,
     /// Data ACK, 4 octets unless [`DSS_DATA_ACK_LONG`].
     pub data_ack: u64,
     /// Data sequence number of the mapping, 4 octets unless [`DSS_DSN_LONG`].
@@ -296,47 +325,50 @@ pub struct Dss {
 }
 
 impl Dss {
-    /// Reads the DSS of `len` octets at `at`. None if `len` is not what the flags ask for: a DSS has exactly the
-    /// fields that its flags name, and 2 octets more where there is a checksum.
+    /// Reads the DSS of `len` octets at `at`. None if `len` is not what the flags ask
+    /// for: a DSS has exactly the fields that its flags name, and 2 octets more where there is a checksum.
+    ///
+    /// Fields are read as the last octets of the eight that end where they end; those always exist in a
+    /// packet, since at least the TCP header is in front. So there are no branches by flags, of which the verifier would follow every
+    /// combination.
     #[inline(always)]
     pub fn read<O: Octets>(octets: &O, at: usize, len: u8) -> Option<Dss> {
-        let mut dss = Dss { flags: octets.view::<4>(at)?.u8::<3>() & 0x1f, ..Dss::default() };
-        let mut next = at + 4;
-        let mut want = 4;
-        if dss.flags & DSS_DATA_ACK != 0 {
-            if dss.flags & DSS_DATA_ACK_LONG != 0 {
-                dss.data_ack = octets.view::<8>(next)?.u64::<0>();
-                next += 8;
-                want += 8;
-            } else {
-                dss.data_ack = u64::from(octets.view::<4>(next)?.u32::<0>());
-                next += 4;
-                want += 4;
-            }
+        let flags = octets.view::<4>(at)?.u8::<3>() & 0x1f;
+        // Blurred, so that the optimiser doesn't make branches of it, either.
+        let bit = |number: u8| octets.blur((flags >> number & 1) as usize);
+        let mapping = bit(2);
+        let ack_len = bit(0) * (4 + 4 * bit(1));
+        let dsn_len = mapping * (4 + 4 * bit(3));
+        let ack_end = at + 4 + ack_len;
+        let dsn_end = ack_end + dsn_len;
+        let end = dsn_end + 6 * mapping;
+        let checksum_len = (at + len as usize).wrapping_sub(end);
+        if checksum_len & !(2 * mapping) != 0 {
+            return None;
         }
-        if dss.flags & DSS_MAPPING != 0 {
-            if dss.flags & DSS_DSN_LONG != 0 {
-                let view = octets.view::<14>(next)?;
-                dss.dsn = view.u64::<0>();
-                dss.subflow_seq = view.u32::<8>();
-                dss.data_len = view.u16::<12>();
-                next += 14;
-                want += 14;
-            } else {
-                let view = octets.view::<10>(next)?;
-                dss.dsn = u64::from(view.u32::<0>());
-                dss.subflow_seq = view.u32::<4>();
-                dss.data_len = view.u16::<8>();
-                next += 10;
-                want += 10;
+        let last = |end: usize, len: usize| -> Option<u64> {
+            // In user space the option may have nothing in front of it.
+            if O::WHOLE && len == 0 {
+                return Some(0);
             }
-            if len == want + 2 {
-                dss.checksum = octets.view::<2>(next)?.u16::<0>();
-                dss.has_checksum = true;
-                want += 2;
-            }
-        }
-        if len == want { Some(dss) } else { None }
+            Some(octets.view::<8>(end.wrapping_sub(8))?.u64::<0>() & ones(len))
+        };
+        let rest = last(end, 6 * mapping)?;
+        Some(Dss {
+            flags,
+            checksum_len: checksum_len as u8,
+            data_ack: last(ack_end, ack_len)?,
+            dsn: last(dsn_end, dsn_len)?,
+            subflow_seq: (rest >> 16) as u32,
+            data_len: rest as u16,
+            checksum: last(end + checksum_len, checksum_len)? as u16,
+        })
+    }
+
+    /// Whether the mapping has a checksum.
+    #[inline(always)]
+    pub const fn has_checksum(&self) -> bool {
+        self.checksum_len != 0
     }
 
     /// Whether all `flags` are set.
@@ -344,6 +376,13 @@ impl Dss {
     pub const fn has(&self, flags: u8) -> bool {
         self.flags & flags == flags
     }
+}
+
+/// As many octets of ones as `len` says, 8 at most.
+#[inline(always)]
+const fn ones(len: usize) -> u64 {
+    // In two steps: a shift by 64 is none.
+    (1u64 << (4 * len) << (4 * len)).wrapping_sub(1)
 }
 
 /// MP_JOIN as in a SYN (RFC 8684 section 3.2, figure 5).

@@ -7,7 +7,9 @@
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use mptcp_user::proto::{ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Event, Instant, LocalAddress};
+use mptcp_user::proto::{
+    ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Event, Instant, LocalAddress,
+};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -100,7 +102,9 @@ impl Bench {
 
 fn bulk(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("engine/bulk");
-    for (name, paths, checksum) in [("one-path", 1, false), ("two-paths", 2, false), ("six-paths", 6, false), ("checksum", 2, true)] {
+    for (name, paths, checksum) in
+        [("one-path", 1, false), ("two-paths", 2, false), ("six-paths", 6, false), ("checksum", 2, true)]
+    {
         let config = ConnectionConfig { checksum, ..ConnectionConfig::default() };
         let mut bench = Bench::new(paths, 1500, &config);
         while bench.received < 100 << 20 {

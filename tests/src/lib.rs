@@ -4,6 +4,7 @@
 //! * [`process`]: programs inside a namespace, never left behind;
 //! * [`kernel`]: the kernel's own Multipath TCP (and regular TCP) as the peer;
 //! * [`counters`]: the kernel's SNMP and MIB counters in a namespace;
+//! * [`xdp`]: the XDP program and crafted packets;
 //! * [`data`]: seeded test data and its SHA-256.
 //! * [`raw`]: the datapath's two ends without an engine between them.
 //!
@@ -21,6 +22,7 @@ pub mod netns;
 pub mod ours;
 pub mod process;
 pub mod raw;
+pub mod xdp;
 
 /// Whether this process may create namespaces and attach programs.
 pub fn is_root() -> bool {

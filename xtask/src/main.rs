@@ -6,9 +6,11 @@
 mod bench;
 mod build;
 mod demo;
+mod ebpf;
 mod host;
 mod lint;
 mod run;
+mod setup;
 mod test;
 
 use anyhow::Result;
@@ -25,8 +27,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Habit {
+    /// Find or install what building the XDP program takes: a compiler with core's source, bpf-linker
+    Setup,
     /// Build the `mptcp` command, optimised
     Build,
+    /// Build the XDP program and store it beside its source
+    BuildEbpf,
+    /// Prove that the stored XDP program is what its source builds
+    CheckEbpf,
     /// Send files over one connection and two links, to and from the kernel (root; `--help` for its options)
     #[command(disable_help_flag = true)]
     Demo(Rest),
@@ -38,7 +46,7 @@ enum Habit {
     Bench(Rest),
     /// Check formatting, lints, documentation and dependencies
     Lint,
-    /// All that CI does: test, then lint
+    /// All that CI does: test, lint, check the stored XDP program
     Ci,
 }
 
@@ -60,7 +68,15 @@ fn main() -> ExitCode {
 }
 
 fn habit(habit: Habit) -> Result<()> {
+    if !matches!(habit, Habit::Setup | Habit::BuildEbpf | Habit::CheckEbpf)
+        && let Some(warning) = ebpf::stale()
+    {
+        eprintln!("xtask: {warning}");
+    }
     match habit {
+        Habit::Setup => setup::setup().map(|_| ()),
+        Habit::BuildEbpf => ebpf::build(),
+        Habit::CheckEbpf => ebpf::check(),
         Habit::Build => build::mptcp().map(|path| println!("{}", path.display())),
         Habit::Demo(rest) => demo::run(&rest.words),
         Habit::Test(rest) => test::run(&rest.words),
@@ -68,7 +84,8 @@ fn habit(habit: Habit) -> Result<()> {
         Habit::Lint => lint::run_all(),
         Habit::Ci => {
             test::run(&[])?;
-            lint::run_all()
+            lint::run_all()?;
+            ebpf::check()
         }
     }
 }

@@ -16,7 +16,7 @@ pub use syscall::TestRun;
 
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::Xdp;
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use mptcp_common::event::Event;
 use mptcp_common::maps::name;
 use std::collections::BTreeMap;
@@ -99,7 +99,16 @@ impl XdpProgram {
     /// # Errors
     /// As those of [`load`](Self::load).
     pub fn load_object(object: &[u8], config: &XdpConfig) -> Result<Self, XdpError> {
+        // The verifier's log takes longer than the verification, so it is asked for its reasons only if it has any.
+        match Self::load_with(object, config, VerifierLogLevel::STATS) {
+            Err(XdpError::Refused(_)) => Self::load_with(object, config, VerifierLogLevel::VERBOSE),
+            other => other,
+        }
+    }
+
+    fn load_with(object: &[u8], config: &XdpConfig, log: VerifierLogLevel) -> Result<Self, XdpError> {
         let mut ebpf = EbpfLoader::new()
+            .verifier_log_level(log)
             .override_global(name::REFUSALS_PER_SECOND, &config.refusals_per_second, true)
             .map_max_entries(name::SUBFLOWS, config.subflows)
             .map_max_entries(name::TELEMETRY, config.subflows)

@@ -11,7 +11,7 @@ use std::io;
 pub enum XdpError {
     /// Capabilities are missing.
     #[error(
-        "not permitted to load XDP programs: run as root, or with the capabilities CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF"
+        "not permitted to load XDP programs: run as root, or with the capabilities CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON"
     )]
     NotPermitted,
     /// The kernel can't do it.
@@ -98,13 +98,13 @@ impl XdpError {
             ProgramError::LoadError { io_error, verifier_log } => match io_error.raw_os_error() {
                 Some(libc::EPERM) => XdpError::NotPermitted,
                 Some(libc::ENOSYS) => XdpError::Unsupported("the bpf system call"),
-                _ if verifier_log.to_string().trim().is_empty() => {
+                Some(libc::EINVAL) if verifier_log.to_string().trim().is_empty() => {
                     XdpError::System { call: "loading the XDP program", source: io_error }
                 }
                 // The end of the log has the reason.
                 _ => {
                     let log = verifier_log.to_string();
-                    let lines: Vec<&str> = log.lines().rev().take(12).collect();
+                    let lines: Vec<&str> = log.lines().rev().take(60).collect();
                     XdpError::Refused(lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
                 }
             },

@@ -432,7 +432,7 @@ impl Dss {
             subflow_seq: dss.subflow_seq,
             len: dss.data_len,
             // Whether there must be one is the connection's business.
-            checksum: dss.has_checksum.then_some(dss.checksum),
+            checksum: dss.has_checksum().then_some(dss.checksum),
         });
         Some(Self { data_ack, mapping, data_fin: dss.has(common::DSS_DATA_FIN) })
     }
