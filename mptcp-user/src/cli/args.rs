@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Connect(ConnectArgs),
     /// Show which interfaces can be used, how, and why the others can't. Works without root
     Interfaces(InterfacesArgs),
+    /// Emulate a network between two Ethernet interfaces: rate, delay, loss, queues, middleboxes
+    Lab(super::lab::LabArgs),
 }
 
 /// Wait for a connection; what it brings goes to standard output, standard input goes to the peer.

@@ -7,6 +7,7 @@ mod args;
 mod connect;
 mod exit;
 mod interfaces;
+mod lab;
 mod listen;
 mod progress;
 mod pump;
@@ -49,6 +50,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         match command {
             Command::Listen(args) => listen::run(args).await,
             Command::Connect(args) => connect::run(args).await,
+            Command::Lab(args) => lab::run(args).await,
             Command::Interfaces(_) => unreachable!("answered above"),
         }
     });
