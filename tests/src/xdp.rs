@@ -360,7 +360,7 @@ impl XdpLab {
             return up(Counter::Join, Kind::Join, 0);
         }
         let ports = [80, 443];
-        if !ports.contains(&key.local_port) {
+        if !ports.contains(&key.local_port) && !syn {
             return nothing(Counter::ForeignPort);
         }
         let listening = listeners().iter().any(|listener| {
