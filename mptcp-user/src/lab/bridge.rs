@@ -243,7 +243,11 @@ impl Lab {
             self.sent += 1;
             self.lateness_total += late;
             self.lateness_max = self.lateness_max.max(late);
-            batch.push(frame);
+            let alone = match batch.last_mut() {
+                Some(before) => before.merge(frame).err(),
+                None => Some(frame),
+            };
+            batch.extend(alone);
         }
         if batch.is_empty() {
             return false;

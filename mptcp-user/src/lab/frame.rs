@@ -49,7 +49,8 @@ impl Frame {
         }
         if self.gso.0 != GSO_NONE {
             header[1] = self.gso.0;
-            header[2..4].copy_from_slice(&(self.octets.len().min(128) as u16).to_ne_bytes());
+            let headers = decode(&self.octets).map_or(128, |headers| headers.payload);
+            header[2..4].copy_from_slice(&(self.octets.len().min(headers) as u16).to_ne_bytes());
             header[4..6].copy_from_slice(&self.gso.1.to_ne_bytes());
         }
         header
@@ -146,6 +147,94 @@ impl Packet for Frame {
     }
 }
 
+/// Most octets of a merged frame.
+const MAX_MERGED: usize = 65_000;
+
+impl Frame {
+    /// Appends the packet that follows this one in its stream, if the two can have been cut from one super-segment:
+    /// the kernel then carries both at the price of one, as a receiver with receive offload would. Gives it back
+    /// otherwise.
+    pub(super) fn merge(&mut self, next: Frame) -> Result<(), Frame> {
+        match self.try_merge(&next) {
+            Some(()) => Ok(()),
+            None => Err(next),
+        }
+    }
+
+    fn try_merge(&mut self, next: &Frame) -> Option<()> {
+        let joinable = self.partial.is_some() && self.partial == next.partial && next.gso.0 == GSO_NONE;
+        if !joinable || self.octets.len() + next.octets.len() > MAX_MERGED {
+            return None;
+        }
+        let ours = decode(&self.octets)?;
+        let theirs = decode(&next.octets)?;
+        let size = if self.gso.0 == GSO_NONE { ours.payload_len } else { usize::from(self.gso.1) };
+        let (l3, l4) = (ours.network.l3, ours.network.l4);
+        let last_only = Flags::FIN.with(Flags::PSH);
+        let ends = last_only.with(Flags::SYN).with(Flags::RST).with(Flags::URG);
+        let fits = size > 0
+            && theirs.payload_len > 0
+            && theirs.payload_len <= size
+            && ours.payload_len.is_multiple_of(size)
+            && (l3, l4, ours.payload) == (theirs.network.l3, theirs.network.l4, theirs.payload)
+            && ours.network.v6 == theirs.network.v6
+            && theirs.seq == ours.seq.wrapping_add(ours.payload_len as u32)
+            && ours.flags & (ends.0 | Flags::CWR.0) == 0
+            && ours.flags == theirs.flags & !last_only.0;
+        // All octets of the headers are the same but lengths, identification, sequence number, flags, checksums.
+        let differing = |at: usize| {
+            let in_ip = at >= l3 && at < l4;
+            let ip = if ours.network.v6 {
+                in_ip && matches!(at - l3, 4 | 5)
+            } else {
+                in_ip && matches!(at - l3, 2..=5 | 10 | 11)
+            };
+            ip || (at >= l4 && matches!(at - l4, 4..=7 | 13 | 16 | 17))
+        };
+        let same = || {
+            let (a, b) = (&self.octets[..ours.payload], &next.octets[..ours.payload]);
+            a.iter().zip(b).enumerate().all(|(at, (a, b))| a == b || differing(at))
+        };
+        // Padding of a short frame is not payload.
+        let whole = self.octets.len() == ours.network.end && next.octets.len() == theirs.network.end;
+        if !fits || !whole || !same() {
+            return None;
+        }
+        self.octets.extend_from_slice(&next.octets[theirs.payload..]);
+        self.octets[l4 + 13] |= next.octets[l4 + 13];
+        self.gso = (if ours.network.v6 { GSO_TCPV6 } else { GSO_TCPV4 }, size as u16);
+        set_lengths(&mut self.octets, &ours.network);
+        Some(())
+    }
+}
+
+fn decode(octets: &[u8]) -> Option<Headers> {
+    let network = Network::decode(&octets).ok()?;
+    if network.protocol != PROTOCOL_TCP {
+        return None;
+    }
+    Headers::decode(&octets, network).ok()
+}
+
+/// Sets the length of the IP packet to that of the frame, and the TCP checksum to the sum of the pseudo-header.
+fn set_lengths(octets: &mut [u8], network: &Network) {
+    let tcp_len = octets.len() - network.l4;
+    let ip = &mut octets[network.l3..];
+    let mut sum = Checksum::new();
+    if network.v6 {
+        ip[4..6].copy_from_slice(&((network.l4 - network.l3 - 40 + tcp_len) as u16).to_be_bytes());
+        sum.add(&ip[8..40]);
+    } else {
+        let header = &mut ip[..network.l4 - network.l3];
+        header[2..4].copy_from_slice(&((network.l4 - network.l3 + tcp_len) as u16).to_be_bytes());
+        finish_ipv4(header);
+        sum.add(&header[12..20]);
+    }
+    sum.add_u32(tcp_len as u32);
+    sum.add_u16(u16::from(PROTOCOL_TCP));
+    octets[network.l4 + 16..network.l4 + 18].copy_from_slice(&sum.folded().to_be_bytes());
+}
+
 /// Computes the checksum of an IPv4 header anew.
 fn finish_ipv4(header: &mut [u8]) {
     header[10..12].fill(0);
@@ -156,11 +245,8 @@ fn finish_ipv4(header: &mut [u8]) {
 
 /// Cuts a super-segment into packets, all other octets of the headers left as they are: unknown options too.
 fn cut(octets: &[u8], size: usize, take: &mut impl FnMut(Frame)) -> Option<()> {
-    let network = Network::decode(&octets).ok()?;
-    if network.protocol != PROTOCOL_TCP {
-        return None;
-    }
-    let headers = Headers::decode(&octets, network).ok()?;
+    let headers = decode(octets)?;
+    let network = headers.network;
     let header = octets.get(..headers.payload)?;
     let payload = octets.get(headers.payload..headers.payload + headers.payload_len)?;
     let count = payload.len().div_ceil(size).max(1);
@@ -170,22 +256,12 @@ fn cut(octets: &[u8], size: usize, take: &mut impl FnMut(Frame)) -> Option<()> {
         let mut octets = Vec::with_capacity(header.len() + part.len());
         octets.extend_from_slice(header);
         octets.extend_from_slice(part);
-        let tcp_len = octets.len() - network.l4;
-        let ip = &mut octets[network.l3..];
-        let mut sum = Checksum::new();
-        if network.v6 {
-            ip[4..6].copy_from_slice(&((network.l4 - network.l3 - 40 + tcp_len) as u16).to_be_bytes());
-            sum.add(&ip[8..40]);
-        } else {
-            let header = &mut ip[..network.l4 - network.l3];
-            header[2..4].copy_from_slice(&((network.l4 - network.l3 + tcp_len) as u16).to_be_bytes());
-            let id = u16::from_be_bytes([header[4], header[5]]).wrapping_add(index as u16);
-            header[4..6].copy_from_slice(&id.to_be_bytes());
-            finish_ipv4(header);
-            sum.add(&header[12..20]);
+        if !network.v6 {
+            let field = network.l3 + 4;
+            let id = u16::from_be_bytes([header[field], header[field + 1]]).wrapping_add(index as u16);
+            octets[field..field + 2].copy_from_slice(&id.to_be_bytes());
         }
-        sum.add_u32(tcp_len as u32);
-        sum.add_u16(u16::from(PROTOCOL_TCP));
+        set_lengths(&mut octets, &network);
         let tcp = &mut octets[network.l4..];
         tcp[4..8].copy_from_slice(&headers.seq.wrapping_add((index * size) as u32).to_be_bytes());
         if index + 1 < count {
@@ -194,7 +270,6 @@ fn cut(octets: &[u8], size: usize, take: &mut impl FnMut(Frame)) -> Option<()> {
         if index > 0 {
             tcp[13] &= !(Flags::CWR.0 as u8);
         }
-        tcp[16..18].copy_from_slice(&sum.folded().to_be_bytes());
         take(Frame { octets, partial: Some((network.l4, 16)), gso: (GSO_NONE, 0) });
     }
     Some(())
@@ -245,6 +320,28 @@ mod tests {
                 assert_eq!(parse_frame(frame.octets()).unwrap(), (expected, ChecksumStatus::Valid));
             }
         }
+    }
+
+    #[test]
+    fn packets_that_follow_each_other_are_merged_into_what_they_were_cut_from() {
+        for v6 in [false, true] {
+            let mut whole = segment(v6);
+            whole.flags = Flags::ACK.with(Flags::PSH);
+            let mut frames = received(&whole).into_iter();
+            let mut merged = frames.next().unwrap();
+            for frame in frames.clone() {
+                assert!(merged.merge(frame).is_ok());
+            }
+            assert!(merged.merge(frames.next().unwrap()).is_err(), "an old one does not follow");
+            let mut again = Vec::new();
+            Frame::receive(&merged.vnet_header(), merged.octets(), |frame| again.push(frame));
+            assert_eq!(again, received(&whole));
+        }
+        let mut frames = received(&segment(false));
+        let (mut other, first) = (frames.remove(1), &mut frames[0]);
+        other.octets[14 + 1] ^= 3;
+        finish_ipv4(&mut other.octets[14..34]);
+        assert!(first.merge(other).is_err(), "another ECN code point");
     }
 
     #[test]
