@@ -14,6 +14,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -86,6 +87,11 @@ impl Namespace {
         .expect("the thread that makes a namespace does not panic")?;
         let namespace = Self { fd, label: label.into() };
         namespace.ip("link set lo up")?;
+        // A link-local address that is still being checked for duplicates keeps the kernel from neighbour discovery
+        // for the first second or two of a link's life.
+        if Path::new("/proc/sys/net/ipv6").exists() {
+            namespace.sysctl("net.ipv6.conf.default.accept_dad", "0")?;
+        }
         Ok(namespace)
     }
 
