@@ -118,10 +118,19 @@ impl XdpError {
     /// Makes sense of what the kernel says about attaching.
     pub(super) fn attach(error: io::Error, interface: u32, mode: XdpMode) -> Self {
         match error.raw_os_error() {
+            // The kernel says the same of an interface that is gone as of a driver that can't do it.
+            _ if !exists(interface) => XdpError::NoInterface(interface),
             Some(libc::EBUSY | libc::EEXIST) => XdpError::Occupied { interface, ours: false },
-            Some(libc::ENODEV) => XdpError::NoInterface(interface),
             Some(libc::EPERM | libc::EACCES) => XdpError::NotPermitted,
             _ => XdpError::ModeUnsupported { interface, mode, source: error },
         }
     }
+}
+
+/// Whether there is an interface with this index in the thread's network namespace.
+fn exists(interface: u32) -> bool {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: room for as many octets as a name may have.
+    let found = unsafe { libc::if_indextoname(interface, name.as_mut_ptr()) };
+    !found.is_null()
 }
