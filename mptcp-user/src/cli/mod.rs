@@ -64,8 +64,8 @@ fn start_log(verbose: u8) {
     let level = match (verbose, std::io::stderr().is_terminal()) {
         (0, false) => "warn",
         (0, true) | (1, _) => "info",
-        (2, _) => "debug",
-        _ => "trace",
+        (2, _) => "info,mptcp=debug,mptcp_user=debug",
+        _ => "debug,mptcp=trace,mptcp_user=trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let subscriber = tracing_subscriber::fmt()

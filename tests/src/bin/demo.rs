@@ -5,7 +5,6 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use mptcp_tests::capture;
 use mptcp_tests::demo::{self, Case, Row, Source, Stack, Watch};
-use mptcp_tests::lab::Family;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,7 +25,7 @@ struct Args {
     /// Run only the cases whose names contain this
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
-    /// Keep the capture of the run that tshark examines
+    /// Keep the first of the captures that tshark examines
     #[arg(long, value_name = "FILE")]
     capture: Option<PathBuf>,
     /// The `mptcp` command to demonstrate

@@ -20,6 +20,9 @@ const MAX_REFUSED: usize = 64;
 /// First wait before a failed pair of addresses is tried again; it doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(120);
+/// How long the next address waits for the echo of the one before. Linux keeps one ADD_ADDR at a time and drops,
+/// without an echo, those that come before it has dealt with it.
+const ECHO_WAIT: Duration = Duration::from_millis(500);
 /// Times an address is announced before its echo is given up.
 const ANNOUNCEMENTS: u32 = 6;
 
@@ -29,6 +32,7 @@ pub(super) struct Announcement {
     pub(super) id: u8,
     pub(super) address: IpAddr,
     sends: u32,
+    sent: Instant,
     /// To be sent (again) from this time on; none once it is echoed or given up.
     pub(super) at: Option<Instant>,
 }
@@ -67,8 +71,10 @@ pub(super) struct Paths {
 impl Paths {
     /// When something is to be tried again. An announcement that is due already leaves with the next segment.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        let announcements =
-            self.announcements.iter().filter_map(|announcement| announcement.at.filter(|at| *at > now));
+        let announcements = self.announcements.iter().filter_map(|announcement| match announcement.at {
+            Some(at) if at <= now => self.echo_wait(now),
+            at => at,
+        });
         let refused =
             self.refused.iter().map(|refusal| refusal.until).filter(|until| *until != Instant::ZERO);
         announcements.chain(refused).min()
@@ -85,10 +91,27 @@ impl Paths {
         id
     }
 
+    /// Until when an echo is waited for before the next address is announced.
+    fn echo_wait(&self, now: Instant) -> Option<Instant> {
+        let waiting = self.announcements.iter().filter(|known| known.sends > 0 && known.at.is_some());
+        waiting.map(|known| known.sent + ECHO_WAIT).filter(|until| *until > now).max()
+    }
+
+    /// The announcement that is to leave now, if any.
+    fn due(&self, now: Instant) -> Option<&Announcement> {
+        if self.echo_wait(now).is_some() {
+            return None;
+        }
+        let due = self.announcements.iter().filter(|known| known.at.is_some_and(|at| at <= now));
+        // Those that were never sent come before repetitions.
+        due.min_by_key(|known| known.sends)
+    }
+
     /// An announcement has left.
     pub(super) fn announced(&mut self, id: u8, now: Instant) {
         if let Some(known) = self.announcements.iter_mut().find(|known| known.id == id) {
             known.sends += 1;
+            known.sent = now;
             known.at =
                 (known.sends < ANNOUNCEMENTS).then(|| now + Duration::from_secs(1) * (1 << known.sends));
         }
@@ -298,7 +321,11 @@ impl Connection {
             return;
         }
         if !std::mem::replace(&mut self.paths.announced, true) {
-            for address in shared.addresses().to_vec() {
+            let mut addresses = shared.addresses().to_vec();
+            // Most peers can use those of the connection's own family; they come first.
+            let family = self.paths.initial_remote.map(|remote| remote.is_ipv4());
+            addresses.sort_by_key(|local| Some(local.address.is_ipv4()) != family);
+            for address in addresses {
                 self.announce(now, address);
             }
         }
@@ -312,6 +339,7 @@ impl Connection {
                 id,
                 address: local.address,
                 sends: 0,
+                sent: Instant::ZERO,
                 at: Some(now),
             });
         }
@@ -426,7 +454,7 @@ impl Connection {
 
     /// Whether any announcement is due.
     pub(super) fn announcement_due(&self, now: Instant) -> Option<&Announcement> {
-        self.paths.announcements.iter().find(|announcement| announcement.at.is_some_and(|at| at <= now))
+        self.paths.due(now)
     }
 }
 
