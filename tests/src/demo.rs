@@ -159,7 +159,7 @@ pub struct Watch<'a> {
 /// Runs one case with the `mptcp` command at `binary`. An error means that it could not be run; whatever went wrong
 /// with the transfer itself is in the row.
 pub fn run(case: &Case, source: &Source, binary: &Path, watch: &Watch<'_>) -> Result<Row> {
-    let lab = Lab::new()?;
+    let lab = Lab::of_family(case.family)?;
     // Generous: a hundredth of what the links carry.
     let patience = Duration::from_secs(30 + source.size / 20_000_000);
     for (side, stack) in [(Side::Left, case.sender), (Side::Right, case.receiver)] {

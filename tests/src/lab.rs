@@ -97,21 +97,31 @@ impl Lab {
         Self::with_links(2)
     }
 
-    /// As many links as wanted.
+    /// Two links with addresses of one family only, so that all subflows are of that family.
+    pub fn of_family(family: Family) -> Result<Self> {
+        Self::build(2, &[family])
+    }
+
+    /// As many links as wanted, both families.
     pub fn with_links(links: usize) -> Result<Self> {
+        Self::build(links, &Family::BOTH)
+    }
+
+    fn build(links: usize, families: &[Family]) -> Result<Self> {
         let lab = Self { left: Namespace::new("left")?, right: Namespace::new("right")?, links };
         for number in 1..=links {
             let ends = [Side::Left, Side::Right].map(|side| {
-                (
-                    side.interface(number),
-                    format!("{}/24", side.address(number, Family::Ipv4)),
-                    format!("{}/64", side.address(number, Family::Ipv6)),
-                )
+                let addresses = families.iter().map(|&family| {
+                    let length = if family == Family::Ipv4 { 24 } else { 64 };
+                    format!("{}/{length}", side.address(number, family))
+                });
+                (side.interface(number), addresses.collect::<Vec<_>>())
             });
-            let [left, right] = &ends;
+            let [left, right] =
+                ends.each_ref().map(|(_, all)| all.iter().map(String::as_str).collect::<Vec<_>>());
             link(
-                &End { namespace: &lab.left, interface: &left.0, addresses: &[&left.1, &left.2] },
-                &End { namespace: &lab.right, interface: &right.0, addresses: &[&right.1, &right.2] },
+                &End { namespace: &lab.left, interface: &ends[0].0, addresses: &left },
+                &End { namespace: &lab.right, interface: &ends[1].0, addresses: &right },
             )?;
         }
         Ok(lab)
