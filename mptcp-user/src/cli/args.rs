@@ -48,7 +48,8 @@ Examples:
   mptcp listen 5000 --file page.html -k   give a file to everyone who connects
   mptcp listen 192.0.2.1:5000 -i eth0 -i wlan0 --json --output received
 
-The kernel keeps all other ports of these interfaces.")]
+A listener with nothing to send ends its side after the peer has. The kernel keeps all other ports of these
+interfaces.")]
 pub(crate) struct ListenArgs {
     /// Where to listen: PORT, ADDRESS:PORT or [IPV6]:PORT. A port alone means all addresses of both families
     #[arg(value_name = "[ADDRESS:]PORT")]

@@ -125,6 +125,7 @@ pub(crate) struct Pump {
     input_ended: bool,
     finished: bool,
     peer_ended: bool,
+    after_peer: bool,
     /// Octets the connection has taken.
     pub(crate) sent: u64,
     /// Octets the connection has given.
@@ -141,15 +142,24 @@ impl Pump {
             input_ended: false,
             finished: false,
             peer_ended: false,
+            after_peer: false,
             sent: 0,
             received: 0,
         }
+    }
+
+    /// If there is nothing at all to send, our end waits for the peer's: many hosts (Linux among them) refuse further
+    /// subflows once either side has finished. Only one of two sides may do so, or both wait for ever.
+    pub(crate) fn end_after_peer(mut self) -> Self {
+        self.after_peer = true;
+        self
     }
 
     /// Sends no more than the connection has taken already: the next thing the peer sees is our end.
     pub(crate) fn stop_input(&mut self) {
         self.sending = None;
         self.input_ended = true;
+        self.after_peer = false;
     }
 
     /// Whether our side is closed.
@@ -168,8 +178,8 @@ impl Pump {
         cx: &mut Context<'_>,
         mut stream: Pin<&mut S>,
     ) -> Poll<Result<()>> {
-        let out = self.poll_send(cx, stream.as_mut())?;
-        let back = self.poll_receive(cx, stream)?;
+        let back = self.poll_receive(cx, stream.as_mut())?;
+        let out = self.poll_send(cx, stream)?;
         match (out, back) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
             _ => Poll::Pending,
@@ -193,6 +203,10 @@ impl Pump {
                 }
             }
             let Some((buffer, taken)) = &mut self.sending else {
+                if self.after_peer && self.sent == 0 && !self.peer_ended {
+                    // Polled again when the peer's end comes.
+                    return Poll::Pending;
+                }
                 ready!(stream.as_mut().poll_shutdown(cx)).map_err(|error| self.broken(error))?;
                 self.finished = true;
                 continue;
@@ -318,6 +332,22 @@ mod tests {
         pump.flush().await.expect("written");
         assert!(peer.await.expect("peer") == question);
         assert!(*sink.0.lock().expect("no panic") == question);
+    }
+
+    #[tokio::test]
+    async fn a_side_with_nothing_to_send_may_end_after_its_peer() {
+        let (ours, mut theirs) = tokio::io::duplex(10_000);
+        let mut pump =
+            Pump::new(Input::nothing(), Output::to_writer(Sink::default()).expect("thread")).end_after_peer();
+        let mut ours = pin!(ours);
+        let moved = async { poll_fn(|cx| pump.poll(cx, ours.as_mut())).await.expect("ends well") };
+        let peer = async {
+            let early = tokio::time::timeout(std::time::Duration::from_millis(50), theirs.read_u8()).await;
+            assert!(early.is_err(), "our end came before the peer's");
+            theirs.shutdown().await.expect("shuts down");
+            assert_eq!(theirs.read(&mut [0; 1]).await.expect("reads"), 0);
+        };
+        tokio::join!(moved, peer);
     }
 
     #[tokio::test]

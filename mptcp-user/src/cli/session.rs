@@ -102,6 +102,9 @@ impl Session {
         let show = !self.data.quiet && !files.interactive && io::stderr().is_terminal();
         let mut progress = show.then(|| Progress::new(files.total));
         let mut pump = Pump::new(files.input, files.output);
+        if self.command == "listen" {
+            pump = pump.end_after_peer();
+        }
         let mut outcome = self.transfer(&mut pump, &mut stream, progress.as_mut()).await;
         let time = start.elapsed();
         drop(progress);

@@ -146,8 +146,7 @@ fn examine(args: &Args, cases: &[Case]) -> Result<String> {
         case.cut.is_none() && (case.sender == Stack::Kernel) != (case.receiver == Stack::Kernel)
     };
     for case in cases.iter().filter(with_kernel) {
-        let keep =
-            args.capture.as_deref().filter(|_| case.family == Family::Ipv4 && case.sender == Stack::Ours);
+        let keep = args.capture.as_deref().filter(|_| runs == 0);
         let file = mptcp_tests::data::memory_file("capture")?;
         let path = keep.map_or_else(|| mptcp_tests::data::path_of(&file), Path::to_path_buf);
         let watch = Watch { capture: Some(&path), ..Watch::default() };
