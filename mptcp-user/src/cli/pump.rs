@@ -108,6 +108,10 @@ impl Output {
     /// Waits until everything is written.
     pub(crate) async fn finish(self) -> Result<()> {
         drop(self.full);
+        // The outcome may have been taken already, by whoever found that the output had failed.
+        if self.written.is_terminated() {
+            return Ok(());
+        }
         self.written.await.context("the thread that writes the output is gone")?.context(OUTPUT_FAILED)
     }
 }

@@ -3,7 +3,7 @@
 use super::af_xdp::BindError;
 use super::port::PortError;
 use super::xdp::XdpError;
-use crate::proto::{CloseReason, ConnectError, ListenError};
+use crate::proto::{CloseReason, ConnectError, ConnectionConfig, ListenError};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -104,6 +104,14 @@ pub enum Error {
         /// Names of the interfaces in use.
         interfaces: String,
     },
+    /// There is no algorithm of that name.
+    #[error("there is no {kind} named {name}")]
+    UnknownPolicy {
+        /// What it would be: congestion control, scheduler, path manager.
+        kind: &'static str,
+        /// The name asked for.
+        name: String,
+    },
     /// The engine refused to connect.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -133,6 +141,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// A name in the choices for a connection that nothing has.
+    pub(super) fn unknown_policy(kind: &'static str, config: &ConnectionConfig) -> Self {
+        let name = match kind {
+            "scheduler" => &config.scheduler,
+            "path manager" => &config.path_manager,
+            _ => &config.congestion,
+        };
+        Error::UnknownPolicy { kind, name: name.clone() }
+    }
+
     /// A connection that ended before it was established.
     pub(super) fn not_connected(reason: CloseReason) -> Self {
         let hint = match reason {

@@ -5,7 +5,7 @@ use super::super::channel::{Channel, Command, Handle, Listening};
 use super::super::netlink::{Route, RouteKind};
 use super::super::port::{PortError, PortReservation};
 use super::{Connection, Drain, Listener, Shard, SharedPort};
-use crate::proto::{ConnectionConfig, ConnectionId, Instant};
+use crate::proto::{ConnectError, ConnectionConfig, ConnectionId, Instant, ListenError};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -160,7 +160,10 @@ impl Shard {
             }
             Err(error) => {
                 self.release_if_unused(port);
-                Err(error.into())
+                Err(match error {
+                    ConnectError::UnknownPolicy(kind) => Error::unknown_policy(kind, config),
+                    error => error.into(),
+                })
             }
         }
     }
@@ -249,7 +252,10 @@ impl Shard {
             Ok(id) => id,
             Err(error) => {
                 self.release_if_unused(local.port());
-                return Err(Error::Listen(error, local));
+                return Err(match error {
+                    ListenError::UnknownPolicy(kind) => Error::unknown_policy(kind, &config),
+                    error => Error::Listen(error, local),
+                });
             }
         };
         self.use_port(local.port());
