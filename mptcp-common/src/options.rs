@@ -219,16 +219,16 @@ impl Scan {
         self.large_kinds |= kind >> 6;
         if kind == KIND_TIMESTAMPS {
             if len == 10 {
-                self.timestamps = at as u16;
+                self.timestamps = octets.forget(at as u64) as u16;
             } else {
-                self.malformed |= 1;
+                self.malformed = octets.forget(1) as u32;
             }
         } else if kind == KIND_MPTCP {
             // A length of 2 has no subtype; the octet after it may even be missing.
             let subtype = match octets.view::<1>(at + 2) {
                 Some(view) if len > 2 => view.u8::<0>() >> 4,
                 _ => {
-                    self.malformed |= 1;
+                    self.malformed = octets.forget(1) as u32;
                     return;
                 }
             };
@@ -236,10 +236,10 @@ impl Scan {
             self.repeated |= self.subtypes & bit;
             self.subtypes |= bit;
             if subtype == SUBTYPE_DSS {
-                self.dss = at as u16;
-                self.dss_len = len;
+                self.dss = octets.forget(at as u64) as u16;
+                self.dss_len = octets.forget(len.into()) as u8;
             } else if subtype == SUBTYPE_JOIN && len == 12 {
-                self.join = at as u16;
+                self.join = octets.forget(at as u64) as u16;
             }
         }
     }
@@ -267,23 +267,23 @@ pub fn scan<O: Octets>(octets: &O, start: usize, end: usize) -> Scan {
     };
     let mut at = start;
     // The layout that RFC 7323 appendix A recommends, and that all use: two paddings, timestamps.
-    if start + 12 <= end
+    if octets.blur(start + 12) <= octets.blur(end)
         && let Some(view) = octets.view::<4>(start)
         && view.u32::<0>() == 0x0101_080a
     {
         scan.kinds |= 1 << KIND_TIMESTAMPS;
-        scan.timestamps = start as u16 + 2;
+        scan.timestamps = octets.forget(start as u64 + 2) as u16;
         at += 12;
     }
     let mut left = MAX_STEPS;
     while left > 0 {
         left -= 1;
         at = octets.blur(at);
-        match step(octets, at, end) {
+        match step(octets, at, octets.blur(end)) {
             Step::End => return scan,
             Step::Nop => at += 1,
             Step::Malformed => {
-                scan.malformed |= 1;
+                scan.malformed = octets.forget(1) as u32;
                 return scan;
             }
             Step::Option { kind, len } => {
@@ -292,8 +292,8 @@ pub fn scan<O: Octets>(octets: &O, start: usize, end: usize) -> Scan {
             }
         }
     }
-    if octets.blur(at) < end {
-        scan.malformed |= 1;
+    if octets.blur(at) < octets.blur(end) {
+        scan.malformed = octets.forget(1) as u32;
     }
     scan
 }
