@@ -19,6 +19,8 @@ const MAX_PENDING: usize = 1024;
 const MAX_WAITING: usize = 64;
 /// How long to wait before the kernel is asked again to resolve a next hop.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
+/// How long it is believed that there is no route, unless routes change.
+const NO_ROUTE_AGAIN: Duration = Duration::from_secs(2);
 /// How often a next hop in use that the kernel holds for stale is confirmed.
 const CONFIRM_AGAIN: Duration = Duration::from_secs(20);
 
@@ -46,6 +48,8 @@ pub(super) enum Hop {
 struct CachedRoute {
     generation: u64,
     hop: Hop,
+    /// When to ask again although nothing is known to have changed: where there was no way.
+    expires: Option<Instant>,
     /// The next hop is known but stale, and should be confirmed now and then.
     stale: Option<(u32, IpAddr)>,
 }
@@ -140,6 +144,7 @@ impl Paths {
     pub(super) fn hop(&mut self, now: Instant, local: IpAddr, remote: IpAddr) -> Hop {
         if let Some(cached) = self.routes.get(&(local, remote))
             && cached.generation == self.generation
+            && cached.expires.is_none_or(|due| now < due)
         {
             let hop = cached.hop;
             if let Some((interface, next_hop)) = cached.stale {
@@ -153,8 +158,10 @@ impl Paths {
     #[cold]
     fn look_up(&mut self, now: Instant, local: IpAddr, remote: IpAddr) -> Hop {
         let Some(interface) = self.interface_of(local) else { return Hop::NoRoute };
-        // A question that fails is asked again with the next segment, which is after a timeout at the earliest.
-        let Ok(Some(route)) = self.netlink.route_over(remote, local, interface) else { return Hop::NoRoute };
+        let Ok(Some(route)) = self.netlink.route_over(remote, local, interface) else {
+            self.remember((local, remote), Hop::NoRoute, Some(now + NO_ROUTE_AGAIN), None);
+            return Hop::NoRoute;
+        };
         let next_hop = route.next_hop(remote);
         let entry = self.next_hops.get(&(interface, next_hop));
         let (hop, stale) = match entry.map(|entry| (entry.mac, entry.stale)) {
@@ -163,14 +170,24 @@ impl Paths {
             }
             _ => (Hop::Resolving { interface, next_hop }, None),
         };
-        if self.routes.len() >= MAX_ROUTES {
-            self.routes.clear();
-        }
-        self.routes.insert((local, remote), CachedRoute { generation: self.generation, hop, stale });
+        self.remember((local, remote), hop, None, stale);
         if let Some((interface, next_hop)) = stale {
             self.confirm(now, interface, next_hop);
         }
         hop
+    }
+
+    fn remember(
+        &mut self,
+        pair: (IpAddr, IpAddr),
+        hop: Hop,
+        expires: Option<Instant>,
+        stale: Option<(u32, IpAddr)>,
+    ) {
+        if self.routes.len() >= MAX_ROUTES {
+            self.routes.clear();
+        }
+        self.routes.insert(pair, CachedRoute { generation: self.generation, hop, expires, stale });
     }
 
     fn confirm(&mut self, now: Instant, interface: u32, next_hop: IpAddr) {

@@ -2,6 +2,7 @@
 
 use super::super::Error;
 use super::super::channel::{Channel, Handle};
+use super::super::path::Hop;
 use super::Shard;
 use crate::proto::{CloseReason, ConnectionId, Event, Instant, ListenerId, Unreachable};
 use mptcp_common::event::{EVENT_HARD, EVENT_TOO_BIG, EventKind};
@@ -139,11 +140,10 @@ impl Shard {
         interface: u32,
         remote: SocketAddr,
     ) {
-        let route = self.paths.netlink().route_over(remote.ip(), local, interface);
-        let port = match route {
-            Ok(Some(_)) => self.reserve(0).map_err(|error| error.to_string()),
-            Ok(None) => Err("no route over the interface".into()),
-            Err(error) => Err(error.to_string()),
+        // Through the cache: path managers try again and again what has no way yet.
+        let port = match self.paths.hop(time, local, remote.ip()) {
+            Hop::NoRoute => Err(format!("no route over interface {interface}")),
+            _ => self.reserve(0).map_err(|error| error.to_string()),
         };
         match port {
             Ok(port) => {
