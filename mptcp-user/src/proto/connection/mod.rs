@@ -307,9 +307,13 @@ impl Connection {
         self.send.clear_reinjections();
         self.send.fin_due = false;
         self.paths = Paths::default();
+        let mut readable = false;
         for (index, subflow) in self.subflows.iter_mut().enumerate() {
             if let Some(subflow) = subflow {
                 subflow.mappings.set_infinite(1, 0);
+                if let Some((offset, octets)) = subflow.mappings.take_pending() {
+                    readable |= self.receive.insert(offset, octets);
+                }
                 if tell {
                     self.infinite_until = Some(subflow.snd.nxt + 1);
                     subflow.rcv.ack_now = true;
@@ -319,6 +323,9 @@ impl Connection {
         }
         if reason != FallbackReason::NotRequested {
             shared.events.push_back(Event::FellBack(self.id, reason));
+        }
+        if readable {
+            self.tell_readable(shared);
         }
     }
 

@@ -87,6 +87,13 @@ impl RxMappings {
         }
     }
 
+    /// The octets that wait for the rest of their mapping, and where they belong in the data stream: after a fallback
+    /// nobody asks for its checksum any more.
+    pub(crate) fn take_pending(&mut self) -> Option<(u64, Payload)> {
+        let mapping = self.list.front_mut().filter(|mapping| !mapping.pending.is_empty())?;
+        Some((mapping.data, std::mem::take(&mut mapping.pending)))
+    }
+
     /// Maps the first part of in-order octets; what is left of `payload` is to be mapped next.
     pub(crate) fn map(&mut self, start: u64, payload: &mut Payload) -> Mapped {
         if let Some((from, shift)) = self.infinite
@@ -157,6 +164,20 @@ mod tests {
         assert_eq!(mappings.map(1, &mut payload), Mapped::Data(0, (0..10).collect::<Vec<u8>>().into()));
         assert_eq!(mappings.map(11, &mut payload), Mapped::Data(100, (10..15).collect::<Vec<u8>>().into()));
         assert_eq!(mappings.map(16, &mut payload), Mapped::Unmapped((15..20).collect::<Vec<u8>>().into()));
+    }
+
+    #[test]
+    fn octets_that_wait_for_their_checksum_are_not_lost_in_a_fallback() {
+        let octets: Payload = b"some octets of data".to_vec().into();
+        let mut mappings = RxMappings::default();
+        mappings.add(mapping(1, 19, 0, Some(7)));
+        assert_eq!(mappings.map(1, &mut octets.slice(0, 7)), Mapped::Pending);
+        mappings.set_infinite(1, 0);
+        let (data, pending) = mappings.take_pending().unwrap();
+        assert_eq!((data, pending.to_vec()), (0, b"some oc".to_vec()));
+        assert_eq!(mappings.take_pending(), None);
+        let Mapped::Data(data, rest) = mappings.map(8, &mut octets.slice(7, 19)) else { panic!("not mapped") };
+        assert_eq!((data, rest.to_vec()), (7, b"tets of data".to_vec()));
     }
 
     #[test]
