@@ -70,7 +70,7 @@ fn wireshark_finds_nothing_to_complain_about() {
         eprintln!("SKIPPED: tshark is not installed");
         return;
     }
-    let source = Source::new(2, 32 << 20).unwrap();
+    let source = Source::new(2, 128 << 20).unwrap();
     for (sender, receiver) in [(Stack::Ours, Stack::Kernel), (Stack::Kernel, Stack::Ours)] {
         let file = mptcp_tests::data::memory_file("capture").unwrap();
         let path = mptcp_tests::data::path_of(&file);

@@ -34,7 +34,7 @@ struct Args {
 }
 
 /// Octets of the transfer that is captured: enough for every kind of segment, little enough for tshark.
-const CAPTURED: u64 = 32 << 20;
+const CAPTURED: u64 = 128 << 20;
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
