@@ -338,7 +338,7 @@ fn check_hosts(case: &Case, lab: &Lab, row: &mut Row) -> Result<()> {
                 if counters.multipath().any(|(_, value)| value != 0) {
                     complain("the kernel's own Multipath TCP was involved".into());
                 }
-                let attached = lab.attached(side)?;
+                let attached = lab.left_attached(side)?;
                 if !attached.is_empty() {
                     complain(format!("programs are still attached to {}", attached.join(", ")));
                 }

@@ -13,6 +13,8 @@ use anyhow::Result;
 use serde::Serialize;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// An address family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -175,6 +177,19 @@ impl Lab {
             }
         }
         Ok(attached)
+    }
+
+    /// Those that still have one after a moment: the kernel ends links of processes that are gone a little later than
+    /// the processes.
+    pub fn left_attached(&self, side: Side) -> Result<Vec<String>> {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        loop {
+            let attached = self.attached(side)?;
+            if attached.is_empty() || Instant::now() > deadline {
+                return Ok(attached);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn each_interface(&self, work: impl Fn(&Namespace, &str) -> Result<()>) -> Result<()> {

@@ -57,7 +57,7 @@ pub fn assert_orderly(lab: &Lab, side: Side, finished: &Finished) {
         finished.status,
         finished.stderr
     );
-    let attached = lab.attached(side).expect("interfaces can be listed");
+    let attached = lab.left_attached(side).expect("interfaces can be listed");
     assert!(attached.is_empty(), "programs left on {attached:?}");
 }
 

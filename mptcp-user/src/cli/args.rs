@@ -1,6 +1,7 @@
 //! The whole command line at a glance.
 
 use super::address::{ListenAddress, Target};
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 use mptcp_user::proto::ConnectionConfig;
 use mptcp_user::stack::{AttachMode, Stack, StackBuilder};
@@ -133,13 +134,13 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32), default_value_t = 8)]
     pub(crate) max_subflows: u16,
     /// Which subflow takes the next data
-    #[arg(long, value_name = "NAME", default_value_t = ConnectionConfig::default().scheduler)]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ConnectionConfig::schedulers()), default_value_t = ConnectionConfig::default().scheduler)]
     pub(crate) scheduler: String,
     /// Congestion control algorithm
-    #[arg(long, value_name = "NAME", default_value_t = ConnectionConfig::default().congestion)]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ConnectionConfig::congestion_algorithms()), default_value_t = ConnectionConfig::default().congestion)]
     pub(crate) congestion: String,
     /// Which subflows are opened
-    #[arg(long, value_name = "NAME", default_value_t = ConnectionConfig::default().path_manager)]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ConnectionConfig::path_managers()), default_value_t = ConnectionConfig::default().path_manager)]
     pub(crate) path_manager: String,
     /// Ask for DSS checksums, which find middleboxes that change the data
     #[arg(long)]

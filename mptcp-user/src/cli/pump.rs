@@ -33,7 +33,8 @@ pub(crate) struct Input {
 pub(crate) struct Output {
     full: UnboundedSender<Vec<u8>>,
     empty: UnboundedReceiver<Vec<u8>>,
-    written: oneshot::Receiver<io::Result<()>>,
+    /// None once its error has been told.
+    written: Option<oneshot::Receiver<io::Result<()>>>,
 }
 
 impl Input {
@@ -102,17 +103,14 @@ impl Output {
                 drop(empty);
             })
             .context("can't start a thread")?;
-        Ok(Self { full, empty: empty_out, written })
+        Ok(Self { full, empty: empty_out, written: Some(written) })
     }
 
     /// Waits until everything is written.
     pub(crate) async fn finish(self) -> Result<()> {
         drop(self.full);
-        // The outcome may have been taken already, by whoever found that the output had failed.
-        if self.written.is_terminated() {
-            return Ok(());
-        }
-        self.written.await.context("the thread that writes the output is gone")?.context(OUTPUT_FAILED)
+        let Some(written) = self.written else { return Ok(()) };
+        written.await.context("the thread that writes the output is gone")?.context(OUTPUT_FAILED)
     }
 }
 
@@ -243,8 +241,8 @@ impl Pump {
             }
             if self.filling.is_none() {
                 let Some(mut buffer) = ready!(self.output.empty.poll_recv(cx)) else {
-                    let error = match self.output.written.try_recv() {
-                        Ok(Err(error)) => error,
+                    let error = match self.output.written.take().map(|mut written| written.try_recv()) {
+                        Some(Ok(Err(error))) => error,
                         _ => io::Error::other("the thread that writes it is gone"),
                     };
                     return Poll::Ready(Err(error).context(OUTPUT_FAILED));
@@ -371,6 +369,7 @@ mod tests {
         let mut ours = pin!(ours);
         let error = poll_fn(|cx| pump.poll(cx, ours.as_mut())).await.expect_err("the disk is full");
         assert!(format!("{error:#}").contains("disk full"), "{error:#}");
+        pump.flush().await.expect("the error has been told");
         assert_eq!(super::super::exit::code_of(&error), ExitCode::Host);
     }
 }

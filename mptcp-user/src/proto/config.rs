@@ -30,6 +30,21 @@ pub struct ConnectionConfig {
     pub user_timeout: Duration,
 }
 
+impl ConnectionConfig {
+    /// Names that [`congestion`](Self::congestion) may have.
+    pub fn congestion_algorithms() -> impl Iterator<Item = &'static str> {
+        super::congestion::ALGORITHMS.iter().map(|(name, _)| *name)
+    }
+    /// Names that [`scheduler`](Self::scheduler) may have.
+    pub fn schedulers() -> impl Iterator<Item = &'static str> {
+        super::scheduler::POLICIES.iter().map(|(name, _)| *name)
+    }
+    /// Names that [`path_manager`](Self::path_manager) may have.
+    pub fn path_managers() -> impl Iterator<Item = &'static str> {
+        super::path::POLICIES.iter().map(|(name, _)| *name)
+    }
+}
+
 impl Default for ConnectionConfig {
     fn default() -> Self {
         Self {
