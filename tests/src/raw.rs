@@ -71,7 +71,7 @@ impl Sender {
         loop {
             match self.transmitter.flush() {
                 Flushed::SocketFull | Flushed::QueueFull if Instant::now() < deadline => {
-                    std::thread::yield_now()
+                    std::thread::yield_now();
                 }
                 outcome => return outcome,
             }
