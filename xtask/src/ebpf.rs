@@ -95,6 +95,8 @@ fn compile(toolchain: &Toolchain, top: &Path, target: &Path) -> Result<Vec<u8>> 
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         "-Ctarget-cpu=v3".to_owned(),
+        // Kernels before 6.3 refuse a loop whose end falls through into its head, which is how blocks get placed.
+        "-Clink-arg=--llvm-args=--disable-block-placement".to_owned(),
         remap(&cargo_home, "cargo"),
         remap(&compiler.sysroot.join("lib/rustlib/src/rust"), "rust"),
         remap(&std::fs::canonicalize(top)?, "mptcp"),
