@@ -82,6 +82,7 @@ impl Bench {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value)] // an event is attended to once
     fn on_event(&mut self, end: usize, event: Event) {
         match event {
             Event::Accepted { connection, .. } => self.connections[end] = Some(connection),

@@ -295,7 +295,7 @@ impl Endpoint {
         let policies = Policies::new(&config).map_err(ConnectError::UnknownPolicy)?;
         let id = self.add_connection(Arc::new(config), policies, None);
         self.with(now, id, |connection, shared| {
-            connection.add_initial_subflow(shared, now, local, remote, None)
+            connection.add_initial_subflow(shared, now, local, remote, None);
         });
         Ok(id)
     }
@@ -350,7 +350,7 @@ impl Endpoint {
         remote: SocketAddr,
     ) {
         self.with(now, connection, |connection, shared| {
-            connection.open_subflow_failed(shared, now, local, remote)
+            connection.open_subflow_failed(shared, now, local, remote);
         });
     }
 
@@ -360,7 +360,7 @@ impl Endpoint {
         if let Some(&(place, subflow)) = self.shared.tuples.get(&tuple) {
             if let Some(id) = self.id_at(place) {
                 self.with(now, id, |connection, shared| {
-                    connection.handle_segment(shared, now, subflow, segment)
+                    connection.handle_segment(shared, now, subflow, segment);
                 });
             }
             return;

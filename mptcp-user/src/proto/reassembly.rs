@@ -28,6 +28,7 @@ impl Reassembly {
 
     /// Keeps what is new of `payload` at `start`. Of octets that came twice the first ones stay: a peer that
     /// sends different octets for one offset can't change what was received. Gives how many octets were new.
+    #[allow(clippy::needless_pass_by_value)] // its slices are kept
     pub(crate) fn insert(&mut self, start: u64, payload: Payload) -> usize {
         let before = self.octets;
         let end = start + payload.len() as u64;

@@ -160,7 +160,7 @@ impl Connection {
             }
             return false;
         }
-        if !segment.flags.has(Flags::ACK) || subflow.rcv.from_the_past(now, segment) {
+        if !segment.flags.has(Flags::ACK) || subflow.rcv.is_from_the_past(now, segment) {
             return false;
         }
         if subflow.snd.offset(segment.ack) != 1 {
@@ -237,7 +237,7 @@ impl Connection {
     fn on_synchronised(&mut self, shared: &mut Shared, now: Instant, index: usize, mut segment: Segment) {
         let Some(subflow) = self.subflow(index) else { return };
         let reset = segment.flags.has(Flags::RST);
-        if !reset && subflow.rcv.from_the_past(now, &segment) || !subflow.rcv.acceptable(&segment) {
+        if !reset && subflow.rcv.is_from_the_past(now, &segment) || !subflow.rcv.acceptable(&segment) {
             if !reset {
                 self.answer_unacceptable(now, index, &segment);
             }

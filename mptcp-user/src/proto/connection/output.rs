@@ -183,15 +183,15 @@ impl Connection {
 
     /// New data, data that another subflow failed to deliver, or a DATA_FIN by itself.
     fn transmit_data(&mut self, shared: &Shared, now: Instant) -> Option<Segment> {
-        if let Some(again) = self.send.next_reinjection() {
-            if let Some(index) = self.choose(again.end - again.start, Some(again.not_on)) {
-                let end = again.end;
-                let segment = self.send_data(shared, now, index, again.start, end);
-                let sent = segment.payload.len() as u64;
-                self.send.reinjected(sent);
-                self.contiguous = false;
-                return Some(segment);
-            }
+        if let Some(again) = self.send.next_reinjection()
+            && let Some(index) = self.choose(again.end - again.start, Some(again.not_on))
+        {
+            let end = again.end;
+            let segment = self.send_data(shared, now, index, again.start, end);
+            let sent = segment.payload.len() as u64;
+            self.send.reinjected(sent);
+            self.contiguous = false;
+            return Some(segment);
         }
         let mut end = self.send.buffer.end();
         if self.is_multipath() {

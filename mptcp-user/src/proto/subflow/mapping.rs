@@ -176,7 +176,9 @@ mod tests {
         let (data, pending) = mappings.take_pending().unwrap();
         assert_eq!((data, pending.to_vec()), (0, b"some oc".to_vec()));
         assert_eq!(mappings.take_pending(), None);
-        let Mapped::Data(data, rest) = mappings.map(8, &mut octets.slice(7, 19)) else { panic!("not mapped") };
+        let Mapped::Data(data, rest) = mappings.map(8, &mut octets.slice(7, 19)) else {
+            panic!("not mapped")
+        };
         assert_eq!((data, rest.to_vec()), (7, b"tets of data".to_vec()));
     }
 

@@ -93,7 +93,7 @@ impl ReceiveSide {
     }
 
     /// PAWS (RFC 7323 section 5.3): whether the segment's timestamp is from the past.
-    pub(crate) fn from_the_past(&self, now: Instant, segment: &Segment) -> bool {
+    pub(crate) fn is_from_the_past(&self, now: Instant, segment: &Segment) -> bool {
         match (segment.options.timestamps, self.ts_recent) {
             (Some(stamps), Some((recent, at))) => {
                 (stamps.value.wrapping_sub(recent) as i32) < 0 && now - at < TIMESTAMP_LIFE

@@ -203,6 +203,7 @@ impl Pair {
     }
 
     /// A segment leaves: cut into packets, each of which meets its fate on the path that its addresses name.
+    #[allow(clippy::needless_pass_by_value)] // it leaves
     fn transmit(&mut self, from_client: bool, segment: Segment) {
         assert!(segment.options.wire_len() <= 40, "options too long: {segment:?}");
         let path = path_of(segment.src.ip());
