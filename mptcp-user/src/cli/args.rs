@@ -1,4 +1,5 @@
 //! The whole command line at a glance.
+#![allow(rustdoc::broken_intra_doc_links)] // help texts write IPv6 addresses in brackets
 
 use super::address::{ListenAddress, Target};
 use clap::builder::PossibleValuesParser;

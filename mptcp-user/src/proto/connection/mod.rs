@@ -1,11 +1,11 @@
 //! One Multipath TCP connection: its subflows and the data level above them.
 //!
-//! * [`input`](self::input): what a segment of a subflow does;
-//! * [`dss`](self::dss): what its Multipath TCP options do;
-//! * [`output`](self::output): which segment leaves next;
-//! * [`timers`](self::timers): what happens when time passes;
-//! * [`paths`](self::paths): addresses and the coming and going of subflows;
-//! * [`close`](self::close): the ends of subflows and connection.
+//! * [`input`]: what a segment of a subflow does;
+//! * [`dss`]: what its Multipath TCP options do;
+//! * [`output`]: which segment leaves next;
+//! * [`timers`]: what happens when time passes;
+//! * [`paths`]: addresses and the coming and going of subflows;
+//! * [`close`]: the ends of subflows and connection.
 
 mod close;
 mod dss;
