@@ -38,6 +38,8 @@ pub fn mptcp_xdp(ctx: XdpContext) -> u32 {
         Ok(()) => XDP_REDIRECT,
         Err(counter) => {
             counts.add(counter);
+            #[cfg(feature = "log")]
+            aya_log_ebpf::debug!(&ctx, "not for user space: counter {}", counter as u32);
             match counter {
                 Counter::JoinRefused => XDP_TX,
                 Counter::JoinDropped => XDP_DROP,
