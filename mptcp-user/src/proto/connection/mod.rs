@@ -120,6 +120,8 @@ pub(crate) struct Connection {
     persist_expiries: u32,
     /// The connection is given up at this time: handshake, orphaned close, no subflow left.
     patience: Option<Instant>,
+    /// Segments of data sent since the last look at acknowledgments.
+    data_run: u8,
     /// The listener wanted Multipath TCP, the peer's SYN did not.
     refused_by_peer: bool,
 }
@@ -170,6 +172,7 @@ impl Connection {
             persist_deadline: None,
             persist_expiries: 0,
             patience: None,
+            data_run: 0,
             refused_by_peer: false,
             config,
         }

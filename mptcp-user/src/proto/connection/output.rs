@@ -26,6 +26,9 @@ use crate::wire::{
 };
 use arrayvec::ArrayVec;
 
+/// After so many segments of data in a row, acknowledgments that are due go first: a driver that can't send as fast as
+/// there is data would never get to them.
+const DATA_RUN: u8 = 8;
 /// Option space of a TCP header.
 const OPTION_SPACE: usize = 40;
 /// A super-segment holds about this much time at the path's rate, so that it does not delay others.
@@ -43,10 +46,15 @@ impl Connection {
         if self.closed.is_some() || matches!(self.mode, Mode::Handshake(_)) {
             return None;
         }
-        if let Some(segment) = self.transmit_data(shared, now) {
+        if self.data_run < DATA_RUN
+            && let Some(segment) = self.transmit_data(shared, now)
+        {
+            self.data_run += 1;
             return Some(segment);
         }
-        (0..self.subflows.len()).find_map(|index| self.transmit_ack(now, index))
+        self.data_run = 0;
+        let ack = (0..self.subflows.len()).find_map(|index| self.transmit_ack(now, index));
+        ack.or_else(|| self.transmit_data(shared, now))
     }
 
     /// Resets, handshakes, retransmissions, probes and FINs of one subflow.

@@ -71,3 +71,25 @@ fn an_echo_that_is_lost_does_not_hold_up_the_other_addresses() {
         seen.lock().unwrap()
     );
 }
+
+#[test]
+fn a_driver_that_is_slower_than_the_data_still_sends_the_echo() {
+    let seen = Seen::default();
+    let near = PathConfig { delay: Duration::from_micros(100), ..PathConfig::default() };
+    let mut pair = Pair::new(3, vec![near; 2], false, &ConnectionConfig::default());
+    pair.middlebox = Some(watch(seen.clone(), |_| false));
+    pair.budget = 1;
+    pair.send(pattern(40_000_000, 1), Vec::new());
+    let echoed = seen.clone();
+    // There is always more data than the driver takes; that must not keep everything else back.
+    assert!(
+        pair.run_until(Duration::from_millis(20), move |_| echoed
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|(_, echo)| *echo)),
+        "{:?} {}",
+        seen.lock().unwrap(),
+        pair.tail()
+    );
+}

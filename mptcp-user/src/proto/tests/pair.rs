@@ -57,6 +57,9 @@ pub(super) struct Pair {
     pub(super) paths: Vec<PathConfig>,
     pub(super) middlebox: Option<Middlebox>,
     pub(super) listener: ListenerId,
+    /// Segments that each host's link takes per tenth of a millisecond.
+    pub(super) budget: usize,
+    backlogged: bool,
     in_flight: BTreeMap<(Instant, u64), (bool, Segment)>,
     sequence: u64,
     rng: ChaCha12Rng,
@@ -122,6 +125,8 @@ impl Pair {
             paths,
             middlebox: None,
             listener,
+            budget: usize::MAX,
+            backlogged: false,
             in_flight: BTreeMap::new(),
             sequence: 0,
             rng,
@@ -145,6 +150,7 @@ impl Pair {
         loop {
             rounds += 1;
             assert!(rounds < 3_000_000, "time does not pass any more at {:?}\n{}", self.now, self.tail());
+            self.backlogged = false;
             for from_client in [true, false] {
                 self.drive(from_client);
             }
@@ -153,7 +159,10 @@ impl Pair {
             }
             let arrival = self.in_flight.first_key_value().map(|((at, _), _)| *at);
             let timers = [self.client.endpoint.next_timeout(), self.server.endpoint.next_timeout()];
-            let Some(next) = timers.into_iter().flatten().chain(arrival).min() else { return false };
+            let room = self.backlogged.then(|| self.now + Duration::from_micros(100));
+            let Some(next) = timers.into_iter().flatten().chain(arrival).chain(room).min() else {
+                return false;
+            };
             if next > end {
                 self.now = end;
                 return false;
@@ -189,10 +198,14 @@ impl Pair {
                 host.on_event(now, event);
             }
             let mut sent = Vec::new();
-            while let Some(segment) = host.endpoint.poll_transmit(now) {
+            while sent.len() < self.budget
+                && let Some(segment) = host.endpoint.poll_transmit(now)
+            {
                 sent.push(segment);
             }
-            quiet &= sent.is_empty();
+            let full = sent.len() == self.budget;
+            self.backlogged |= full;
+            quiet &= sent.is_empty() || full;
             for segment in sent {
                 self.transmit(is_client, segment);
             }
