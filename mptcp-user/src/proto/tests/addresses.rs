@@ -1,7 +1,7 @@
 //! How addresses are announced.
 
-use super::pair::{Pair, PathConfig, pattern};
-use crate::proto::{CloseReason, ConnectionConfig};
+use super::pair::{Pair, PathConfig, address, pattern};
+use crate::proto::{CloseReason, ConnectionConfig, LocalAddress};
 use crate::wire::MptcpOption;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -79,7 +79,12 @@ fn a_driver_that_is_slower_than_the_data_still_sends_the_echo() {
     let mut pair = Pair::new(3, vec![near; 2], false, &ConnectionConfig::default());
     pair.middlebox = Some(watch(seen.clone(), |_| false));
     pair.budget = 1;
-    pair.send(pattern(40_000_000, 1), Vec::new());
+    pair.send(pattern(200_000_000, 1), Vec::new());
+    assert!(pair.run_until(Duration::from_secs(5), |pair| pair.server.received.len() > 20_000_000));
+    let now = pair.now;
+    let local = LocalAddress { address: address(2, 2, false), interface: 3, mtu: 1500, backup: false };
+    pair.server.endpoint.add_local_address(now, local);
+    seen.lock().unwrap().clear();
     let echoed = seen.clone();
     // There is always more data than the driver takes; that must not keep everything else back.
     assert!(
