@@ -491,7 +491,7 @@ impl Connection {
                         readable |= self.receive.insert(start - 1, octets);
                     }
                     Mapped::Corrupt(dsn, _) => {
-                        self.checksum_failed(shared, now, index, dsn);
+                        self.checksum_failed(index, dsn);
                         break 'subflow;
                     }
                 }
@@ -529,13 +529,7 @@ impl Connection {
 
     /// A mapping's checksum is wrong: a middlebox changed the payload. The subflow is given up with MP_FAIL
     /// (RFC 8684 section 3.7); its data comes again over the others.
-    fn checksum_failed(
-        &mut self,
-        _shared: &mut Shared,
-        _now: Instant,
-        index: usize,
-        dsn: crate::wire::DataSeq,
-    ) {
+    fn checksum_failed(&mut self, index: usize, dsn: crate::wire::DataSeq) {
         if let Some(subflow) = self.subflow(index) {
             subflow.fail_due = Some(dsn);
             subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
