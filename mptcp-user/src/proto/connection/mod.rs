@@ -3,6 +3,7 @@
 //! * [`input`]: what a segment of a subflow does;
 //! * [`dss`]: what its Multipath TCP options do;
 //! * [`output`]: which segment leaves next;
+//! * [`options`]: what options it carries;
 //! * [`timers`]: what happens when time passes;
 //! * [`paths`]: addresses and the coming and going of subflows;
 //! * [`close`]: the ends of subflows and connection.
@@ -10,6 +11,7 @@
 mod close;
 mod dss;
 mod input;
+mod options;
 pub(crate) mod output;
 mod paths;
 mod timers;

@@ -1,17 +1,4 @@
-//! Which segment leaves next. The 40 octets of option space are budgeted here and nowhere else:
-//!
-//! | segment | options | octets |
-//! | --- | --- | --- |
-//! | SYN | MSS, SACK permitted, timestamps, window scale; MP_CAPABLE or MP_JOIN | 20 + 4 or 12 |
-//! | SYN/ACK | the same; MP_CAPABLE or MP_JOIN | 20 + 12 or 16 |
-//! | third ACK | timestamps; MP_CAPABLE or MP_JOIN | 12 + 20 or 24 |
-//! | first data | timestamps; MP_CAPABLE with length and checksum | 12 + 24 |
-//! | data | timestamps; DSS with 8-octet Data ACK and DSN | 12 + 28 |
-//! | ACK | timestamps; DSS with 8-octet Data ACK | 12 + 12 |
-//! | ACK with SACK | timestamps; DSS with 4-octet Data ACK; two blocks | 12 + 8 + 20 |
-//! | ACK with ADD_ADDR | timestamps; ADD_ADDR; DSS if it still fits | 12 + 8 to 28 |
-//!
-//! Where something does not fit, the DSS of a pure acknowledgment gives way: the next one carries it.
+//! Which segment leaves next. What options it carries is decided in [`options`](super::options).
 
 use super::{Connection, Mode};
 use crate::proto::Instant;
@@ -21,16 +8,13 @@ use crate::proto::scheduler::Candidate;
 use crate::proto::subflow::Kind;
 use crate::proto::subflow::send::{Record, TxMapping};
 use crate::wire::{
-    AddAddr, Dss, FastClose, Flags, Join, Mapping, MpCapable, MptcpOption, Payload, RemoveAddr, ResetReason,
-    Segment, TcpOptions, TcpReset, Version, dss_checksum,
+    FastClose, Flags, MptcpOption, Payload, ResetReason, Segment, TcpOptions, TcpReset, dss_checksum,
 };
 use arrayvec::ArrayVec;
 
 /// After so many segments of data in a row, acknowledgments that are due go first: a driver that can't send as fast as
 /// there is data would never get to them.
 const DATA_RUN: u8 = 8;
-/// Option space of a TCP header.
-const OPTION_SPACE: usize = 40;
 /// A super-segment holds about this much time at the path's rate, so that it does not delay others.
 const QUANTUM_NANOS: u64 = 1_000_000;
 
@@ -101,7 +85,7 @@ impl Connection {
         if std::mem::take(&mut subflow.window_probe_due) {
             // An octet that was acknowledged already: the answer tells the window (RFC 9293 section 3.8.6.1).
             let mut segment = subflow.segment(subflow.snd.una - 1, Flags::ACK);
-            self.acknowledgment_options(now, index, &mut segment);
+            self.dress_acknowledgment(now, index, &mut segment);
             return Some(segment);
         }
         None
@@ -134,7 +118,6 @@ impl Connection {
     }
 
     fn transmit_handshake(&mut self, now: Instant, index: usize) -> Option<Segment> {
-        let offered = self.mode == Mode::Handshake(true);
         let receive = &mut self.receive;
         let subflow = self.subflows.get_mut(index)?.as_deref_mut()?;
         subflow.handshake_sent(now);
@@ -147,45 +130,7 @@ impl Connection {
         // The window of a SYN is never scaled (RFC 7323 section 2.2).
         segment.window = receive.advertise(0);
         subflow.rcv.advertised(u64::from(segment.window));
-        let options = &mut segment.options;
-        options.mss = Some(subflow.link_mss);
-        options.sack_permitted = !syn_ack || subflow.snd.sack_ok;
-        options.timestamps = subflow.timestamps(now);
-        let scaling = !syn_ack || subflow.rcv.scale > 0 || subflow.snd.scale > 0;
-        options.window_scale = scaling.then_some(subflow.rcv.scale);
-        let (local_id, backup) = (subflow.local_id, subflow.backup);
-        let option = match subflow.kind {
-            Kind::Initial if offered => Some(MptcpOption::Capable(MpCapable {
-                version: self.version,
-                checksum: self.checksum,
-                extensible: false,
-                no_join_initial: false,
-                hmac: true,
-                sender_key: (syn_ack || self.version == Version::V0).then_some(self.local_key.key),
-                receiver_key: None,
-                data: None,
-            })),
-            Kind::Initial => None,
-            Kind::JoinActive { nonce, .. } => Some(MptcpOption::Join(Join::Syn {
-                backup,
-                address_id: local_id,
-                token: self.remote_key.map_or(0, |key| key.token),
-                nonce,
-            })),
-            Kind::JoinPassive { nonce, peer_nonce } => {
-                let remote = self.remote_key.map_or(0, |key| key.key);
-                let mac = crate::proto::crypto::join_mac(
-                    self.version,
-                    self.local_key.key,
-                    remote,
-                    nonce,
-                    peer_nonce,
-                );
-                let mac = crate::proto::crypto::truncated(&mac);
-                Some(MptcpOption::Join(Join::SynAck { backup, address_id: local_id, mac, nonce }))
-            }
-        };
-        options.mptcp.extend(option);
+        segment.options = self.handshake_options(now, index)?;
         Some(segment)
     }
 
@@ -241,21 +186,7 @@ impl Connection {
         self.arm_data_timer(now, false);
         let subflow = self.subflows[index].as_deref()?;
         let mut segment = subflow.segment(subflow.snd.nxt, Flags::ACK);
-        let dsn = self.local_dsn(self.send.buffer.end());
-        let mapping = Mapping {
-            dsn,
-            dsn_long: true,
-            subflow_seq: 0,
-            len: 1,
-            checksum: self.checksum.then(|| dss_checksum(dsn, 0, 1, &Payload::new())),
-        };
-        segment.options.timestamps = subflow.timestamps(now);
-        let data_ack = self.remote_dsn(self.receive.nxt).map(|ack| (ack, true));
-        segment.options.mptcp.push(MptcpOption::Dss(Dss {
-            data_ack,
-            mapping: Some(mapping),
-            data_fin: true,
-        }));
+        segment.options = self.data_fin_options(now, index);
         self.finish_segment(now, index, &mut segment);
         Some(segment)
     }
@@ -347,35 +278,12 @@ impl Connection {
 
     /// Dresses octets of the scoreboard as a segment.
     fn data_segment(&mut self, now: Instant, index: usize, sent: Sent) -> Segment {
-        let data_ack = self.remote_dsn(self.receive.nxt).map(|ack| (ack, true));
-        let first = self.client && !self.fully_established;
-        let mut segment = {
-            let Some(subflow) = self.subflows[index].as_deref() else {
-                unreachable!("the record is this subflow's")
-            };
-            let flags = if sent.fin { Flags::ACK.with(Flags::FIN) } else { Flags::ACK };
-            let mut segment = subflow.segment(sent.start, flags);
-            segment.options.timestamps = subflow.timestamps(now);
-            segment
+        let Some(subflow) = self.subflows[index].as_deref() else {
+            unreachable!("the record is this subflow's")
         };
-        let option = match sent.mapping {
-            _ if !self.is_multipath() => self.infinite_mapping(sent.start),
-            Some(mapping) if first && mapping.data == 0 && sent.start == 1 => {
-                Some(self.capable_option(Some((mapping.len, mapping.checksum))))
-            }
-            mapping => Some(MptcpOption::Dss(Dss {
-                data_ack,
-                data_fin: mapping.is_some_and(|mapping| mapping.fin),
-                mapping: mapping.map(|mapping| Mapping {
-                    dsn: self.local_dsn(mapping.data),
-                    dsn_long: true,
-                    subflow_seq: mapping.subflow_seq,
-                    len: mapping.len + u16::from(mapping.fin),
-                    checksum: mapping.checksum,
-                }),
-            })),
-        };
-        segment.options.mptcp.extend(option);
+        let flags = if sent.fin { Flags::ACK.with(Flags::FIN) } else { Flags::ACK };
+        let mut segment = subflow.segment(sent.start, flags);
+        segment.options = self.data_options(now, subflow, &sent);
         segment.payload = sent.payload;
         self.finish_segment(now, index, &mut segment);
         let Some(subflow) = self.subflows[index].as_deref() else { return segment };
@@ -384,33 +292,6 @@ impl Connection {
             segment.gso_size = per_packet as u16;
         }
         segment
-    }
-
-    /// After a fallback: from this octet on the two streams correspond one to one (RFC 8684 section 3.7).
-    fn infinite_mapping(&self, start: u64) -> Option<MptcpOption> {
-        self.infinite_until?;
-        let mapping = Mapping {
-            dsn: self.local_dsn(start - 1),
-            dsn_long: true,
-            subflow_seq: start as u32,
-            len: 0,
-            checksum: self.checksum.then_some(0),
-        };
-        Some(MptcpOption::Dss(Dss { data_ack: None, mapping: Some(mapping), data_fin: false }))
-    }
-
-    /// MP_CAPABLE with both keys: the third ACK, and the first data until the peer is known to have the keys.
-    fn capable_option(&self, data: Option<(u16, Option<u16>)>) -> MptcpOption {
-        MptcpOption::Capable(MpCapable {
-            version: self.version,
-            checksum: self.checksum,
-            extensible: false,
-            no_join_initial: false,
-            hmac: true,
-            sender_key: Some(self.local_key.key),
-            receiver_key: self.remote_key.map(|key| key.key),
-            data: data.filter(|_| self.version == Version::V1),
-        })
     }
 
     /// An acknowledgment, if this subflow owes one or there is something to tell on it.
@@ -435,81 +316,17 @@ impl Connection {
     fn ack_segment(&mut self, now: Instant, index: usize) -> Option<Segment> {
         let subflow = self.subflows.get(index)?.as_deref()?;
         let mut segment = subflow.segment(subflow.snd.nxt, Flags::ACK);
-        self.acknowledgment_options(now, index, &mut segment);
+        self.dress_acknowledgment(now, index, &mut segment);
         Some(segment)
     }
 
     /// Options, window and bookkeeping of a segment that only acknowledges.
-    fn acknowledgment_options(&mut self, now: Instant, index: usize, segment: &mut Segment) {
-        let data_ack = self.remote_dsn(self.receive.nxt);
-        let multipath = self.is_multipath();
-        let news = self.news_option(now, index);
-        let infinite =
-            self.subflows[index].as_deref().and_then(|subflow| self.infinite_mapping(subflow.snd.nxt));
-        let capable =
-            (self.client && !self.fully_established && multipath).then(|| self.capable_option(None));
-        let Some(subflow) = self.subflows[index].as_deref_mut() else { return };
-        let options = &mut segment.options;
-        options.timestamps = subflow.timestamps(now);
-        let blocks = subflow.snd.sack_ok && subflow.rcv.has_blocks();
-        if multipath {
-            let own = match (subflow.kind, capable) {
-                (Kind::Initial, Some(capable)) => capable,
-                (Kind::JoinActive { mac, .. }, _) if !subflow.confirmed => {
-                    MptcpOption::Join(Join::Ack { mac })
-                }
-                _ => {
-                    let data_ack = data_ack.map(|ack| (ack, !blocks));
-                    MptcpOption::Dss(Dss { data_ack, mapping: None, data_fin: false })
-                }
-            };
-            options.mptcp.push(own);
-            if let Some(news) = news {
-                options.mptcp.push(news);
-                if options.wire_len() > OPTION_SPACE {
-                    options.mptcp.remove(0);
-                }
-                if options.wire_len() > OPTION_SPACE {
-                    options.timestamps = None;
-                }
-            }
-        } else {
-            options.mptcp.extend(infinite);
-        }
-        if blocks {
-            let left = OPTION_SPACE.saturating_sub(options.wire_len());
-            // Kind, length and padding take 4 octets, each block 8.
-            options.sack = subflow.rcv.sack_blocks(left.saturating_sub(4) / 8);
-        }
+    fn dress_acknowledgment(&mut self, now: Instant, index: usize, segment: &mut Segment) {
+        segment.options = self.acknowledgment_options(now, index);
         self.finish_segment(now, index, segment);
         if let Some(subflow) = self.subflows[index].as_deref_mut() {
             subflow.rcv.acknowledged();
         }
-    }
-
-    /// What there is to tell besides the acknowledgment: address and priority changes.
-    fn news_option(&mut self, now: Instant, index: usize) -> Option<MptcpOption> {
-        if !self.fully_established || !self.is_multipath() {
-            return None;
-        }
-        let backup = {
-            let subflow = self.subflows[index].as_deref_mut().filter(|subflow| subflow.confirmed)?;
-            std::mem::take(&mut subflow.priority_due).then_some(subflow.backup)
-        };
-        if let Some(backup) = backup {
-            return Some(MptcpOption::Priority { backup, address_id: None });
-        }
-        if let Some(echo) = self.paths.echoes.pop() {
-            return Some(MptcpOption::AddAddr(echo));
-        }
-        if !self.paths.removals.is_empty() {
-            let ids = self.paths.removals.drain(..).collect();
-            return Some(MptcpOption::RemoveAddr(RemoveAddr { ids }));
-        }
-        let (id, address) = self.announcement_due(now).map(|known| (known.id, known.address))?;
-        let mac = self.announcement_mac(id, address);
-        self.paths.announced(id, now);
-        Some(MptcpOption::AddAddr(AddAddr { echo: false, address_id: id, address, port: None, mac }))
     }
 
     /// Window and counters; whatever leaves acknowledges what has come.
@@ -527,10 +344,10 @@ impl Connection {
 }
 
 /// What is needed of a scoreboard record to dress it as a segment.
-struct Sent {
-    start: u64,
+pub(super) struct Sent {
+    pub(super) start: u64,
     payload: Payload,
-    mapping: Option<TxMapping>,
+    pub(super) mapping: Option<TxMapping>,
     fin: bool,
 }
 
