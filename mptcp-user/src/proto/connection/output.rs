@@ -6,7 +6,7 @@ use crate::proto::endpoint::Shared;
 use crate::proto::info::SubflowState;
 use crate::proto::scheduler::Candidate;
 use crate::proto::subflow::Kind;
-use crate::proto::subflow::send::{Record, TxMapping};
+use crate::proto::subflow::scoreboard::{Record, TxMapping};
 use crate::wire::{
     FastClose, Flags, MptcpOption, Payload, ResetReason, Segment, TcpOptions, TcpReset, dss_checksum,
 };
@@ -66,7 +66,7 @@ impl Connection {
                 }
             }
         }
-        if subflow.snd.probe_due {
+        if subflow.snd.probe_due() {
             let record = subflow.snd.retransmit_tail(now, path.mss, stamp, &subflow.rtt).map(Sent::from);
             if let Some(record) = record {
                 return Some(self.data_segment(now, index, record));

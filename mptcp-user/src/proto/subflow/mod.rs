@@ -4,9 +4,12 @@
 //! as a whole, and which segment leaves next, is the connection's business.
 
 pub(crate) mod mapping;
-pub(crate) mod rack;
+mod rack;
 pub(crate) mod receive;
+mod recovery;
+pub(crate) mod scoreboard;
 pub(crate) mod send;
+mod tail_probe;
 
 use super::Instant;
 use super::event::SubflowSlot;
