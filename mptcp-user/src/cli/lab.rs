@@ -22,14 +22,15 @@ A direction is a list of settings:
 
 A box stands between FIRST and the link and is one of:
   strip,option=mptcp,when=syn   remove an option (drop,…: drop the segment); when=always, syn, not-syn, data;
-                                way=forward or reverse; options: mss, window-scale, sack, timestamps, mptcp,
+                                options: mss, window-scale, sack, timestamps, mptcp,
                                 mp-capable, mp-join, dss, add-addr
   randomise-sequence            sack=no: leave SACK blocks alone
   rewrite-timestamps   ecn-bleach   mss-clamp,mss=1300
   split,size=500                repeat-options=no: Multipath TCP options on the first piece only
   coalesce,limit=64kB,hold=1ms  careless: merge across different options, keeping the first
   nat,external=203.0.113.1      clients are on the side of FIRST
-  replace,find=abc,with=xyz     change payload; way=reverse
+  replace,find=abc,with=xyz     change payload of the direction way=forward (or reverse)
+All but randomise-sequence, rewrite-timestamps and nat take way=forward or way=reverse: stand in one direction only.
 
 A file for --config has the same: tables [both], [forward], [reverse] with these keys, [[box]] with kind = \"strip\"
 and so on, and seed = 1.

@@ -85,6 +85,8 @@ pub struct DirectionReport {
 struct Port {
     name: String,
     socket: PacketSocket,
+    /// Longest packet that can leave here.
+    mtu: usize,
     /// Link header of the last segment that arrived here.
     last_header: LinkHeader,
     missed: u64,
@@ -144,8 +146,9 @@ impl Lab {
             if !socket.is_ethernet().map_err(failed)? {
                 return Err(LabError::NotEthernet(name.to_owned()));
             }
+            let mtu = socket.mtu(name).map_err(failed)?;
             let last_header = LinkHeader::default();
-            Ok(Port { name: name.to_owned(), socket, last_header, missed: 0, refused: 0 })
+            Ok(Port { name: name.to_owned(), socket, mtu, last_header, missed: 0, refused: 0 })
         };
         let mut random = Random::new(config.seed);
         let boxes = config.boxes.iter().map(|config| config.build(random.fork())).collect();
@@ -188,6 +191,7 @@ impl Lab {
 
     fn receive(&mut self, way: Way, now: Instant) -> Result<bool, LabError> {
         let Self { ports, links, chain, .. } = self;
+        let mtu = ports[index(way.opposite())].mtu;
         let port = &mut ports[index(way)];
         let (socket, last_header) = (&mut port.socket, &mut port.last_header);
         let mut out = Vec::new();
@@ -201,12 +205,11 @@ impl Lab {
             chain.process(now, way, segment.clone(), &mut out);
             for changed in out.drain(..) {
                 // What no box changed goes on as it came, with all that a `Segment` does not know of.
-                let frame = if changed == segment {
-                    Some(frame.clone())
-                } else {
-                    Frame::from_segment(&header, &changed)
-                };
-                if let Some(frame) = frame {
+                if changed == segment {
+                    links[index(way)].push(now, frame.clone());
+                    continue;
+                }
+                for frame in Frame::from_segment(&header, &changed, mtu) {
                     links[index(way)].push(now, frame);
                 }
             }
@@ -225,7 +228,8 @@ impl Lab {
         let mut released: Vec<(Way, Segment)> = Vec::new();
         self.chain.handle_timeout(now, &mut released);
         for (way, segment) in released {
-            if let Some(frame) = Frame::from_segment(&self.ports[index(way)].last_header, &segment) {
+            let mtu = self.ports[index(way.opposite())].mtu;
+            for frame in Frame::from_segment(&self.ports[index(way)].last_header, &segment, mtu) {
                 self.links[index(way)].push(now, frame);
             }
         }

@@ -228,6 +228,18 @@ impl BoxSettings {
             },
             _ => return Err(wrong(format!("there is no box '{kind}'; there are: {BOX_KINDS}"))),
         };
+        let one_way = left.remove("way").map(|text| way(&text)).transpose()?;
+        let sees_both = matches!(
+            config,
+            BoxConfig::TimestampRewriter | BoxConfig::SequenceRandomiser { .. } | BoxConfig::Nat { .. }
+        );
+        let config = match one_way {
+            Some(_) if sees_both => {
+                return Err(wrong(format!("{kind}: must see both directions, has no 'way'")));
+            }
+            Some(way) => BoxConfig::OneWay { way, inner: Box::new(config) },
+            None => config,
+        };
         match left.keys().next() {
             None => Ok(config),
             Some(key) => Err(wrong(format!("{kind}: has no '{key}'"))),
@@ -349,6 +361,10 @@ mod tests {
             [[box]]
             kind = "nat"
             external = "203.0.113.1"
+            [[box]]
+            kind = "split"
+            size = 500
+            way = "reverse"
             "#,
         )
         .unwrap();
@@ -358,7 +374,8 @@ mod tests {
         }
         LinkSettings::parse("delay=20ms, loss=1%").unwrap().apply(&mut flags.forward).unwrap();
         LinkSettings::parse("codel,corrupt=1%").unwrap().apply(&mut flags.reverse).unwrap();
-        for text in ["strip,option=mptcp,when=syn", "nat,external=203.0.113.1"] {
+        let boxes = ["strip,option=mptcp,when=syn", "nat,external=203.0.113.1", "split,size=500,way=reverse"];
+        for text in boxes {
             flags.boxes.push(BoxSettings::parse(text).unwrap().build().unwrap());
         }
         assert_eq!(file, flags);
@@ -384,6 +401,8 @@ mod tests {
             ("nat,external=here", "not an IP address"),
             ("mss-clamp,mss=0", "between 1 and 65535"),
             ("ecn-bleach,strength=5", "no 'strength'"),
+            ("ecn-bleach,way=up", "neither forward nor reverse"),
+            ("randomise-sequence,way=forward", "must see both directions"),
         ] {
             let error = BoxSettings::parse(text).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");

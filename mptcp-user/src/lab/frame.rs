@@ -3,12 +3,15 @@
 //! A frame comes with the header that `PACKET_VNET_HDR` puts before it: whether its checksum is partial, and whether
 //! it is a super-segment.
 
-use crate::sim::{Packet, Queued, Random};
+use crate::sim::{Packet, Queued, Random, frame_len};
 use crate::wire::Checksum;
 use crate::wire::packet::{ChecksumMode, LinkHeader, MAX_HEADERS, emit_headers, parse_headers};
-use crate::wire::{Flags, Segment};
+use crate::wire::{Flags, Segment, segmentize};
 use bytes::Bytes;
 use mptcp_common::headers::{Headers, Network, PROTOCOL_TCP};
+
+/// Octets before the IP header, which the MTU does not count.
+const ETHERNET_LEN: usize = 14;
 
 /// Length of `struct virtio_net_hdr`.
 pub(super) const VNET_LEN: usize = 10;
@@ -102,8 +105,22 @@ impl Frame {
         Some((parsed.link, segment))
     }
 
-    /// Builds a frame from a segment, its checksum partial.
-    pub(super) fn from_segment(link: &LinkHeader, segment: &Segment) -> Option<Self> {
+    /// Builds frames from a segment that a box made, as many as it takes on a link with this MTU.
+    pub(super) fn from_segment(
+        link: &LinkHeader,
+        segment: &Segment,
+        mtu: usize,
+    ) -> impl Iterator<Item = Self> {
+        let headers = frame_len(segment) - ETHERNET_LEN - segment.payload.len();
+        let room = mtu.saturating_sub(headers).clamp(1, usize::from(u16::MAX));
+        let gso_size = if segment.payload.len() > room { room as u16 } else { 0 };
+        let whole = Segment { gso_size, ..segment.clone() };
+        let packets: Vec<_> = segmentize(&whole).filter_map(|packet| Self::emit(link, &packet)).collect();
+        packets.into_iter()
+    }
+
+    /// Builds a frame, its checksum partial.
+    fn emit(link: &LinkHeader, segment: &Segment) -> Option<Self> {
         let mut headers = [0; MAX_HEADERS];
         let layout = emit_headers(segment, Some(link), ChecksumMode::Partial, &mut headers).ok()?;
         let mut octets = Vec::with_capacity(layout.len + segment.payload.len());
@@ -278,8 +295,8 @@ fn cut(octets: &[u8], size: usize, take: &mut impl FnMut(Frame)) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::SeqNumber;
     use crate::wire::packet::{ChecksumStatus, parse_frame};
-    use crate::wire::{SeqNumber, segmentize};
 
     fn segment(v6: bool) -> Segment {
         let (src, dst) =
@@ -371,6 +388,22 @@ mod tests {
     fn a_segment_goes_through_a_frame_unchanged() {
         let frame = received(&segment(true)).remove(1);
         let (link, segment) = frame.segment().unwrap();
-        assert_eq!(Frame::from_segment(&link, &segment).unwrap().octets, frame.octets);
+        let built: Vec<_> = Frame::from_segment(&link, &segment, 1500).map(|frame| frame.octets).collect();
+        assert_eq!(built, [frame.octets]);
+    }
+
+    #[test]
+    fn what_a_box_made_too_long_leaves_in_several_packets() {
+        for v6 in [false, true] {
+            let whole = segment(v6);
+            let frames: Vec<_> = Frame::from_segment(&LinkHeader::default(), &whole, 1500).collect();
+            assert_eq!(frames.len(), 4);
+            let mut payload = Vec::new();
+            for frame in frames {
+                assert!(frame.octets().len() <= 1514);
+                payload.extend(frame.segment().unwrap().1.payload.to_vec());
+            }
+            assert_eq!(payload, whole.payload.to_vec());
+        }
     }
 }

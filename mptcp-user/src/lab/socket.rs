@@ -113,6 +113,21 @@ impl PacketSocket {
         Ok(address.sll_hatype == ARPHRD_ETHER)
     }
 
+    /// Longest IP packet that the interface of this name sends.
+    pub(super) fn mtu(&self, interface: &str) -> io::Result<usize> {
+        // SAFETY: all zeros is a valid ifreq.
+        let mut request: libc::ifreq = unsafe { zeroed() };
+        let room = request.ifr_name.len() - 1;
+        for (to, from) in request.ifr_name[..room].iter_mut().zip(interface.bytes()) {
+            *to = from as libc::c_char;
+        }
+        // SAFETY: the name ends with a zero; the kernel writes a number into the request.
+        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SIOCGIFMTU as _, &raw mut request) })?;
+        // SAFETY: the call that succeeded has set the MTU.
+        let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+        usize::try_from(mtu).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+    }
+
     /// Frames that the kernel dropped since the last call because the socket's buffer was full.
     pub(super) fn dropped(&self) -> u64 {
         let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };

@@ -1,8 +1,8 @@
 //! Middleboxes as configuration, for random scenarios and for `mptcp lab`.
 
 use super::{
-    Action, Coalescer, EcnBleacher, Middlebox, MssClamp, Nat, OptionFilter, OptionKind, PayloadChanger,
-    SequenceRandomiser, Splitter, TimestampRewriter, Way, When,
+    Action, Coalescer, EcnBleacher, Middlebox, MssClamp, Nat, OneWay, OptionFilter, OptionKind,
+    PayloadChanger, SequenceRandomiser, Splitter, TimestampRewriter, Way, When,
 };
 use crate::sim::Random;
 use std::net::IpAddr;
@@ -70,12 +70,20 @@ pub enum BoxConfig {
         /// Most replacements in a connection.
         limit: usize,
     },
+    /// [`OneWay`].
+    OneWay {
+        /// The direction it stands in.
+        way: Way,
+        /// The box.
+        inner: Box<BoxConfig>,
+    },
 }
 
 impl BoxConfig {
     /// Builds the box.
     pub fn build(&self, random: Random) -> Box<dyn Middlebox> {
         match self.clone() {
+            Self::OneWay { way, inner } => Box::new(OneWay { way, inner: inner.build(random) }),
             Self::Option { option, when, way, action } => {
                 Box::new(OptionFilter { kind: option, when, way, action })
             }

@@ -206,3 +206,12 @@ fn a_chain_is_walked_in_opposite_order_on_the_way_back() {
     chain.process(at(1), Way::Reverse, answer, &mut out);
     assert_eq!((out[0].dst, out[0].ack), (syn(1).src, SeqNumber(5)));
 }
+
+#[test]
+fn a_box_in_one_direction_does_not_touch_the_other() {
+    let mut clamp = OneWay { way: Way::Reverse, inner: Box::new(MssClamp { mss: 500 }) };
+    let mut opening = syn(1);
+    opening.options.mss = Some(1460);
+    assert_eq!(through(&mut clamp, Way::Forward, opening.clone()), [opening.clone()]);
+    assert_eq!(through(&mut clamp, Way::Reverse, opening)[0].options.mss, Some(500));
+}
