@@ -7,9 +7,12 @@
 //! ```
 //!
 //! There is no route from one link to the other: each pair of addresses on one link is a path, no other pair is.
+//!
+//! A link may also be an emulated one ([`Lab::emulated`]): then `mptcp lab` forwards in a third namespace in the middle.
 
 use crate::netns::{End, Namespace, Offload, link};
-use anyhow::Result;
+use crate::process::{Process, mptcp_binary};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -77,6 +80,23 @@ impl Side {
         }
     }
 
+    /// The addresses of the side's interface on link `number` with their prefix lengths.
+    fn addresses(self, number: usize, families: &[Family]) -> Vec<String> {
+        let length = |family| if family == Family::Ipv4 { 24 } else { 64 };
+        families
+            .iter()
+            .map(|&family| format!("{}/{}", self.address(number, family), length(family)))
+            .collect()
+    }
+
+    /// The emulator's interface towards this side.
+    fn middle_interface(self, number: usize) -> String {
+        match self {
+            Self::Left => format!("first{number}"),
+            Self::Right => format!("second{number}"),
+        }
+    }
+
     /// The same with a port.
     pub fn socket(self, number: usize, family: Family, port: u16) -> SocketAddr {
         SocketAddr::new(self.address(number, family), port)
@@ -91,7 +111,12 @@ pub struct Lab {
     /// Namespace of the side that listens.
     pub right: Namespace,
     links: usize,
+    /// One for each emulated link, in a namespace of their own that lives as long as they do.
+    emulators: Vec<Process>,
 }
+
+/// Time within which an emulator starts and ends.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Lab {
     /// Two links, MTU 1500, offloads on, both families.
@@ -109,22 +134,57 @@ impl Lab {
         Self::build(links, &Family::BOTH)
     }
 
+    /// One link through `mptcp lab` for each of the given lists of its options, both families. The calling thread
+    /// must outlive the emulators.
+    pub fn emulated(links: &[&[&str]]) -> Result<Self> {
+        let mut lab = Self { links: links.len(), ..Self::build(0, &[])? };
+        let middle = Namespace::new("middle")?;
+        for (number, words) in (1..).zip(links) {
+            for side in [Side::Left, Side::Right] {
+                let (interface, inner) = (side.interface(number), side.middle_interface(number));
+                let addresses = side.addresses(number, &Family::BOTH);
+                let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+                link(
+                    &End { namespace: lab.namespace(side), interface: &interface, addresses: &addresses },
+                    &End { namespace: &middle, interface: &inner, addresses: &[] },
+                )?;
+            }
+            let ends = [Side::Left, Side::Right].map(|side| side.middle_interface(number));
+            let mut command = middle.command(mptcp_binary());
+            let mut emulator =
+                Process::start(command.args(["-v", "lab", "--json"]).args(ends).args(*words), true)?;
+            emulator.wait_for("forwarding between", PATIENCE)?;
+            lab.emulators.push(emulator);
+        }
+        Ok(lab)
+    }
+
+    /// Ends the emulators, and with them the links; gives each one's report, as `mptcp lab --json` prints it.
+    pub fn end_emulation(&mut self) -> Result<Vec<serde_json::Value>> {
+        let mut reports = Vec::new();
+        for emulator in self.emulators.drain(..) {
+            emulator.signal(libc::SIGINT);
+            let finished = emulator.finish(PATIENCE)?;
+            ensure!(finished.status.code() == Some(130), "the emulator failed: {}", finished.stderr);
+            reports.push(serde_json::from_slice(&finished.stdout).context("the emulator's report")?);
+        }
+        Ok(reports)
+    }
+
     fn build(links: usize, families: &[Family]) -> Result<Self> {
-        let lab = Self { left: Namespace::new("left")?, right: Namespace::new("right")?, links };
+        let (left, right) = (Namespace::new("left")?, Namespace::new("right")?);
+        let lab = Self { left, right, links, emulators: Vec::new() };
         for number in 1..=links {
-            let ends = [Side::Left, Side::Right].map(|side| {
-                let addresses = families.iter().map(|&family| {
-                    let length = if family == Family::Ipv4 { 24 } else { 64 };
-                    format!("{}/{length}", side.address(number, family))
-                });
-                (side.interface(number), addresses.collect::<Vec<_>>())
+            let ends = [Side::Left, Side::Right]
+                .map(|side| (lab.namespace(side), side.interface(number), side.addresses(number, families)));
+            let addresses =
+                ends.each_ref().map(|(.., all)| all.iter().map(String::as_str).collect::<Vec<_>>());
+            let [left, right] = [0, 1].map(|end| End {
+                namespace: ends[end].0,
+                interface: &ends[end].1,
+                addresses: &addresses[end],
             });
-            let [left, right] =
-                ends.each_ref().map(|(_, all)| all.iter().map(String::as_str).collect::<Vec<_>>());
-            link(
-                &End { namespace: &lab.left, interface: &ends[0].0, addresses: &left },
-                &End { namespace: &lab.right, interface: &ends[1].0, addresses: &right },
-            )?;
+            link(&left, &right)?;
         }
         Ok(lab)
     }
