@@ -9,9 +9,9 @@ use crate::proto::event::{CloseReason, Unreachable};
 use crate::proto::info::{FallbackReason, SubflowState};
 use crate::proto::subflow::Kind;
 use crate::proto::subflow::mapping::Mapped;
+use crate::proto::subflow::sack::Blocks;
 use crate::proto::subflow::send::{AckInput, AckOutcome};
 use crate::wire::{Flags, Join, MpCapable, MptcpOption, ResetReason, Segment, SeqNumber};
-use arrayvec::ArrayVec;
 use std::time::Duration;
 
 impl Connection {
@@ -354,16 +354,11 @@ impl Connection {
             && edge == subflow.snd.edge
             && !subflow.snd.is_idle();
         subflow.snd.edge = subflow.snd.edge.max(edge);
-        let mut sacks: ArrayVec<(u64, u64), 4> = ArrayVec::new();
-        let mut duplicate_reported = false;
+        let mut sacks = Blocks::default();
         if subflow.snd.sack_ok {
-            for (place, block) in segment.options.sack.iter().enumerate() {
-                let (start, end) = (subflow.snd.offset(block.start), subflow.snd.offset(block.end));
-                if place == 0 && end <= ack as i64 {
-                    duplicate_reported = true;
-                } else if start >= ack as i64 && start < end && end <= subflow.snd.nxt as i64 {
-                    sacks.push((start as u64, end as u64));
-                }
+            match subflow.sacks.take(&subflow.snd, ack, &segment.options.sack) {
+                Some(blocks) => sacks = blocks,
+                None => subflow.snd.sack_ok = false,
             }
         }
         let stamps = segment.options.timestamps.filter(|_| subflow.stamps);
@@ -371,13 +366,13 @@ impl Connection {
             let millis = subflow.stamp(now).wrapping_sub(stamps.echo);
             Duration::from_millis(u64::from(millis.min(60_000)))
         });
-        if ack == una && sacks.is_empty() && !duplicate && !duplicate_reported {
+        if ack == una && sacks == Blocks::default() && !duplicate {
             return;
         }
         let input = AckInput {
             ack,
-            sacks: &sacks,
-            duplicate_reported,
+            sacks: &sacks.arrived,
+            duplicate_reported: sacks.duplicate,
             echo: stamps.map(|stamps| stamps.echo),
             stamp_rtt: stamp_rtt.filter(|rtt| !rtt.is_zero()),
             duplicate,

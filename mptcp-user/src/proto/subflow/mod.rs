@@ -7,6 +7,7 @@ pub(crate) mod mapping;
 mod rack;
 pub(crate) mod receive;
 mod recovery;
+pub(crate) mod sack;
 pub(crate) mod scoreboard;
 pub(crate) mod send;
 mod tail_probe;
@@ -18,6 +19,7 @@ use super::rtt::RttEstimator;
 use crate::wire::{Flags, ResetReason, Segment, SeqNumber, Timestamps};
 use mapping::RxMappings;
 use receive::ReceiveSide;
+use sack::SackIntake;
 use send::SendSide;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -62,6 +64,7 @@ pub(crate) struct Subflow {
     pub(crate) confirmed: bool,
     pub(crate) snd: SendSide,
     pub(crate) rcv: ReceiveSide,
+    pub(crate) sacks: SackIntake,
     pub(crate) rtt: RttEstimator,
     pub(crate) mappings: RxMappings,
     /// Timestamps are in use.
@@ -144,6 +147,7 @@ impl Subflow {
             confirmed: birth.kind == Kind::Initial,
             snd: SendSide::new(birth.iss),
             rcv: ReceiveSide::new(irs, birth.scale),
+            sacks: SackIntake::default(),
             rtt: RttEstimator::new(),
             mappings: RxMappings::default(),
             stamps: true,

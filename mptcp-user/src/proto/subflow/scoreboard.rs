@@ -267,8 +267,15 @@ impl Scoreboard {
         }
     }
 
-    /// Everything that the peer is not known to have is lost.
+    /// Everything that the peer is not known to have is lost. If the peer had the first record still, it would have
+    /// acknowledged it: then it has dropped what it had reported (RFC 2018 section 8), and may have dropped all.
     pub(super) fn lose_all(&mut self) {
+        if self.records.front().is_some_and(|first| first.sacked) {
+            for record in &mut self.records {
+                record.sacked = false;
+            }
+            self.sacked = 0;
+        }
         self.judge(|_, _| Verdict::Lost);
     }
 
@@ -324,6 +331,15 @@ mod tests {
         assert_eq!((board.resend(index, Instant::ZERO).start, board.in_flight()), (301, 2000));
         board.find_all();
         assert_eq!((board.has_lost(), board.in_flight()), (false, 3000));
+    }
+
+    #[test]
+    fn a_report_that_the_peer_took_back_is_not_believed_for_ever() {
+        let mut board = board();
+        board.sack(1, 2001, |_| {});
+        board.lose_all();
+        assert_eq!((board.sacked(), board.in_flight()), (0, 0));
+        assert_eq!(board.first_lost(u64::MAX), Some(0));
     }
 
     #[test]

@@ -320,9 +320,12 @@ impl SendSide {
     ) {
         let (rack, min_rtt) = (&mut self.rack, rtt.min());
         let mut fack = self.fack;
+        let mut ambiguous = false;
         let mut delivered = |delivery: Delivery| {
             outcome.delivered += delivery.octets;
-            if !delivery.retransmitted {
+            if delivery.retransmitted {
+                ambiguous = true;
+            } else {
                 outcome.rtt = Some(now - delivery.sent_at);
                 rack.reordering_seen |= delivery.end < fack;
             }
@@ -334,6 +337,10 @@ impl SendSide {
             self.board.sack(start, end, &mut delivered);
         }
         self.fack = fack.max(input.ack);
+        if ambiguous && !self.sack_ok {
+            // What lies behind a gap that was filled just now may have arrived long ago.
+            outcome.rtt = None;
+        }
     }
 
     /// RACK's verdict on everything sent before the newest segment delivered; arms its timer for the undecided.

@@ -2,7 +2,8 @@
 
 use super::Way;
 use crate::proto::Instant;
-use crate::wire::{Flags, Segment};
+use crate::sim::Random;
+use crate::wire::Segment;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -20,14 +21,12 @@ impl<S> Flows<S> {
         Self { flows: BTreeMap::new() }
     }
 
-    /// The state of the segment's connection; made when there is none, and anew with each forward SYN that is not a
-    /// retransmission (`is_new` says so).
+    /// The state of the segment's connection; made when there is none.
     pub(super) fn of(
         &mut self,
         now: Instant,
         way: Way,
         segment: &Segment,
-        is_new: impl FnOnce(&S) -> bool,
         make: impl FnOnce() -> S,
     ) -> &mut S {
         let key = match way {
@@ -40,17 +39,31 @@ impl<S> Flows<S> {
                 self.flows.remove(&idlest);
             }
         }
-        let opens = segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK);
         match self.flows.entry(key) {
             std::collections::btree_map::Entry::Vacant(place) => &mut place.insert((now, make())).1,
             std::collections::btree_map::Entry::Occupied(place) => {
                 let (used, state) = place.into_mut();
                 *used = now;
-                if opens && is_new(state) {
-                    *state = make();
-                }
                 state
             }
         }
+    }
+}
+
+impl Flows<[u32; 2]> {
+    /// Random numbers that a connection keeps: those of the segment's direction and of the opposite one.
+    pub(super) fn offsets(
+        &mut self,
+        now: Instant,
+        way: Way,
+        segment: &Segment,
+        random: &mut Random,
+    ) -> [u32; 2] {
+        let make = || {
+            let bits = random.bits();
+            [bits as u32, (bits >> 32) as u32]
+        };
+        let [forward, reverse] = *self.of(now, way, segment, make);
+        if way == Way::Forward { [forward, reverse] } else { [reverse, forward] }
     }
 }

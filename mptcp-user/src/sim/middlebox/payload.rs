@@ -100,13 +100,11 @@ impl Middlebox for PayloadChanger {
         let forward = way == self.way;
         let own_initial = segment.seq;
         let opens = forward && segment.flags.has(Flags::SYN);
-        let changes = self.flows.of(
-            now,
-            way,
-            &segment,
-            |_| false,
-            || Changes { initial: own_initial, at: BTreeMap::new(), searched: 0 },
-        );
+        let changes = self.flows.of(now, way, &segment, || Changes {
+            initial: own_initial,
+            at: BTreeMap::new(),
+            searched: 0,
+        });
         if opens && changes.initial != segment.seq {
             *changes = Changes { initial: segment.seq, at: BTreeMap::new(), searched: 0 };
         }

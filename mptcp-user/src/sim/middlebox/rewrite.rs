@@ -56,18 +56,7 @@ impl Middlebox for TimestampRewriter {
         "timestamp rewriter".into()
     }
     fn process(&mut self, now: Instant, way: Way, mut segment: Segment, out: &mut Vec<Segment>) {
-        let random = &mut self.random;
-        let [forward, reverse] = *self.flows.of(
-            now,
-            way,
-            &segment,
-            |_| false,
-            || {
-                let bits = random.bits();
-                [bits as u32, (bits >> 32) as u32]
-            },
-        );
-        let (own, other) = if way == Way::Forward { (forward, reverse) } else { (reverse, forward) };
+        let [own, other] = self.flows.offsets(now, way, &segment, &mut self.random);
         if let Some(timestamps) = &mut segment.options.timestamps {
             timestamps.value = timestamps.value.wrapping_add(own);
             if segment.flags.has(Flags::ACK) {

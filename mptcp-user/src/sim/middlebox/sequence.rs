@@ -28,18 +28,7 @@ impl Middlebox for SequenceRandomiser {
         format!("sequence number randomiser{sack}")
     }
     fn process(&mut self, now: Instant, way: Way, mut segment: Segment, out: &mut Vec<Segment>) {
-        let random = &mut self.random;
-        let [forward, reverse] = *self.flows.of(
-            now,
-            way,
-            &segment,
-            |_| false,
-            || {
-                let bits = random.bits();
-                [bits as u32, (bits >> 32) as u32]
-            },
-        );
-        let (own, other) = if way == Way::Forward { (forward, reverse) } else { (reverse, forward) };
+        let [own, other] = self.flows.offsets(now, way, &segment, &mut self.random);
         segment.seq += own;
         if segment.flags.has(Flags::ACK) {
             segment.ack = segment.ack - other;
