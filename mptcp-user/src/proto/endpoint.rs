@@ -2,20 +2,22 @@
 
 use super::Instant;
 use super::config::{ConnectionConfig, EndpointConfig};
+use super::connection::options::is_usable;
 use super::connection::output::reset_for;
-use super::connection::{Connection, Policies};
+use super::connection::{Connection, Opening, Policies};
 use super::crypto::Key;
 use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 use super::info::ConnectionInfo;
+use super::secret::{Keyed, Secret, Tuple};
 use super::subflow::Subflow;
+use super::syn_cookie::SynCookies;
 use super::time_wait::TimeWaits;
 use super::timer::TimerQueue;
-use crate::wire::{Flags, Join, ResetReason, Segment, SeqNumber, Version};
+use crate::wire::{Flags, Join, ResetReason, Segment, Version};
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::{BuildHasher, DefaultHasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -49,27 +51,12 @@ pub enum ListenError {
     UnknownPolicy(&'static str),
 }
 
-/// SipHash under a key of this endpoint: a peer that chooses its ports can't aim at one bucket.
-#[derive(Clone, Debug)]
-struct Keyed(u64, u64);
-
-impl BuildHasher for Keyed {
-    type Hasher = DefaultHasher;
-    fn build_hasher(&self) -> DefaultHasher {
-        use std::hash::Hasher;
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u64(self.0);
-        hasher.write_u64(self.1);
-        hasher
-    }
-}
-
-type Tuple = (SocketAddr, SocketAddr);
-
 /// What connections share and change: everything of the endpoint but the connections themselves.
 pub(crate) struct Shared {
     pub(crate) config: EndpointConfig,
     rng: ChaCha12Rng,
+    secret: Secret,
+    cookies: SynCookies,
     pub(crate) events: VecDeque<Event>,
     addresses: Vec<LocalAddress>,
     tuples: HashMap<Tuple, (u32, usize), Keyed>,
@@ -93,9 +80,8 @@ impl Shared {
         self.rng.random()
     }
 
-    /// An initial sequence number nobody can guess (RFC 6528 asks for no more).
-    pub(crate) fn initial_sequence(&mut self) -> SeqNumber {
-        SeqNumber(self.rng.random())
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.secret
     }
 
     pub(crate) fn addresses(&self) -> &[LocalAddress] {
@@ -140,6 +126,12 @@ impl Shared {
         if self.tokens.remove(&token).is_some() {
             self.events.push_back(Event::TokenRemoved(token));
         }
+    }
+
+    /// Whether so many connections of this listener are half-open that no more is done for them than must be.
+    pub(crate) fn crowded(&self, listener: Option<ListenerId>) -> bool {
+        let listener = listener.and_then(|id| self.listeners.get(&id.0));
+        listener.is_some_and(|listener| listener.half_open > self.config.backlog / 2)
     }
 
     /// A connection of this listener is half-open no more.
@@ -210,11 +202,13 @@ impl Endpoint {
     /// seed, everything the endpoint does is reproducible.
     pub fn new(config: EndpointConfig, seed: [u8; 32]) -> Self {
         let mut rng = ChaCha12Rng::from_seed(seed);
-        let keyed = Keyed(rng.random(), rng.random());
+        let (keyed, secret) = (Keyed::new(&mut rng), Secret::new(&mut rng));
         Self {
             shared: Shared {
                 config,
                 rng,
+                secret,
+                cookies: SynCookies::default(),
                 events: VecDeque::new(),
                 addresses: Vec::new(),
                 tuples: HashMap::with_hasher(keyed.clone()),
@@ -293,9 +287,9 @@ impl Endpoint {
             return Err(ConnectError::TooManyConnections);
         }
         let policies = Policies::new(&config).map_err(ConnectError::UnknownPolicy)?;
-        let id = self.add_connection(Arc::new(config), policies, None);
+        let id = self.add_connection(Arc::new(config), policies, None, None);
         self.with(now, id, |connection, shared| {
-            connection.add_initial_subflow(shared, now, local, remote, None);
+            connection.add_initial_subflow(shared, now, local, remote, Opening::Active);
         });
         Ok(id)
     }
@@ -305,6 +299,7 @@ impl Endpoint {
         config: Arc<ConnectionConfig>,
         policies: Policies,
         listener: Option<ListenerId>,
+        key: Option<u64>,
     ) -> ConnectionId {
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
@@ -312,7 +307,8 @@ impl Endpoint {
         });
         let place = &mut self.places[index as usize];
         let id = ConnectionId { index, generation: place.generation };
-        let key = self.shared.new_key(Version::V1);
+        let key =
+            key.map(|key| Key::new(Version::V1, key)).unwrap_or_else(|| self.shared.new_key(Version::V1));
         let multipath = config.multipath;
         let mut connection = Connection::new(id, config, policies, listener.is_none(), key, multipath);
         connection.listener = listener;
@@ -337,7 +333,7 @@ impl Endpoint {
         if self.shared.tuples.contains_key(&(local, remote)) || local.is_ipv4() != remote.is_ipv4() {
             return false;
         }
-        self.with(now, connection, |connection, shared| connection.open_subflow(shared, local, remote))
+        self.with(now, connection, |connection, shared| connection.open_subflow(shared, now, local, remote))
             .unwrap_or(false)
     }
 
@@ -373,11 +369,11 @@ impl Endpoint {
             }
             return;
         }
-        if !syn {
+        if syn {
+            self.handle_syn(now, &segment);
+        } else if !self.handle_third_ack(now, &segment) {
             self.shared.reply_reset(&segment);
-            return;
         }
-        self.handle_syn(now, &segment);
     }
 
     /// A SYN of an unknown four-tuple: a further subflow, a new connection, or nothing for us.
@@ -396,28 +392,85 @@ impl Endpoint {
             self.shared.reply_reset(syn);
             return;
         };
-        let full = self.living >= self.shared.config.max_connections;
-        let backlog = self.shared.config.backlog;
-        let Some(listener) = self.shared.listeners.get_mut(&id) else { return };
-        if full || listener.half_open >= backlog {
+        if self.living >= self.shared.config.max_connections {
             // The peer tries again; by then there may be room.
             return;
         }
+        let crowded = self
+            .shared
+            .listeners
+            .get(&id)
+            .is_none_or(|listener| listener.half_open >= self.shared.config.backlog);
+        if crowded {
+            self.answer_without_state(now, id, syn);
+        } else {
+            self.accept(now, id, syn, Opening::Passive(syn), None);
+        }
+    }
+
+    /// The SYN/ACK that needs no memory until the third ACK is there.
+    fn answer_without_state(&mut self, now: Instant, listener: u32, syn: &Segment) {
+        let shared = &mut self.shared;
+        let Some(config) = shared.listeners.get(&listener).map(|listener| listener.config.clone()) else {
+            return;
+        };
+        if shared.replies.len() < MAX_REPLIES {
+            let cookie = shared.cookies.issue(now, &shared.secret, syn);
+            let mtu = shared.address(syn.dst.ip()).map_or(1500, |local| local.mtu);
+            shared.replies.push_back(cookie.syn_ack(syn, &config, mtu));
+        }
+    }
+
+    /// A segment of an unknown four-tuple that is no SYN: it may complete a handshake of which nothing was kept.
+    /// `false` if it is to be refused.
+    fn handle_third_ack(&mut self, now: Instant, segment: &Segment) -> bool {
+        if !segment.flags.has(Flags::ACK)
+            || segment.flags.has(Flags::RST)
+            || !self.shared.cookies.outstanding(now)
+        {
+            return false;
+        }
+        let Some(listener) = self.shared.listener_for(segment.dst) else { return false };
+        // What follows a third ACK that was lost: the peer sends that again, too.
+        let Some(redeemed) = self.shared.cookies.redeem(now, &self.shared.secret, segment) else {
+            return true;
+        };
+        let token = Key::new(Version::V1, redeemed.key).token;
+        let keys =
+            segment.options.capable().map(|capable| (capable.receiver_key, capable.sender_key.is_some()));
+        let usable = match keys {
+            Some(keys) => keys == (Some(redeemed.key), true) && !self.shared.tokens.contains_key(&token),
+            // Data without the keys came first.
+            None => segment.options.mptcp.is_empty(),
+        };
+        if !usable || self.living >= self.shared.config.max_connections {
+            return keys.is_none();
+        }
+        let opening = Opening::Cookie(&redeemed.syn, redeemed.sequence);
+        self.accept(now, listener, segment, opening, Some(redeemed.key));
+        true
+    }
+
+    /// A new connection of a listener. `first` is the segment that says whether the peer speaks Multipath TCP.
+    fn accept(&mut self, now: Instant, id: u32, first: &Segment, opening: Opening<'_>, key: Option<u64>) {
+        let Some(listener) = self.shared.listeners.get_mut(&id) else { return };
         let Ok(policies) = Policies::new(&listener.config) else { return };
         listener.half_open += 1;
         let mut config = listener.config.clone();
-        let usable = |capable: &crate::wire::MpCapable| {
-            capable.version == Version::V1 && capable.hmac && !capable.extensible
-        };
-        let capable = syn.options.capable().filter(|capable| usable(capable));
-        if capable.is_none() && config.multipath {
+        let wanted = config.multipath;
+        let capable = first.options.capable().filter(|capable| is_usable(capable));
+        if capable.is_none() && wanted {
             let plain = ConnectionConfig { multipath: false, ..ConnectionConfig::clone(&config) };
             config = Arc::new(plain);
         }
-        let id = self.add_connection(config, policies, Some(ListenerId(id)));
+        let id = self.add_connection(config, policies, Some(ListenerId(id)), key);
+        let redeemed = matches!(opening, Opening::Cookie(..));
         self.with(now, id, |connection, shared| {
-            connection.peer_syn(capable, listener_multipath(shared, connection));
-            connection.add_initial_subflow(shared, now, syn.dst, syn.src, Some(syn));
+            connection.peer_syn(capable, wanted);
+            connection.add_initial_subflow(shared, now, first.dst, first.src, opening);
+            if redeemed {
+                connection.handle_segment(shared, now, 0, first.clone());
+            }
         });
     }
 
@@ -591,12 +644,4 @@ impl Endpoint {
             self.with(now, id, &mut action);
         }
     }
-}
-
-/// Whether the listener that this connection belongs to wants Multipath TCP.
-fn listener_multipath(shared: &Shared, connection: &Connection) -> bool {
-    connection
-        .listener
-        .and_then(|id| shared.listeners.get(&id.0))
-        .is_some_and(|listener| listener.config.multipath)
 }

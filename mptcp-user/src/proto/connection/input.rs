@@ -1,5 +1,6 @@
 //! What a segment does to its subflow: RFC 9293 section 3.10.7, with the checks of RFC 5961 and RFC 7323.
 
+use super::options::is_usable;
 use super::{Connection, Mode};
 use crate::proto::Instant;
 use crate::proto::congestion::Ack;
@@ -82,10 +83,8 @@ impl Connection {
             _ if self.config.multipath => FallbackReason::SynRetransmission,
             _ => FallbackReason::NotRequested,
         };
-        let usable =
-            |capable: &&MpCapable| capable.version == self.version && capable.hmac && !capable.extensible;
         let offered = self.mode == Mode::Handshake(true);
-        let capable = segment.options.capable().filter(usable).filter(|_| offered).copied();
+        let capable = segment.options.capable().filter(|capable| offered && is_usable(capable)).copied();
         match capable.and_then(|capable| Some((capable, capable.sender_key?))) {
             Some((capable, key)) => self.become_multipath(capable, key),
             None => self.fall_back(shared, reason),

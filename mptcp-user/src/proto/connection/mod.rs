@@ -11,7 +11,7 @@
 mod close;
 mod dss;
 mod input;
-mod options;
+pub(crate) mod options;
 pub(crate) mod output;
 mod paths;
 mod timers;
@@ -28,7 +28,7 @@ use super::path::{self, PathManager};
 use super::scheduler::{self, Scheduler};
 use super::subflow::Subflow;
 use super::timer::Deadline;
-use crate::wire::{DataSeq, MpCapable, Version};
+use crate::wire::{DataSeq, MpCapable, Segment, SeqNumber, Version};
 use bytes::Bytes;
 use paths::Paths;
 use std::collections::VecDeque;
@@ -46,6 +46,17 @@ pub(crate) enum Mode {
     Multipath,
     /// Regular TCP over the only subflow there is.
     Plain(FallbackReason),
+}
+
+/// How the initial subflow begins.
+#[derive(Clone, Copy)]
+pub(crate) enum Opening<'a> {
+    /// With our SYN.
+    Active,
+    /// With this SYN of the peer.
+    Passive(&'a Segment),
+    /// With a SYN/ACK of this sequence number that has left already, in answer to a SYN of which this is known.
+    Cookie(&'a Segment, SeqNumber),
 }
 
 /// The policies a connection was given by name.

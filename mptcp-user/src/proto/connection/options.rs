@@ -16,11 +16,13 @@
 //! other segments have. What is left must fit: it is the reason for the segment.
 
 use super::output::Sent;
+use super::paths::window_scale;
 use super::{Connection, Mode};
-use crate::proto::Instant;
 use crate::proto::crypto;
 use crate::proto::info::SubflowState;
 use crate::proto::subflow::{Kind, Subflow};
+use crate::proto::syn_cookie::Cookie;
+use crate::proto::{ConnectionConfig, Instant};
 use crate::wire::{
     AddAddr, Dss, Join, Mapping, MpCapable, MptcpOption, OPTION_SPACE, Payload, RemoveAddr, TcpOptions,
     Version, dss_checksum,
@@ -196,6 +198,42 @@ impl Connection {
             data: data.filter(|_| self.version == Version::V1),
         })
     }
+}
+
+/// Options of the SYN/ACK that answers a SYN without keeping state: what [`Connection::handshake_options`] would say
+/// of a new connection.
+pub(crate) fn stateless_syn_ack_options(
+    cookie: &Cookie,
+    syn: &TcpOptions,
+    config: &ConnectionConfig,
+    link_mss: u16,
+) -> TcpOptions {
+    let stamps = cookie.timestamps.is_some();
+    let scaling = stamps && syn.window_scale.is_some();
+    let mut options = TcpOptions {
+        mss: Some(link_mss),
+        sack_permitted: stamps && syn.sack_permitted,
+        timestamps: cookie.timestamps,
+        window_scale: scaling.then(|| window_scale(config.receive_buffer as u64)),
+        ..TcpOptions::default()
+    };
+    let capable = syn.capable().filter(|capable| config.multipath && is_usable(capable));
+    options.mptcp.extend(capable.map(|capable| {
+        MptcpOption::Capable(MpCapable {
+            checksum: config.checksum || capable.checksum,
+            no_join_initial: false,
+            sender_key: Some(cookie.key),
+            receiver_key: None,
+            data: None,
+            ..*capable
+        })
+    }));
+    options
+}
+
+/// Whether MP_CAPABLE offers what we can do: version 1 with HMAC-SHA256 and no extensions (RFC 8684 section 3.1).
+pub(crate) fn is_usable(capable: &MpCapable) -> bool {
+    capable.version == Version::V1 && capable.hmac && !capable.extensible
 }
 
 /// Takes away what gives way to the rest, until the options fit; the order is in this file's head. The first of

@@ -1,11 +1,12 @@
 //! Addresses of both sides, and the coming and going of subflows (RFC 8684 sections 3.2 and 3.4).
 
-use super::{Connection, Mode};
+use super::{Connection, Mode, Opening};
 use crate::proto::congestion::Path;
 use crate::proto::crypto;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::Event;
 use crate::proto::path::View;
+use crate::proto::secret::Tuple;
 use crate::proto::subflow::{Birth, Kind, Subflow};
 use crate::proto::{Instant, LocalAddress};
 use crate::wire::{AddAddr, Join, ResetReason, Segment, Version};
@@ -119,33 +120,40 @@ impl Paths {
 }
 
 impl Connection {
-    /// Adds the initial subflow. For a server, `syn` is the peer's.
+    /// Adds the initial subflow.
     pub(crate) fn add_initial_subflow(
         &mut self,
         shared: &mut Shared,
         now: Instant,
         local: SocketAddr,
         remote: SocketAddr,
-        syn: Option<&Segment>,
+        opening: Opening<'_>,
     ) {
         self.paths.local_ids.push((local.ip(), 0));
         self.paths.initial_remote = Some(remote);
-        let birth = self.birth(shared, local, remote, Kind::Initial, 0, 0);
-        let subflow = match syn {
-            Some(syn) => Subflow::answering(&birth, now, syn),
-            None => Subflow::connecting(&birth),
+        let mut birth = self.birth(shared, now, (local, remote), Kind::Initial, 0, 0);
+        let subflow = match opening {
+            Opening::Active => {
+                self.patience = Some(now + self.config.connect_timeout);
+                Subflow::connecting(&birth)
+            }
+            Opening::Passive(syn) => Subflow::answering(&birth, now, syn),
+            Opening::Cookie(syn, sequence) => {
+                birth.iss = sequence;
+                let mut subflow = Subflow::answering(&birth, now, syn);
+                subflow.handshake_due = false;
+                subflow.rcv.advertised(u64::from(self.receive.advertise(0)));
+                subflow
+            }
         };
-        if syn.is_none() {
-            self.patience = Some(now + self.config.connect_timeout);
-        }
         self.add_subflow(shared, subflow);
     }
 
     fn birth(
         &self,
         shared: &mut Shared,
-        local: SocketAddr,
-        remote: SocketAddr,
+        now: Instant,
+        (local, remote): Tuple,
         kind: Kind,
         local_id: u8,
         remote_id: u8,
@@ -158,8 +166,8 @@ impl Connection {
             interface: link.map_or(0, |link| link.interface),
             mtu: link.map_or(1500, |link| link.mtu),
             kind,
-            iss: shared.initial_sequence(),
-            stamp_origin: shared.random_u32(),
+            iss: shared.secret().initial_sequence(now, (local, remote)),
+            stamp_origin: shared.secret().stamp_origin((local, remote)),
             local_id,
             remote_id,
             backup: link.is_some_and(|link| link.backup),
@@ -210,7 +218,7 @@ impl Connection {
         let nonce = shared.random_u32();
         let local_id = self.paths.local_id(syn.dst.ip());
         let kind = Kind::JoinPassive { nonce, peer_nonce };
-        let birth = self.birth(shared, syn.dst, syn.src, kind, local_id, address_id);
+        let birth = self.birth(shared, now, (syn.dst, syn.src), kind, local_id, address_id);
         let mut subflow = Subflow::answering(&birth, now, syn);
         subflow.peer_backup = backup;
         self.add_subflow(shared, subflow);
@@ -221,6 +229,7 @@ impl Connection {
     pub(crate) fn open_subflow(
         &mut self,
         shared: &mut Shared,
+        now: Instant,
         local: SocketAddr,
         remote: SocketAddr,
     ) -> bool {
@@ -235,7 +244,7 @@ impl Connection {
         let remote_id =
             self.paths.remote.iter().find(|(_, address)| *address == remote).map_or(0, |(id, _)| *id);
         let kind = Kind::JoinActive { nonce, mac: [0; 20] };
-        let birth = self.birth(shared, local, remote, kind, local_id, remote_id);
+        let birth = self.birth(shared, now, (local, remote), kind, local_id, remote_id);
         self.add_subflow(shared, Subflow::connecting(&birth));
         true
     }
@@ -459,7 +468,7 @@ impl Connection {
 }
 
 /// The smallest scale under which the window field can promise the whole buffer (RFC 7323 section 2.2).
-fn window_scale(buffer: u64) -> u8 {
+pub(crate) fn window_scale(buffer: u64) -> u8 {
     (0..14).find(|scale| buffer <= u64::from(u16::MAX) << scale).unwrap_or(14)
 }
 

@@ -15,8 +15,9 @@ use std::time::Duration;
 const SYNS_WITH_OPTION: u32 = 2;
 /// Attempts to complete the handshake of a further subflow.
 const JOIN_ATTEMPTS: u32 = 5;
-/// SYN/ACKs sent in answer to one SYN.
-const SYN_ACK_ATTEMPTS: u32 = 6;
+/// SYN/ACKs sent in answer to one SYN: no more than a lost third ACK makes necessary, because the SYN may have come
+/// under a false name. None are repeated while the listener is crowded.
+const SYN_ACK_ATTEMPTS: u32 = 4;
 /// Longest wait between two window probes.
 const MAX_PERSIST: Duration = Duration::from_secs(60);
 /// Data-level timeouts are not shorter: subflows retransmit by themselves, this is for what they can't know.
@@ -113,6 +114,7 @@ impl Connection {
 
     fn handshake_timeout(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         let offered = self.mode == Mode::Handshake(true);
+        let attempts = if shared.crowded(self.listener) { 1 } else { SYN_ACK_ATTEMPTS };
         let Some(subflow) = self.subflow(index) else { return };
         let sends = subflow.handshake_sends;
         match (subflow.state, subflow.kind) {
@@ -123,7 +125,7 @@ impl Connection {
                     shared.remove_token(self.local_key.token);
                 }
             }
-            (SubflowState::SynReceived, Kind::Initial) if sends < SYN_ACK_ATTEMPTS => {
+            (SubflowState::SynReceived, Kind::Initial) if sends < attempts => {
                 subflow.handshake_due = true;
             }
             (SubflowState::FinWait2, _) => {

@@ -100,6 +100,12 @@ pub(crate) struct Subflow {
     pub(crate) heard: Instant,
 }
 
+/// The MSS to announce from an address on a link with this MTU.
+pub(crate) fn link_mss(local: SocketAddr, mtu: u32) -> u16 {
+    let headers = if local.is_ipv4() { 40 } else { 60 };
+    mtu.saturating_sub(headers).clamp(u32::from(MIN_MSS), 65_495) as u16
+}
+
 /// What a new subflow is made from.
 pub(crate) struct Birth {
     pub(crate) slot: SubflowSlot,
@@ -130,8 +136,7 @@ impl Subflow {
     }
 
     fn new(birth: &Birth, state: SubflowState, irs: SeqNumber) -> Self {
-        let headers = if birth.local.is_ipv4() { 40 } else { 60 };
-        let link_mss = (birth.mtu.saturating_sub(headers)).clamp(u32::from(MIN_MSS), 65_495) as u16;
+        let link_mss = link_mss(birth.local, birth.mtu);
         Self {
             slot: birth.slot,
             local: birth.local,
