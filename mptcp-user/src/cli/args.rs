@@ -4,7 +4,7 @@
 use super::address::{ListenAddress, Target};
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
-use mptcp_user::proto::ConnectionConfig;
+use mptcp_user::proto::{ConnectionConfig, KeepAlive};
 use mptcp_user::stack::{AttachMode, Stack, StackBuilder};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -158,6 +158,13 @@ pub(crate) struct ConnectionArgs {
     /// Give the connection up when the peer has acknowledged nothing on any path for so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
     pub(crate) user_timeout: Duration,
+    /// Tell the peer the user timeout, and let the longer one of both sides count (RFC 5482)
+    #[arg(long)]
+    pub(crate) negotiate_user_timeout: bool,
+    /// Probe paths over which nothing has been heard for so many seconds, and close those that don't answer: finds a
+    /// peer that vanished while both sides were silent
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) keep_alive: Option<Duration>,
 }
 
 /// Interfaces, and how they are used.
@@ -201,6 +208,11 @@ impl ConnectionArgs {
             scheduler: self.scheduler.clone(),
             path_manager: self.path_manager.clone(),
             user_timeout: self.user_timeout,
+            negotiate_user_timeout: self.negotiate_user_timeout,
+            keep_alive: self.keep_alive.map(|idle| {
+                let usual = KeepAlive::default();
+                KeepAlive { idle, interval: usual.interval.min(idle), ..usual }
+            }),
             ..default
         }
     }

@@ -28,6 +28,30 @@ pub struct ConnectionConfig {
     /// How long the connection may go without an acknowledgment for outstanding data on any subflow before
     /// it is given up (RFC 9293 section 3.8.3; RFC 5482).
     pub user_timeout: Duration,
+    /// Tell the peer the user timeout, and let the longer one of both sides count (RFC 5482).
+    pub negotiate_user_timeout: bool,
+    /// Probe subflows over which nothing is heard (RFC 9293 section 3.8.4, which wants it off by default): a peer that
+    /// vanished while both sides were silent is not noticed otherwise.
+    pub keep_alive: Option<KeepAlive>,
+}
+
+/// When silent subflows are probed. One that does not answer is closed; if it was the last one, so is the
+/// connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeepAlive {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Probes without an answer before the subflow is given up.
+    pub probes: u32,
+}
+
+impl Default for KeepAlive {
+    /// As the Linux kernel has it: two hours, 75 seconds, nine probes.
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(7200), interval: Duration::from_secs(75), probes: 9 }
+    }
 }
 
 impl ConnectionConfig {
@@ -59,6 +83,8 @@ impl Default for ConnectionConfig {
             path_manager: "full-mesh".into(),
             connect_timeout: Duration::from_secs(30),
             user_timeout: Duration::from_secs(60),
+            negotiate_user_timeout: false,
+            keep_alive: None,
         }
     }
 }

@@ -17,7 +17,7 @@ pub use checksum::{Checksum, dss_checksum};
 pub use gso::{coalesce, segmentize};
 pub use options::{
     AddAddr, Dss, FastClose, Join, Mapping, MpCapable, MptcpOption, OPTION_SPACE, OptionsTooLong, RemoveAddr,
-    ResetReason, SackBlock, TcpOptions, TcpReset, Timestamps, Version,
+    ResetReason, SackBlock, TcpOptions, TcpReset, Timestamps, UserTimeout, Version,
 };
 pub use payload::Payload;
 pub use segment::{Ecn, Flags, Segment};

@@ -193,8 +193,10 @@ impl Connection {
         self.persist_deadline = None;
         for index in 0..self.subflows.len() {
             let Some(subflow) = self.subflow(index) else { continue };
+            // Before the handshake is complete nobody is owed a reset: the SYN may have come under a false name.
             let silent = matches!(reason, CloseReason::Reset | CloseReason::Finished | CloseReason::Refused)
-                || subflow.state == SubflowState::SynSent;
+                || subflow.state == SubflowState::SynSent
+                || reason == CloseReason::ConnectTimeout;
             if subflow.reset_due.is_none() && !silent {
                 subflow.reset_due = Some(Some(ResetReason::Unspecified));
             }

@@ -15,6 +15,9 @@ use crate::proto::subflow::send::{AckInput, AckOutcome};
 use crate::wire::{Flags, Join, MpCapable, MptcpOption, ResetReason, Segment, SeqNumber};
 use std::time::Duration;
 
+/// What a peer can make us wait (U_LIMIT of RFC 5482).
+const LONGEST_USER_TIMEOUT: Duration = Duration::from_secs(3600);
+
 impl Connection {
     /// A segment of the subflow at `index` came in.
     pub(crate) fn handle_segment(
@@ -22,13 +25,18 @@ impl Connection {
         shared: &mut Shared,
         now: Instant,
         index: usize,
-        segment: Segment,
+        mut segment: Segment,
     ) {
         let Some(subflow) = self.subflow(index) else { return };
         subflow.segments_received += 1;
         match subflow.state {
             SubflowState::SynSent => self.on_syn_sent(shared, now, index, &segment),
             SubflowState::SynReceived => {
+                if subflow.opened_simultaneously(&segment) {
+                    // Its SYN is known already; the acknowledgment is the news (RFC 9293 section 3.5, figure 7).
+                    segment.flags = segment.flags.without(Flags::SYN);
+                    segment.seq += 1;
+                }
                 if self.on_syn_received(shared, now, index, &segment) {
                     self.on_synchronised(shared, now, index, segment);
                 }
@@ -53,14 +61,19 @@ impl Connection {
             }
             return;
         }
-        // A SYN without ACK would be a simultaneous open; no host opens towards a client's reserved port.
-        if !segment.flags.has(Flags::SYN) || !segment.flags.has(Flags::ACK) {
+        if !segment.flags.has(Flags::SYN) {
+            return;
+        }
+        if !segment.flags.has(Flags::ACK) {
+            self.open_simultaneously(shared, now, index, segment);
             return;
         }
         subflow.take_syn_options(now, segment);
         subflow.handshake_answered(now);
+        self.take_user_timeout(segment);
+        let Some(subflow) = self.subflow(index) else { return };
         subflow.snd.syn_acknowledged(now);
-        subflow.snd.edge = 1 + u64::from(segment.window);
+        subflow.snd.take_window(now, 1, u64::from(segment.window));
         subflow.state = SubflowState::Established;
         subflow.rcv.ack_now = true;
         let kind = subflow.kind;
@@ -72,6 +85,32 @@ impl Connection {
             }
             Kind::JoinActive { nonce, .. } => self.on_join_answer(shared, now, index, nonce, segment),
             Kind::JoinPassive { .. } => {}
+        }
+    }
+
+    /// Both sides have sent a SYN to each other (RFC 9293 section 3.5). Whose key would be in which segment is not
+    /// defined for that, so that the connection will be regular TCP; further subflows are not opened like this.
+    fn open_simultaneously(&mut self, shared: &mut Shared, now: Instant, index: usize, syn: &Segment) {
+        let Some(subflow) = self.subflow(index).filter(|subflow| subflow.kind == Kind::Initial) else {
+            return;
+        };
+        subflow.take_syn_options(now, syn);
+        subflow.state = SubflowState::SynReceived;
+        subflow.handshake_due = true;
+        self.take_user_timeout(syn);
+        if self.token().is_some() {
+            shared.remove_token(self.local_key.token);
+        }
+        self.mode = Mode::Handshake(false);
+        self.refused_by_peer = self.config.multipath;
+    }
+
+    /// The peer says how long it waits for acknowledgments (RFC 5482 section 3.1): the longer time counts for both, as
+    /// far as anybody could want that.
+    pub(super) fn take_user_timeout(&mut self, syn: &Segment) {
+        if let (true, Some(theirs)) = (self.config.negotiate_user_timeout, syn.options.user_timeout) {
+            let agreed = self.user_timeout.max(theirs.duration());
+            self.user_timeout = agreed.min(LONGEST_USER_TIMEOUT.max(self.config.user_timeout));
         }
     }
 
@@ -192,7 +231,6 @@ impl Connection {
         subflow.state = SubflowState::Established;
         subflow.handshake_answered(now);
         subflow.snd.syn_acknowledged(now);
-        subflow.snd.edge = 1;
         subflow.confirmed = true;
         if matches!(kind, Kind::JoinPassive { .. }) {
             subflow.rcv.ack_now = true;
@@ -256,7 +294,8 @@ impl Connection {
             return;
         }
         let ack = subflow.snd.offset(segment.ack);
-        if ack > subflow.snd.nxt as i64 || ack < subflow.snd.una as i64 - (1 << 30) {
+        if ack > subflow.snd.nxt as i64 || ack < subflow.snd.una as i64 - subflow.snd.largest_window() {
+            // RFC 5961 section 5.2.
             if subflow.may_challenge(now) {
                 subflow.rcv.ack_now = true;
             }
@@ -264,6 +303,7 @@ impl Connection {
         }
         subflow.rcv.note_timestamp(now, &segment);
         subflow.heard = now;
+        subflow.keep_alives = 0;
         if !subflow.confirmed {
             // Any answer shows that the third ACK of our MP_JOIN has arrived.
             subflow.confirmed = true;
@@ -352,7 +392,7 @@ impl Connection {
             && !segment.flags.has(Flags::FIN)
             && edge == subflow.snd.edge
             && !subflow.snd.is_idle();
-        subflow.snd.edge = subflow.snd.edge.max(edge);
+        subflow.snd.take_window(now, ack, window);
         let mut sacks = Blocks::default();
         if subflow.snd.sack_ok {
             match subflow.sacks.take(&subflow.snd, ack, &segment.options.sack) {

@@ -33,6 +33,7 @@ use bytes::Bytes;
 use paths::Paths;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Ended subflows remembered for [`ConnectionInfo`].
 const MAX_ENDED: usize = 32;
@@ -137,6 +138,8 @@ pub(crate) struct Connection {
     data_run: u8,
     /// The listener wanted Multipath TCP, the peer's SYN did not.
     refused_by_peer: bool,
+    /// How long outstanding data may go without an acknowledgment: what was configured, or agreed on with the peer.
+    user_timeout: Duration,
 }
 
 impl Connection {
@@ -187,6 +190,7 @@ impl Connection {
             patience: None,
             data_run: 0,
             refused_by_peer: false,
+            user_timeout: config.user_timeout,
             config,
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! | segment | options | octets |
 //! | --- | --- | --- |
-//! | SYN | MSS, SACK permitted, timestamps, window scale; MP_CAPABLE or MP_JOIN | 20 + 4 or 12 |
-//! | SYN/ACK | the same; MP_CAPABLE or MP_JOIN | 20 + 12 or 16 |
+//! | SYN | MSS, SACK permitted, timestamps, window scale; MP_CAPABLE or MP_JOIN; user timeout, if wanted | 20 + 4 or 12 + 4 |
+//! | SYN/ACK | the same; MP_CAPABLE or MP_JOIN | 20 + 12 or 16 + 4 |
 //! | third ACK | timestamps; MP_CAPABLE or MP_JOIN | 12 + 20 or 24 |
 //! | first data | timestamps; MP_CAPABLE with length and checksum | 12 + 24 |
 //! | data, DATA_FIN | timestamps; DSS with 8-octet Data ACK and DSN | 12 + 28 |
@@ -25,7 +25,7 @@ use crate::proto::syn_cookie::Cookie;
 use crate::proto::{ConnectionConfig, Instant};
 use crate::wire::{
     AddAddr, Dss, Join, Mapping, MpCapable, MptcpOption, OPTION_SPACE, Payload, RemoveAddr, TcpOptions,
-    Version, dss_checksum,
+    UserTimeout, Version, dss_checksum,
 };
 
 impl Connection {
@@ -42,6 +42,9 @@ impl Connection {
             window_scale: scaling.then_some(subflow.rcv.scale),
             ..TcpOptions::default()
         };
+        if self.config.negotiate_user_timeout && subflow.kind == Kind::Initial {
+            options.user_timeout = Some(UserTimeout::from(self.config.user_timeout));
+        }
         let (address_id, backup) = (subflow.local_id, subflow.backup);
         let (local, remote) = (self.local_key.key, self.remote_key.map_or(0, |key| key.key));
         options.mptcp.extend(match subflow.kind {

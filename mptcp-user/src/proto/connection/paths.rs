@@ -137,7 +137,10 @@ impl Connection {
                 self.patience = Some(now + self.config.connect_timeout);
                 Subflow::connecting(&birth)
             }
-            Opening::Passive(syn) => Subflow::answering(&birth, now, syn),
+            Opening::Passive(syn) => {
+                self.take_user_timeout(syn);
+                Subflow::answering(&birth, now, syn)
+            }
             Opening::Cookie(syn, sequence) => {
                 birth.iss = sequence;
                 let mut subflow = Subflow::answering(&birth, now, syn);

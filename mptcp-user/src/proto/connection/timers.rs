@@ -33,7 +33,10 @@ impl Connection {
         }
         self.arm_persist(now);
         let subflows = self.subflows.iter().flatten().filter_map(|subflow| subflow.next_timeout());
+        let keep_alive = self.config.keep_alive.as_ref();
+        let probes = self.subflows.iter().flatten().filter_map(|subflow| subflow.keep_alive_at(keep_alive?));
         self.deadline.wanted = subflows
+            .chain(probes)
             .chain(
                 [self.data_deadline, self.persist_deadline, self.patience, self.paths.deadline(now)]
                     .into_iter()
@@ -97,6 +100,16 @@ impl Connection {
             subflow.rcv.ack_now = true;
             subflow.rcv.ack_deadline = None;
         }
+        if let Some(keep_alive) = self.config.keep_alive
+            && subflow.keep_alive_at(&keep_alive).is_some_and(|at| at <= now)
+        {
+            if subflow.keep_alives >= keep_alive.probes {
+                self.give_up_subflow(shared, now, index);
+                return;
+            }
+            subflow.keep_alives += 1;
+            subflow.window_probe_due = true;
+        }
         let action = subflow.snd.handle_timeout(now, &self.congestion_paths[index], &subflow.rtt);
         match action {
             Some(TimerAction::Timeout { first }) => self.subflow_timeout(shared, now, index, first),
@@ -156,22 +169,25 @@ impl Connection {
         }
         let path = &mut self.congestion_paths[index];
         path.cwnd = path.mss;
-        let user_timeout = self.config.user_timeout;
-        let others =
-            self.living().any(|(other, subflow)| other != index && subflow.can_send() && !subflow.stale);
+        let user_timeout = self.user_timeout;
         let Some(subflow) = self.subflow(index) else { return };
         subflow.stale = true;
         let given_up = now - subflow.snd.progress >= user_timeout;
         self.reinject_outstanding(index);
         if given_up {
-            if others {
-                if let Some(subflow) = self.subflow(index) {
-                    subflow.reset_due = Some(Some(ResetReason::UnacceptablePerformance));
-                }
-                self.refuse_path(now, index);
-            } else {
-                self.close_now(shared, now, CloseReason::TimedOut);
-            }
+            self.give_up_subflow(shared, now, index);
+        }
+    }
+
+    /// The peer does not answer on a subflow any more: it ends, and the connection with it unless others are alive.
+    fn give_up_subflow(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        let others =
+            self.living().any(|(other, subflow)| other != index && subflow.can_send() && !subflow.stale);
+        if !others {
+            self.close_now(shared, now, CloseReason::TimedOut);
+        } else if let Some(subflow) = self.subflow(index) {
+            subflow.reset_due = Some(Some(ResetReason::UnacceptablePerformance));
+            self.refuse_path(now, index);
         }
     }
 
@@ -194,7 +210,7 @@ impl Connection {
     fn data_timeout(&mut self, shared: &mut Shared, now: Instant) {
         self.data_deadline = None;
         // A DATA_FIN alone occupies no subflow: nobody else would notice that nobody answers.
-        if self.data_waits_since.is_some_and(|since| now - since >= self.config.user_timeout) {
+        if self.data_waits_since.is_some_and(|since| now - since >= self.user_timeout) {
             self.close_now(shared, now, CloseReason::TimedOut);
             return;
         }

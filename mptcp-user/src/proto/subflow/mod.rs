@@ -13,6 +13,7 @@ pub(crate) mod send;
 mod tail_probe;
 
 use super::Instant;
+use super::config::KeepAlive;
 use super::event::SubflowSlot;
 use super::info::{SubflowInfo, SubflowState};
 use super::rtt::RttEstimator;
@@ -98,6 +99,10 @@ pub(crate) struct Subflow {
     pub(crate) segments_received: u64,
     /// When anything valid was last heard.
     pub(crate) heard: Instant,
+    /// Keep-alive probes sent since.
+    pub(crate) keep_alives: u32,
+    /// Our SYN was there first.
+    active: bool,
 }
 
 /// The MSS to announce from an address on a link with this MTU.
@@ -176,6 +181,8 @@ impl Subflow {
             segments_sent: 0,
             segments_received: 0,
             heard: Instant::ZERO,
+            keep_alives: 0,
+            active: state == SubflowState::SynSent,
         }
     }
 
@@ -255,6 +262,22 @@ impl Subflow {
             self.rtt.sample(now, now - self.handshake_sent_at);
         }
         self.handshake_sends = 0;
+    }
+
+    /// Whether the segment is the SYN/ACK of a peer that had sent its SYN before ours reached it.
+    pub(crate) fn opened_simultaneously(&self, segment: &Segment) -> bool {
+        segment.flags.has(Flags::SYN.with(Flags::ACK))
+            && !segment.flags.has(Flags::RST)
+            && segment.seq == self.rcv.irs()
+            && self.snd.offset(segment.ack) == 1
+            && self.active
+    }
+
+    /// When this subflow, over which nothing has been heard for a while, is to be probed or given up.
+    pub(crate) fn keep_alive_at(&self, keep_alive: &KeepAlive) -> Option<Instant> {
+        let open = matches!(self.state, SubflowState::Established | SubflowState::CloseWait);
+        (open && self.snd.is_idle() && self.reset_due.is_none())
+            .then(|| self.heard + keep_alive.idle + keep_alive.interval * self.keep_alives)
     }
 
     /// Whether a challenge acknowledgment may be sent now (RFC 5961 section 7).

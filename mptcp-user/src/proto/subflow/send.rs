@@ -69,6 +69,8 @@ pub(crate) struct SendSide {
     pub(crate) nxt: u64,
     /// Right edge of the peer's window on this subflow; never moves left.
     pub(crate) edge: u64,
+    /// Largest window that the peer has offered (MAX.SND.WND of RFC 5961).
+    largest_window: u64,
     /// The peer's window scale.
     pub(crate) scale: u8,
     pub(crate) sack_ok: bool,
@@ -101,6 +103,7 @@ impl SendSide {
             una: 0,
             nxt: 1,
             edge: 1,
+            largest_window: 0,
             scale: 0,
             sack_ok: false,
             board: Scoreboard::default(),
@@ -120,6 +123,20 @@ impl SendSide {
             timeouts: 0,
             fast_recoveries: 0,
         }
+    }
+
+    /// The peer offers `window` octets after `ack`. A window that is closed, yet answered for, is life.
+    pub(crate) fn take_window(&mut self, now: Instant, ack: u64, window: u64) {
+        self.edge = self.edge.max(ack + window);
+        self.largest_window = self.largest_window.max(window);
+        if window == 0 {
+            self.progress = now;
+        }
+    }
+
+    /// How far below SND.UNA an acknowledgment may lie (RFC 5961 section 5.2).
+    pub(crate) fn largest_window(&self) -> i64 {
+        self.largest_window as i64
     }
 
     /// Sequence number of an offset.

@@ -1,7 +1,9 @@
 //! Two endpoints, a virtual clock, and a network in memory between them.
 
 mod addresses;
+mod flood;
 mod handshake;
 mod pair;
+mod regular;
 mod sans_io;
 mod transfer;

@@ -143,6 +143,21 @@ impl Pair {
         }
     }
 
+    /// Gives both applications what to send; neither finishes.
+    pub(super) fn send_only(&mut self, client: Vec<u8>, server: Vec<u8>) {
+        self.client.to_send = client;
+        self.server.to_send = server;
+    }
+
+    /// Opens another connection between the same hosts, whose applications begin anew.
+    pub(super) fn reopen(&mut self, from: SocketAddr, to: SocketAddr, config: &ConnectionConfig) {
+        for host in [&mut self.client, &mut self.server] {
+            host.begin_anew();
+        }
+        let connection = self.client.endpoint.connect(self.now, from, to, config.clone());
+        self.client.connection = Some(connection.expect("the four-tuple is free"));
+    }
+
     /// Runs until nothing happens any more before `limit` has passed, or `done` says so.
     pub(super) fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Pair) -> bool) -> bool {
         let end = self.now + limit;
@@ -298,6 +313,15 @@ impl Host {
             self.endpoint.finish(now, id);
         }
         self.read(now);
+    }
+
+    fn begin_anew(&mut self) {
+        self.connection = None;
+        self.received.clear();
+        self.to_send.clear();
+        self.events.clear();
+        (self.ended, self.closed, self.offered) = (false, None, 0);
+        (self.finish, self.finished) = (false, false);
     }
 
     /// Reads what there is, as far as the limit allows.

@@ -1,5 +1,5 @@
 //! TCP options, parsed and built: those of regular TCP here, those of Multipath TCP in [`mptcp`]
-//! (RFC 9293 section 3.1, RFC 7323, RFC 2018, RFC 8684 section 3, RFC 6824 section 3).
+//! (RFC 9293 section 3.1, RFC 7323, RFC 2018, RFC 5482, RFC 8684 section 3, RFC 6824 section 3).
 //!
 //! The option area of a segment has at most 40 octets ([`OPTION_SPACE`]). Who builds a segment does the
 //! budgeting; [`TcpOptions::wire_len`] says what a set of options takes, padding included.
@@ -19,6 +19,10 @@ use mptcp_common::options::{
     KIND_MPTCP, KIND_MSS, KIND_NOP, KIND_SACK, KIND_SACK_PERMITTED, KIND_TIMESTAMPS, KIND_WINDOW_SCALE, Step,
     step,
 };
+use std::time::Duration;
+
+/// The kind of the user timeout option; the XDP program has no use for it.
+const KIND_USER_TIMEOUT: u8 = 28;
 
 /// The options take more than the 40 octets of the option area.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -35,6 +39,31 @@ pub struct Timestamps {
     pub value: u32,
     /// TSecr.
     pub echo: u32,
+}
+
+/// The user timeout option (RFC 5482 section 3), as on the wire: the highest bit says that the rest counts minutes and
+/// not seconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct UserTimeout(pub u16);
+
+impl UserTimeout {
+    /// How long.
+    pub fn duration(self) -> Duration {
+        let unit = if self.0 & 0x8000 == 0 { 1 } else { 60 };
+        Duration::from_secs(u64::from(self.0 & 0x7fff) * unit)
+    }
+}
+
+impl From<Duration> for UserTimeout {
+    /// The nearest that is not shorter, as far as the option goes.
+    fn from(duration: Duration) -> Self {
+        let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+        if seconds < 0x8000 {
+            Self(seconds.max(1) as u16)
+        } else {
+            Self(0x8000 | seconds.div_ceil(60).min(0x7fff) as u16)
+        }
+    }
 }
 
 /// One block of a SACK option (RFC 2018 section 3): `start..end`.
@@ -55,6 +84,8 @@ pub struct TcpOptions {
     pub window_scale: Option<u8>,
     /// SACK permitted (SYN only).
     pub sack_permitted: bool,
+    /// User timeout.
+    pub user_timeout: Option<UserTimeout>,
     /// Timestamps.
     pub timestamps: Option<Timestamps>,
     /// SACK blocks, the first one being the most recent.
@@ -118,14 +149,15 @@ impl TcpOptions {
             (false, false) => 0,
         };
         let window_scale = if self.window_scale.is_some() { 4 } else { 0 };
+        let user_timeout = if self.user_timeout.is_some() { 4 } else { 0 };
         let sack = if self.sack.is_empty() { 0 } else { 4 + 8 * self.sack.len() };
         let mptcp: usize = self.mptcp.iter().map(|option| padded(option.len())).sum();
-        mss + timestamps + window_scale + sack + mptcp
+        mss + timestamps + window_scale + user_timeout + sack + mptcp
     }
 
     /// Builds the option area. Every option, with the NOPs around it, fills whole 32-bit words, in the layout that
     /// middleboxes know from other stacks: MSS; SACK permitted (or NOP NOP) and timestamps; NOP and window scale;
-    /// NOP NOP and SACK; Multipath TCP, each with its NOPs behind.
+    /// user timeout; NOP NOP and SACK; Multipath TCP, each with its NOPs behind.
     pub fn emit(&self) -> Result<ArrayVec<u8, OPTION_SPACE>, OptionsTooLong> {
         let octets = self.wire_len();
         if octets > OPTION_SPACE {
@@ -153,6 +185,10 @@ impl TcpOptions {
         }
         if let Some(shift) = self.window_scale {
             put(&[KIND_NOP, KIND_WINDOW_SCALE, 3, shift]);
+        }
+        if let Some(UserTimeout(value)) = self.user_timeout {
+            let [high, low] = value.to_be_bytes();
+            put(&[KIND_USER_TIMEOUT, 4, high, low]);
         }
         if !self.sack.is_empty() {
             put(&[KIND_NOP, KIND_NOP, KIND_SACK, 2 + 8 * self.sack.len() as u8]);
@@ -209,6 +245,9 @@ impl TcpOptions {
                 self.sack_permitted |= body.is_empty();
                 body.is_empty()
             }
+            KIND_USER_TIMEOUT => <[u8; 2]>::try_from(body)
+                .map(|value| self.user_timeout = Some(UserTimeout(u16::from_be_bytes(value))))
+                .is_ok(),
             KIND_SACK => self.parse_sack(body),
             KIND_TIMESTAMPS => match *body {
                 [v0, v1, v2, v3, e0, e1, e2, e3] => {

@@ -372,21 +372,25 @@ pub(crate) fn any_options(flags: Flags) -> impl Strategy<Value = TcpOptions> {
         prop::option::of(any::<u16>()),
         prop::option::of(any::<u8>()),
         any::<bool>(),
+        prop::option::of(any::<u16>()),
         prop::option::of((any::<u32>(), any::<u32>())),
         prop::collection::vec((any::<u32>(), any::<u32>()), 0..=3),
         prop::collection::vec(any_mptcp(flags), 0..=3),
     )
-        .prop_map(move |(mss, window_scale, sack_permitted, timestamps, sack, mptcp)| TcpOptions {
-            mss: mss.filter(|_| syn),
-            window_scale: window_scale.filter(|_| syn),
-            sack_permitted: sack_permitted && syn,
-            timestamps: timestamps.map(|(value, echo)| Timestamps { value, echo }),
-            sack: sack
-                .into_iter()
-                .map(|(start, end)| SackBlock { start: SeqNumber(start), end: SeqNumber(end) })
-                .collect(),
-            mptcp: mptcp.into_iter().collect(),
-            malformed: 0,
+        .prop_map(move |(mss, window_scale, sack_permitted, user_timeout, timestamps, sack, mptcp)| {
+            TcpOptions {
+                mss: mss.filter(|_| syn),
+                window_scale: window_scale.filter(|_| syn),
+                sack_permitted: sack_permitted && syn,
+                user_timeout: user_timeout.map(UserTimeout),
+                timestamps: timestamps.map(|(value, echo)| Timestamps { value, echo }),
+                sack: sack
+                    .into_iter()
+                    .map(|(start, end)| SackBlock { start: SeqNumber(start), end: SeqNumber(end) })
+                    .collect(),
+                mptcp: mptcp.into_iter().collect(),
+                malformed: 0,
+            }
         })
 }
 
@@ -433,4 +437,17 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_user_timeout_counts_seconds_as_long_as_it_can() {
+    let seconds = |seconds| UserTimeout::from(Duration::from_secs(seconds));
+    assert_eq!((seconds(60), seconds(60).duration()), (UserTimeout(60), Duration::from_secs(60)));
+    assert_eq!(UserTimeout::from(Duration::from_millis(1500)), UserTimeout(2));
+    assert_eq!(seconds(0x8000), UserTimeout(0x8000 | 547));
+    assert_eq!(seconds(u64::MAX), UserTimeout(u16::MAX));
+    let options = TcpOptions { user_timeout: Some(UserTimeout(0x8102)), ..TcpOptions::default() };
+    assert_eq!(options.emit().unwrap().as_slice(), [28, 4, 0x81, 0x02]);
+    assert_eq!(TcpOptions::parse(&[28, 4, 0x81, 0x02], SYN), options);
+    assert_eq!(TcpOptions::parse(&[28, 3, 0x81], SYN).malformed, 1);
 }
