@@ -218,6 +218,18 @@ impl Scenario {
     }
 }
 
+/// Starts one end of a measurement: the `bench_peer` program at `peer` with these words.
+pub(crate) fn start_peer(
+    lab: &Lab,
+    side: Side,
+    peer: &Path,
+    contender: Contender,
+    words: &[&str],
+) -> Result<Process> {
+    let mut command = lab.namespace(side).command(peer);
+    Process::start(command.args(["--contender", contender.name()]).args(words), true)
+}
+
 /// Runs both ends and gives what they said: the listening one's, the connecting one's.
 fn pair(
     lab: &Lab,
@@ -228,16 +240,12 @@ fn pair(
     words: &[&str],
 ) -> Result<(serde_json::Value, serde_json::Value)> {
     let patience = Duration::from_secs(120);
-    let start = |side: Side, role: &str, address: String, words: &[&str]| {
-        let mut command = lab.namespace(side).command(peer);
-        command.args(["--contender", contender.name(), role, &address]).args(words);
-        Process::start(&mut command, true)
-    };
     let local = std::net::SocketAddr::new(Family::Ipv4.any(), PORT).to_string();
-    let mut listening = start(Side::Right, listener, local, &[])?;
+    let mut listening = start_peer(lab, Side::Right, peer, contender, &[listener, &local])?;
     listening.wait_for("ready", patience)?;
     let remote = Side::Right.socket(1, Family::Ipv4, PORT).to_string();
-    let connecting = start(Side::Left, connector, remote, words)?;
+    let words = [&[connector, &remote], words].concat();
+    let connecting = start_peer(lab, Side::Left, peer, contender, &words)?;
     let connecting = connecting.finish(patience)?;
     ensure!(connecting.status.success(), "{connector}: {}", connecting.stderr.trim());
     let listening = listening.finish(patience)?;

@@ -104,6 +104,26 @@ pub fn connect_here(
     Ok(TcpStream::from(socket))
 }
 
+/// Chooses the congestion control of a connection by its name. Root may choose any that the kernel has, whatever is
+/// allowed to others.
+pub fn set_congestion(stream: &TcpStream, name: &str) -> Result<()> {
+    // SAFETY: the name is valid for its length, which is what the kernel is told.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            name.as_ptr().cast(),
+            name.len() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error()).with_context(|| format!("the kernel can't use {name}"))
+    }
+}
+
 /// What the kernel says of a Multipath TCP connection; none if it is regular TCP through and through.
 pub fn info(stream: &TcpStream) -> Option<KernelInfo> {
     const SOL_MPTCP: libc::c_int = 284;

@@ -6,12 +6,14 @@
 //! * [`counters`]: the kernel's SNMP and MIB counters in a namespace;
 //! * [`xdp`]: the XDP program and crafted packets;
 //! * [`data`]: seeded test data and its SHA-256.
+//! * [`bench`], [`beside`]: benchmarks, this stack and the kernel's in turns;
 //! * [`raw`]: the datapath's two ends without an engine between them.
 //!
 //! Nothing else here depends on the stack under test: it is driven through its command line, as users drive it. (Only
 //! the benchmark's end points, a program of their own, use it as a library.)
 
 pub mod bench;
+pub mod beside;
 pub mod capture;
 pub mod counters;
 pub mod data;

@@ -8,5 +8,6 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     host::need(&[host::IP])?;
     // `bench` starts the others, which lie beside it.
     build::tests_programs()?;
-    run::run(Command::new(run::target().join("release/bench")).args(words))
+    let binary = build::mptcp()?;
+    run::run(Command::new(run::target().join("release/bench")).args(words).env("MPTCP_BIN", binary))
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_user::stack::{MptcpStream, Stack};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,6 +21,12 @@ struct Args {
     /// Whose stack to use
     #[arg(long, value_enum)]
     contender: Contender,
+    /// Congestion control of what is sent
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
+    /// Our stack is to speak regular TCP only
+    #[arg(long)]
+    no_multipath: bool,
     #[command(subcommand)]
     role: Role,
 }
@@ -38,6 +44,10 @@ enum Role {
     Sink { local: SocketAddr },
     /// Send octets and finish
     Source { remote: SocketAddr, bytes: u64 },
+    /// Accept one connection and read it, without counting for the first `settle` seconds, then counting for `span`
+    Drain { local: SocketAddr, settle: u64, span: u64 },
+    /// Send octets until nobody takes them any more
+    Flood { remote: SocketAddr },
     /// Accept one connection and send back all that comes
     Echo { local: SocketAddr },
     /// Send `size` octets and wait for as many, `count` times
@@ -49,10 +59,10 @@ fn main() -> Result<()> {
     let line = match args.contender {
         Contender::Ours => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(ours(args.role))?
+            runtime.block_on(ours(&args))?
         }
-        Contender::KernelMptcp => kernels(Protocol::Mptcp, args.role)?,
-        Contender::KernelTcp => kernels(Protocol::Tcp, args.role)?,
+        Contender::KernelMptcp => kernels(Protocol::Mptcp, &args)?,
+        Contender::KernelTcp => kernels(Protocol::Tcp, &args)?,
     };
     println!("{line}");
     Ok(())
@@ -68,6 +78,33 @@ fn rate(bytes: u64, time: Duration, subflows: usize) -> serde_json::Value {
     serde_json::json!({ "bytes": bytes, "seconds": seconds, "gbps": bytes as f64 * 8e-9 / seconds, "subflows": subflows })
 }
 
+/// Counts octets as they are read, in a span of time that begins after another one.
+struct Span {
+    begins: Instant,
+    ends: Instant,
+    octets: u64,
+}
+
+impl Span {
+    fn new(settle: u64, span: u64) -> Self {
+        let begins = Instant::now() + Duration::from_secs(settle);
+        Self { begins, ends: begins + Duration::from_secs(span), octets: 0 }
+    }
+    /// Time left; none once it is over.
+    fn left(&self) -> Option<Duration> {
+        self.ends.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+    fn count(&mut self, octets: usize) {
+        if (self.begins..self.ends).contains(&Instant::now()) {
+            self.octets += octets as u64;
+        }
+    }
+    fn rate(&self) -> serde_json::Value {
+        let seconds = (self.ends - self.begins).as_secs_f64();
+        serde_json::json!({ "bytes": self.octets, "mbps": self.octets as f64 * 8e-6 / seconds })
+    }
+}
+
 /// Quantiles of round trips in microseconds.
 fn quantiles(mut trips: Vec<Duration>) -> serde_json::Value {
     trips.sort_unstable();
@@ -78,7 +115,7 @@ fn quantiles(mut trips: Vec<Duration>) -> serde_json::Value {
     serde_json::json!({ "p50": at(0.5), "p99": at(0.99), "p99.9": at(0.999) })
 }
 
-fn kernels(protocol: Protocol, role: Role) -> Result<serde_json::Value> {
+fn kernels(protocol: Protocol, args: &Args) -> Result<serde_json::Value> {
     let subflows = |stream: &TcpStream| {
         kernel::info(stream)
             .filter(|info| !info.fallback)
@@ -89,9 +126,15 @@ fn kernels(protocol: Protocol, role: Role) -> Result<serde_json::Value> {
         ready();
         kernel::accept(&listener, PATIENCE)
     };
-    let connect = |remote| kernel::connect_here(protocol, None, remote, PATIENCE);
+    let connect = |remote| -> Result<TcpStream> {
+        let stream = kernel::connect_here(protocol, None, remote, PATIENCE)?;
+        if let Some(name) = &args.congestion {
+            kernel::set_congestion(&stream, name)?;
+        }
+        Ok(stream)
+    };
     let mut buffer = vec![0x5a; CHUNK];
-    match role {
+    match args.role {
         Role::Sink { local } => {
             let mut stream = accept(local)?;
             let start = Instant::now();
@@ -118,6 +161,27 @@ fn kernels(protocol: Protocol, role: Role) -> Result<serde_json::Value> {
             stream.shutdown(Shutdown::Write)?;
             ensure!(stream.read(&mut buffer)? == 0, "the sink sent something");
             Ok(rate(bytes, start.elapsed(), subflows))
+        }
+        Role::Drain { local, settle, span } => {
+            let mut stream = accept(local)?;
+            let mut span = Span::new(settle, span);
+            while let Some(left) = span.left() {
+                stream.set_read_timeout(Some(left))?;
+                match stream.read(&mut buffer) {
+                    Ok(octets) => {
+                        ensure!(octets > 0, "the flood ended");
+                        span.count(octets);
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(span.rate())
+        }
+        Role::Flood { remote } => {
+            let mut stream = connect(remote)?;
+            while stream.write_all(&buffer).is_ok() {}
+            Ok(serde_json::json!({}))
         }
         Role::Echo { local } => {
             let mut stream = accept(local)?;
@@ -149,9 +213,14 @@ fn kernels(protocol: Protocol, role: Role) -> Result<serde_json::Value> {
     }
 }
 
-async fn ours(role: Role) -> Result<serde_json::Value> {
-    let stack = Stack::builder().build().await?;
-    let result = run_ours(&stack, role).await;
+async fn ours(args: &Args) -> Result<serde_json::Value> {
+    let mut builder = Stack::builder();
+    builder.connection.multipath = !args.no_multipath;
+    if let Some(name) = &args.congestion {
+        builder.connection.congestion.clone_from(name);
+    }
+    let stack = builder.build().await?;
+    let result = run_ours(&stack, args.role).await;
     stack.shutdown(Duration::from_secs(3)).await;
     result
 }
@@ -196,6 +265,23 @@ async fn run_ours(stack: &Stack, role: Role) -> Result<serde_json::Value> {
             stream.shutdown().await?;
             ensure!(stream.read(&mut buffer).await? == 0, "the sink sent something");
             Ok(rate(bytes, start.elapsed(), subflows(&stream).await))
+        }
+        Role::Drain { local, settle, span } => {
+            let mut stream = accept(local).await?;
+            let mut span = Span::new(settle, span);
+            while let Some(left) = span.left() {
+                if let Ok(read) = tokio::time::timeout(left, stream.read(&mut buffer)).await {
+                    let octets = read?;
+                    ensure!(octets > 0, "the flood ended");
+                    span.count(octets);
+                }
+            }
+            Ok(span.rate())
+        }
+        Role::Flood { remote } => {
+            let mut stream = connect(remote).await?;
+            while stream.write_all(&buffer).await.is_ok() {}
+            Ok(serde_json::json!({}))
         }
         Role::Echo { local } => {
             let mut stream = accept(local).await?;

@@ -1,20 +1,32 @@
-//! `cargo xtask bench`: the scenarios of [`mptcp_tests::bench`], as a table and as JSON.
+//! `cargo xtask bench`: the scenarios of [`mptcp_tests::bench`] and [`mptcp_tests::beside`], as a table, as JSON and as a
+//! report.
+
+mod report;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use mptcp_tests::bench::{Contender, Effort, Row, SCENARIOS, sibling};
-use std::path::PathBuf;
+use mptcp_tests::beside::{self, Comparison, Condition, Role};
+use report::Report;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 /// Measure this stack and the kernel's side by side, in turns, on the same links.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Run this scenario (repeatable; default: all): xdp, bulk, bulk-nooffload, bulk-9000, rr
+    /// Run this scenario (repeatable; default: all): xdp, bulk, bulk-nooffload, bulk-9000, rr, tcp (regular TCP beside
+    /// the kernel's through the emulator), fairness (both in one bottleneck)
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,
     /// Measure only this contender (repeatable; default: all, in turns)
     #[arg(long = "contender", value_enum)]
     contenders: Vec<Contender>,
+    /// Of tcp and fairness only the paths whose names contain this ("cubic 10 Mb/s 20 ms 1%")
+    #[arg(long, value_name = "TEXT")]
+    path: Option<String>,
+    /// Write what tcp and fairness found as Markdown
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Fewer and shorter runs
     #[arg(long)]
     quick: bool,
@@ -22,6 +34,9 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
+
+/// The scenarios that are no [`mptcp_tests::bench::Scenario`].
+const OTHERS: [&str; 3] = ["xdp", "tcp", "fairness"];
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
@@ -40,7 +55,7 @@ fn run(args: &Args) -> Result<()> {
     );
     for name in &args.scenarios {
         ensure!(
-            name == "xdp" || SCENARIOS.iter().any(|scenario| scenario.name == name),
+            OTHERS.contains(&name.as_str()) || SCENARIOS.iter().any(|scenario| scenario.name == name),
             "there is no scenario {name}; --help lists them"
         );
     }
@@ -54,14 +69,51 @@ fn run(args: &Args) -> Result<()> {
     let peer = sibling("bench_peer")?;
     for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
         eprintln!("{}: {}", scenario.name, scenario.about);
-        rows.extend(scenario.run(&peer, contenders, effort, &|text| eprintln!("  {text}"))?);
+        rows.extend(scenario.run(&peer, contenders, effort, &say)?);
     }
+    let mut report = Report::begin();
+    if wanted("tcp") {
+        for role in [Role::Sender, Role::Receiver] {
+            report.goodput.push((role, goodput(&peer, args, role)?));
+        }
+    }
+    if wanted("fairness") {
+        let effort = if args.quick { beside::Effort::QUICK } else { beside::Effort::FULL };
+        for condition in paths(&beside::FAIRNESS, args) {
+            report.fairness.push(beside::share(&peer, condition, effort, &say)?);
+        }
+    }
+    rows.extend(report.rows());
     print(&rows);
+    report.print();
+    if let Some(path) = &args.report {
+        std::fs::write(path, report.markdown()?)
+            .with_context(|| format!("can't write {}", path.display()))?;
+    }
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&rows)?;
         std::fs::write(path, text + "\n").with_context(|| format!("can't write {}", path.display()))?;
     }
     Ok(())
+}
+
+fn say(text: &str) {
+    eprintln!("  {text}");
+}
+
+/// The paths that were asked for and whose algorithm both stacks have.
+fn paths(all: &'static [Condition], args: &Args) -> impl Iterator<Item = Condition> {
+    let wanted = args.path.clone().unwrap_or_default();
+    let is_wanted = move |path: &Condition| path.to_string().contains(&wanted);
+    all.iter().copied().filter(is_wanted).filter(|path| beside::is_known(path.algorithm))
+}
+
+fn goodput(peer: &Path, args: &Args, role: Role) -> Result<Vec<Comparison>> {
+    let effort = if args.quick { beside::Effort::QUICK } else { beside::Effort::FULL };
+    // The receiver has no congestion control: one algorithm will do.
+    let matters = |path: &Condition| role == Role::Sender || path.algorithm == "cubic";
+    let paths = paths(&beside::GOODPUT, args).filter(matters);
+    paths.map(|path| beside::compare(peer, path, role, effort, &say)).collect()
 }
 
 /// Cost per packet of the XDP program, measured by the kernel; a program of its own knows how.
