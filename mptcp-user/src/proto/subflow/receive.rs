@@ -144,7 +144,8 @@ impl ReceiveSide {
             if self.quick_acks > 0 {
                 self.quick_acks -= 1;
                 self.ack_now = true;
-            } else if self.unacknowledged >= 2 * mss {
+            } else if self.unacknowledged > mss {
+                // The second full segment: it falls short of the MSS by its options.
                 self.ack_now = true;
             } else if self.ack_deadline.is_none() {
                 self.ack_deadline = Some(now + DELAYED_ACK);
@@ -222,5 +223,31 @@ impl ReceiveSide {
     /// A window of `octets` from the next expected octet on is being advertised on this subflow.
     pub(crate) fn advertised(&mut self, octets: u64) {
         self.edge = self.edge.max(self.nxt + octets);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 5681 section 4.2: at least every second full-sized segment. What a sender can fit beside timestamps and a
+    /// mapping is less than the MSS.
+    #[test]
+    fn every_second_full_segment_is_acknowledged_at_once() {
+        let mut receive = ReceiveSide::new(SeqNumber(0), 0);
+        receive.advertised(1 << 20);
+        let mut at_once = Vec::new();
+        for index in 0..40 {
+            receive.insert(Instant::ZERO, 1 + index * 1428, vec![0; 1428].into(), 1460);
+            while receive.next().is_some() {}
+            at_once.push(receive.ack_due(Instant::ZERO));
+            if receive.ack_due(Instant::ZERO) {
+                receive.acknowledged();
+            }
+        }
+        assert!(
+            at_once[usize::from(QUICK_ACKS)..].chunks(2).all(|pair| pair == [false, true]),
+            "{at_once:?}"
+        );
     }
 }
