@@ -17,6 +17,9 @@ pub struct ConnectionConfig {
     pub send_buffer: usize,
     /// Octets that may wait in the receive buffer, which is what the advertised window is made from.
     pub receive_buffer: usize,
+    /// Hold back a segment that is not full while another such one waits for its acknowledgment (Nagle's algorithm).
+    /// Fewer small segments for a delay of up to a round trip; off by default, as in the Linux kernel for Multipath TCP.
+    pub nagle: bool,
     /// Name of the congestion control algorithm.
     pub congestion: String,
     /// Name of the packet scheduler.
@@ -78,6 +81,7 @@ impl Default for ConnectionConfig {
             announce_addresses: true,
             send_buffer: 8 << 20,
             receive_buffer: 8 << 20,
+            nagle: false,
             congestion: "cubic".into(),
             scheduler: "lowest-rtt".into(),
             path_manager: "full-mesh".into(),

@@ -1,11 +1,14 @@
 //! CUBIC (RFC 9438). Windows inside are in segments, time in seconds, as in the RFC's formulas.
 
 use super::slow_start::SlowStart;
-use super::{Ack, CongestionControl, Path, PerPath};
+use super::{Ack, Cause, CongestionControl, Path, PerPath};
 use crate::proto::Instant;
+use std::time::Duration;
 
 const C: f64 = 0.4;
 const BETA: f64 = 0.7;
+/// After a congestion mark (RFC 8511 section 3).
+const BETA_ECN: f64 = 0.85;
 /// Additive increase of the Reno-friendly estimate (section 4.3).
 const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 
@@ -84,7 +87,7 @@ impl CongestionControl for Cubic {
         path.cwnd += whole;
     }
 
-    fn on_congestion(&mut self, _now: Instant, path: usize, paths: &mut [Path]) {
+    fn on_congestion(&mut self, _now: Instant, path: usize, cause: Cause, paths: &mut [Path]) {
         let (state, path) = (self.paths.at(path), &mut paths[path]);
         let cwnd = path.cwnd as f64 / path.mss as f64;
         state.before = state.curve.clone();
@@ -93,7 +96,16 @@ impl CongestionControl for Cubic {
         curve.w_max = if curve.w_max > cwnd { cwnd * (1.0 + BETA) / 2.0 } else { cwnd };
         curve.cwnd_prior = cwnd;
         curve.epoch = None;
-        path.reduce(path.cwnd, BETA);
+        path.reduce(if cause == Cause::Loss { BETA } else { BETA_ECN });
+    }
+
+    fn on_restart(&mut self, now: Instant, path: usize, idle: Duration, rto: Duration, paths: &mut [Path]) {
+        let state = self.paths.at(path);
+        if let Some(epoch) = &mut state.curve.epoch {
+            *epoch += idle;
+        }
+        state.last_ack = Some(now);
+        paths[path].decay(idle, rto);
     }
 
     fn on_undo(&mut self, path: usize) {
@@ -109,7 +121,6 @@ impl CongestionControl for Cubic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     /// After a loss the window returns to where it was after K seconds (section 4.2), and grows beyond it only then.
     #[test]
@@ -118,7 +129,7 @@ mod tests {
         paths[0].cwnd = 1000 * 1000;
         paths[0].srtt = Some(Duration::from_millis(100));
         let mut cubic = Cubic::default();
-        cubic.on_congestion(Instant::ZERO, 0, &mut paths);
+        cubic.on_congestion(Instant::ZERO, 0, Cause::Loss, &mut paths);
         paths[0].cwnd = paths[0].ssthresh;
         assert_eq!(paths[0].cwnd, 700_000);
         let k = ((1000.0f64 - 700.0) / C).cbrt();

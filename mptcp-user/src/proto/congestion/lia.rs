@@ -1,7 +1,7 @@
 //! LIA, the coupled congestion control of RFC 6356: in sum as aggressive as one TCP on the best path.
 
 use super::slow_start::SlowStart;
-use super::{Ack, CongestionControl, Path, PerPath, additive};
+use super::{Ack, Cause, CongestionControl, Path, PerPath, additive};
 use crate::proto::Instant;
 
 #[derive(Debug, Default)]
@@ -51,9 +51,8 @@ impl CongestionControl for Lia {
         path.cwnd += additive(path, ack.delivered, coupled.min(1.0) * path.mss as f64, &mut state.credit);
     }
 
-    fn on_congestion(&mut self, _now: Instant, path: usize, paths: &mut [Path]) {
-        let path = &mut paths[path];
-        path.reduce(path.cwnd, 0.5);
+    fn on_congestion(&mut self, _now: Instant, path: usize, _cause: Cause, paths: &mut [Path]) {
+        paths[path].reduce(0.5);
     }
 
     fn on_reset(&mut self, path: usize) {

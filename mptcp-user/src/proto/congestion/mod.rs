@@ -57,9 +57,20 @@ impl Path {
         self.cwnd < self.ssthresh
     }
 
-    /// Sets threshold and window after a congestion signal to `factor` of what was in flight.
-    fn reduce(&mut self, base: u64, factor: f64) {
-        self.ssthresh = ((base as f64 * factor) as u64).max(MIN_SEGMENTS * self.mss);
+    /// Sets the threshold after a congestion signal to `factor` of the window.
+    fn reduce(&mut self, factor: f64) {
+        self.ssthresh = ((self.cwnd as f64 * factor) as u64).max(MIN_SEGMENTS * self.mss);
+    }
+
+    /// A window that was not used says less and less of the path: it halves with each timeout's worth of idle time,
+    /// down to the initial one (RFC 5681 section 4.1, in the gentler form of RFC 2861), and can be won back quickly.
+    fn decay(&mut self, mut idle: Duration, rto: Duration) {
+        let floor = self.cwnd.min(INITIAL_SEGMENTS * self.mss);
+        while idle > rto && self.cwnd > floor {
+            self.ssthresh = self.ssthresh.max(self.cwnd / 4 * 3);
+            self.cwnd = (self.cwnd / 2).max(floor);
+            idle -= rto;
+        }
     }
 }
 
@@ -76,6 +87,15 @@ pub(crate) struct Ack {
     pub(crate) round: bool,
 }
 
+/// Why the window must come down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cause {
+    /// Segments were lost.
+    Loss,
+    /// The peer echoed a congestion mark (RFC 3168): a queue has begun to grow.
+    EcnEcho,
+}
+
 /// An algorithm. `path` indexes `paths`.
 pub(crate) trait CongestionControl: Send + Debug {
     /// Name by which it is chosen.
@@ -83,10 +103,14 @@ pub(crate) trait CongestionControl: Send + Debug {
     /// An acknowledgment came while the path is not in recovery.
     fn on_ack(&mut self, now: Instant, path: usize, ack: &Ack, paths: &mut [Path]);
     /// Congestion: once per round trip at most. Sets `ssthresh`; recovery brings the window down to it.
-    fn on_congestion(&mut self, now: Instant, path: usize, paths: &mut [Path]);
+    fn on_congestion(&mut self, now: Instant, path: usize, cause: Cause, paths: &mut [Path]);
     /// Retransmission timeout. Sets `ssthresh`; the window starts again from one segment.
     fn on_timeout(&mut self, now: Instant, path: usize, paths: &mut [Path]) {
-        self.on_congestion(now, path, paths);
+        self.on_congestion(now, path, Cause::Loss, paths);
+    }
+    /// Sending begins after `idle` without anything in flight, `rto` being the retransmission timeout.
+    fn on_restart(&mut self, _now: Instant, path: usize, idle: Duration, rto: Duration, paths: &mut [Path]) {
+        paths[path].decay(idle, rto);
     }
     /// The last reduction was a mistake and window and threshold have been restored.
     fn on_undo(&mut self, _path: usize) {}

@@ -405,24 +405,25 @@ impl Connection {
             let millis = subflow.stamp(now).wrapping_sub(stamps.echo);
             Duration::from_millis(u64::from(millis.min(60_000)))
         });
-        if ack == una && sacks == Blocks::default() && !duplicate {
+        let ecn_echo = subflow.ecn && segment.flags.has(Flags::ECE);
+        if ack == una && sacks == Blocks::default() && !duplicate && !ecn_echo {
             return;
         }
         let input = AckInput {
             ack,
             sacks: &sacks.arrived,
             duplicate_reported: sacks.duplicate,
+            ecn_echo,
             echo: stamps.map(|stamps| stamps.echo),
             stamp_rtt: stamp_rtt.filter(|rtt| !rtt.is_zero()),
             duplicate,
         };
-        let was_fast = subflow.snd.in_fast_recovery();
         let outcome = subflow.snd.acknowledge(now, &input, &self.congestion_paths[index], &mut subflow.rtt);
         if outcome.acked > 0 {
             subflow.stale = false;
             subflow.bytes_acked += outcome.acked - u64::from(subflow.fin_sent && subflow.snd.is_idle());
         }
-        self.control_congestion(now, index, was_fast, &outcome);
+        self.control_congestion(now, index, &outcome);
         if plain && outcome.acked > 0 {
             // One to one: subflow offset 1 is data offset 0.
             if self.infinite_until.is_some_and(|until| ack >= until) {
@@ -435,7 +436,7 @@ impl Connection {
     }
 
     /// Tells congestion control and keeps the window accordingly.
-    fn control_congestion(&mut self, now: Instant, index: usize, was_fast: bool, outcome: &AckOutcome) {
+    fn control_congestion(&mut self, now: Instant, index: usize, outcome: &AckOutcome) {
         let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
         let control = &mut self.policies.congestion;
         let path = &mut self.congestion_paths[index];
@@ -449,16 +450,16 @@ impl Connection {
             path.ssthresh = ssthresh;
             control.on_undo(index);
         }
-        if outcome.congestion {
+        if let Some(cause) = outcome.congestion {
             let before = (path.cwnd, path.ssthresh);
-            control.on_congestion(now, index, &mut self.congestion_paths);
-            subflow.snd.begin_recovery(before);
+            control.on_congestion(now, index, cause, &mut self.congestion_paths);
+            subflow.snd.begin_recovery(cause, outcome.delivered, before);
         }
         let path = &mut self.congestion_paths[index];
         if subflow.snd.in_fast_recovery() {
-            subflow.snd.reduce_proportionally(outcome.delivered, path);
+            subflow.snd.reduce_proportionally(outcome.delivered, outcome.safe, path);
         } else {
-            if subflow.snd.recovery_over() && was_fast {
+            if outcome.recovered || outcome.congestion.is_some() {
                 path.cwnd = path.ssthresh;
             }
             if outcome.delivered > 0 {

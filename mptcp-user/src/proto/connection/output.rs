@@ -38,7 +38,19 @@ impl Connection {
         }
         self.data_run = 0;
         let ack = (0..self.subflows.len()).find_map(|index| self.transmit_ack(now, index));
-        ack.or_else(|| self.transmit_data(shared, now))
+        ack.or_else(|| self.transmit_data(shared, now)).or_else(|| self.transmit_held_back(shared, now))
+    }
+
+    /// Retransmissions that F-RTO has kept back for new data, now that there is none (RFC 5682 section 2.1).
+    fn transmit_held_back(&mut self, shared: &mut Shared, now: Instant) -> Option<Segment> {
+        for index in 0..self.subflows.len() {
+            if self.subflow(index).is_some_and(|subflow| subflow.snd.lacks_new_data())
+                && let Some(segment) = self.transmit_control(shared, now, index)
+            {
+                return Some(segment);
+            }
+        }
+        None
     }
 
     /// Resets, handshakes, retransmissions, probes and FINs of one subflow.
@@ -55,7 +67,7 @@ impl Connection {
         }
         let path = &mut self.congestion_paths[index];
         let stamp = subflow.stamp(now);
-        if subflow.snd.has_lost() {
+        if subflow.snd.may_retransmit() {
             let room = path.cwnd.saturating_sub(subflow.snd.in_flight());
             if room >= path.mss || subflow.snd.in_flight() == 0 {
                 let limit =
@@ -64,6 +76,8 @@ impl Connection {
                 if let Some(record) = record {
                     return Some(self.data_segment(now, index, record));
                 }
+            } else {
+                subflow.snd.note_limited();
             }
         }
         if subflow.snd.probe_due() {
@@ -152,6 +166,9 @@ impl Connection {
         }
         if self.send.nxt < end {
             let index = self.choose(end - self.send.nxt, None)?;
+            if self.waits_for_more(index, end - self.send.nxt) {
+                return None;
+            }
             let start = self.send.nxt;
             let segment = self.send_data(shared, now, index, start, end);
             self.send.nxt = start + segment.payload.len() as u64;
@@ -159,6 +176,15 @@ impl Connection {
             return Some(segment);
         }
         self.transmit_data_fin(now)
+    }
+
+    /// Nagle's algorithm, in Minshall's variant: a segment that is not full waits until the one before it that was not
+    /// is acknowledged (RFC 9293 section 3.7.4).
+    fn waits_for_more(&self, index: usize, waiting: u64) -> bool {
+        self.config.nagle
+            && !self.send.finished
+            && waiting < self.congestion_paths[index].mss
+            && self.subflows[index].as_deref().is_some_and(|subflow| subflow.snd.small_outstanding())
     }
 
     /// DATA_FIN without data: a mapping of one octet that is not there (RFC 8684 section 3.3.3).
@@ -217,8 +243,9 @@ impl Connection {
             }
         }
         for candidate in &candidates {
-            if candidate.room < candidate.mss.min(waiting)
-                && let Some(subflow) = self.subflows[candidate.subflow].as_deref_mut()
+            let path = &self.congestion_paths[candidate.subflow];
+            if let Some(subflow) = self.subflows[candidate.subflow].as_deref_mut()
+                && subflow.snd.congestion_room(path) < candidate.mss.min(waiting)
             {
                 subflow.snd.note_limited();
             }
@@ -231,10 +258,14 @@ impl Connection {
     fn send_data(&mut self, shared: &Shared, now: Instant, index: usize, start: u64, end: u64) -> Segment {
         let multipath = self.is_multipath();
         let first = multipath && self.client && !self.fully_established && start == 0;
-        let path = &mut self.congestion_paths[index];
         let Some(subflow) = self.subflows[index].as_deref_mut() else {
             unreachable!("the scheduler picks among living subflows")
         };
+        if let Some(idle) = subflow.snd.idle(now) {
+            let rto = subflow.rtt.rto();
+            self.policies.congestion.on_restart(now, index, idle, rto, &mut self.congestion_paths);
+        }
+        let path = &self.congestion_paths[index];
         let rtt = subflow.rtt.srtt().map_or(QUANTUM_NANOS, |srtt| srtt.as_nanos() as u64).max(1);
         let quantum = (u128::from(path.cwnd) * u128::from(QUANTUM_NANOS) / u128::from(rtt)) as u64;
         let mut len = (end - start)
@@ -269,7 +300,11 @@ impl Connection {
         }
         subflow.bytes_sent += len;
         let record = Sent::from(subflow.snd.send(now, payload, mapping, false, path, &subflow.rtt));
+        let reduced = subflow.ecn && subflow.snd.take_cwr();
         let mut segment = self.data_segment(now, index, record);
+        if reduced {
+            segment.flags = segment.flags.with(Flags::CWR);
+        }
         if start + len == self.send.buffer.end() {
             segment.flags = segment.flags.with(Flags::PSH);
         }

@@ -2,6 +2,7 @@
 
 use super::{Connection, Mode};
 use crate::proto::Instant;
+use crate::proto::congestion::Cause;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::CloseReason;
 use crate::proto::info::{FallbackReason, SubflowState};
@@ -115,10 +116,11 @@ impl Connection {
             Some(TimerAction::Timeout { first }) => self.subflow_timeout(shared, now, index, first),
             Some(TimerAction::Congestion) => {
                 let before = (self.congestion_paths[index].cwnd, self.congestion_paths[index].ssthresh);
-                self.policies.congestion.on_congestion(now, index, &mut self.congestion_paths);
+                let cause = Cause::Loss;
+                self.policies.congestion.on_congestion(now, index, cause, &mut self.congestion_paths);
                 if let Some(subflow) = self.subflows[index].as_deref_mut() {
-                    subflow.snd.begin_recovery(before);
-                    subflow.snd.reduce_proportionally(0, &mut self.congestion_paths[index]);
+                    subflow.snd.begin_recovery(cause, 0, before);
+                    subflow.snd.reduce_proportionally(0, false, &mut self.congestion_paths[index]);
                 }
             }
             Some(TimerAction::Probe) | None => {}

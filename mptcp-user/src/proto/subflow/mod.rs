@@ -11,6 +11,8 @@ pub(crate) mod sack;
 pub(crate) mod scoreboard;
 pub(crate) mod send;
 mod tail_probe;
+#[cfg(test)]
+mod tests;
 
 use super::Instant;
 use super::config::KeepAlive;
@@ -70,6 +72,8 @@ pub(crate) struct Subflow {
     pub(crate) mappings: RxMappings,
     /// Timestamps are in use.
     pub(crate) stamps: bool,
+    /// ECN is in use (RFC 3168): an echo of the peer counts, and is answered with CWR.
+    pub(crate) ecn: bool,
     stamp_origin: u32,
     /// MSS we announce: what our link takes.
     pub(crate) link_mss: u16,
@@ -161,6 +165,7 @@ impl Subflow {
             rtt: RttEstimator::new(),
             mappings: RxMappings::default(),
             stamps: true,
+            ecn: false,
             stamp_origin: birth.stamp_origin,
             link_mss,
             mss: link_mss,

@@ -19,8 +19,8 @@ const DUPLICATE_REACH: i64 = 1 << 20;
 pub(crate) struct Blocks {
     /// Octets that have arrived beyond the acknowledged ones.
     pub(crate) arrived: ArrayVec<(u64, u64), 4>,
-    /// The first block reports octets that came twice.
-    pub(crate) duplicate: bool,
+    /// The first block reports so many octets that came twice.
+    pub(crate) duplicate: Option<u64>,
 }
 
 /// Judges the SACK blocks of one subflow's peer.
@@ -44,10 +44,13 @@ impl SackIntake {
             if start >= end || end > nxt {
                 continue;
             }
-            if start >= ack {
+            // A duplicate is told first: below the acknowledged octets, or within the second block.
+            let within = |other: &SackBlock| snd.offset(other.start) <= start && end <= snd.offset(other.end);
+            let below = start >= 1.max(ack - reach) && end <= ack;
+            if place == 0 && (below || (start >= ack && blocks.get(1).is_some_and(within))) {
+                taken.duplicate = Some((end - start) as u64);
+            } else if start >= ack {
                 let _ = taken.arrived.try_push((start as u64, end as u64));
-            } else if place == 0 && start >= 1.max(ack - reach) && end <= ack {
-                taken.duplicate = true;
             }
         }
         if taken != Blocks::default() {
@@ -85,7 +88,10 @@ mod tests {
         let given = blocks(&snd, &[(15_000, 16_000), (30_000, 31_000), (40_000, 50_000)]);
         let taken = intake.take(&snd, 20_000, &given).unwrap();
         assert_eq!(taken.arrived[..], [(30_000, 31_000), (40_000, 50_000)]);
-        assert!(taken.duplicate);
+        assert_eq!(taken.duplicate, Some(1000));
+        let given = blocks(&snd, &[(30_000, 30_500), (30_000, 31_000)]);
+        let taken = intake.take(&snd, 20_000, &given).unwrap();
+        assert_eq!((&taken.arrived[..], taken.duplicate), (&[(30_000, 31_000)][..], Some(500)));
     }
 
     #[test]

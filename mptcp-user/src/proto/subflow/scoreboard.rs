@@ -85,6 +85,8 @@ pub(super) struct Scoreboard {
     octets: u64,
     sacked: u64,
     lost: u64,
+    /// Octets that duplicate acknowledgments without SACK stand for.
+    presumed: u64,
     /// Records that were sent more than once.
     retransmitted: usize,
 }
@@ -96,7 +98,7 @@ impl Scoreboard {
 
     /// Octets in flight: sent, and neither delivered nor lost as far as is known (RFC 6675, pipe).
     pub(super) fn in_flight(&self) -> u64 {
-        self.octets.saturating_sub(self.sacked + self.lost)
+        self.octets.saturating_sub(self.sacked + self.lost + self.presumed)
     }
 
     /// Octets that the peer has beyond the first gap.
@@ -200,6 +202,22 @@ impl Scoreboard {
         }
     }
 
+    /// Without SACK: a duplicate acknowledgment says that another segment has arrived. Gives the octets that count as
+    /// delivered with it (RFC 6937 section 3).
+    pub(super) fn presume_delivered(&mut self, mss: u64) -> u64 {
+        let octets = mss.min(self.in_flight());
+        self.presumed += octets;
+        octets
+    }
+
+    /// Without SACK: of `acked` octets all but the segment that filled the gap were presumed delivered before. Gives
+    /// how many were.
+    pub(super) fn settle_presumed(&mut self, acked: u64, mss: u64) -> u64 {
+        let rest = if self.is_empty() { self.presumed } else { self.presumed.min(acked.saturating_sub(mss)) };
+        self.presumed -= rest;
+        rest.min(acked)
+    }
+
     /// The peer has `start..end`, out of order; `delivered` hears of what is news in it.
     pub(super) fn sack(&mut self, start: u64, end: u64, mut delivered: impl FnMut(Delivery)) {
         let mut index = self.records.partition_point(|record| record.end() <= start);
@@ -270,6 +288,7 @@ impl Scoreboard {
     /// Everything that the peer is not known to have is lost. If the peer had the first record still, it would have
     /// acknowledged it: then it has dropped what it had reported (RFC 2018 section 8), and may have dropped all.
     pub(super) fn lose_all(&mut self) {
+        self.presumed = 0;
         if self.records.front().is_some_and(|first| first.sacked) {
             for record in &mut self.records {
                 record.sacked = false;

@@ -6,11 +6,11 @@
 //! peer. The window itself is congestion control's; this file finds out what it is told and keeps to what it says.
 
 use super::rack::Rack;
-use super::recovery::Recovery;
+use super::recovery::{Evidence, Recovery};
 use super::scoreboard::{Delivery, Record, Scoreboard, TxMapping};
 use super::tail_probe::TailProbe;
 use crate::proto::Instant;
-use crate::proto::congestion::Path;
+use crate::proto::congestion::{Cause, Path};
 use crate::proto::rtt::RttEstimator;
 use crate::wire::{Payload, SeqNumber};
 use std::time::Duration;
@@ -26,9 +26,13 @@ pub(crate) struct AckOutcome {
     /// Octets that were delivered, by cumulative acknowledgment or SACK.
     pub(crate) delivered: u64,
     pub(crate) rtt: Option<Duration>,
-    /// Losses were found: fast recovery begins unless it is under way.
-    pub(crate) congestion: bool,
-    /// The last reduction was unfounded and has been undone.
+    /// The window must come down: losses were found, or the peer echoed a congestion mark, outside recovery.
+    pub(crate) congestion: Option<Cause>,
+    /// It advanced and brought no news of loss.
+    pub(crate) safe: bool,
+    /// Fast recovery ended with it.
+    pub(crate) recovered: bool,
+    /// The last reduction was unfounded and is to be undone.
     pub(crate) undone: bool,
     /// A new round began.
     pub(crate) round: bool,
@@ -51,8 +55,10 @@ pub(crate) enum TimerAction {
 pub(crate) struct AckInput<'a> {
     pub(crate) ack: u64,
     pub(crate) sacks: &'a [(u64, u64)],
-    /// The first SACK block reported a duplicate (RFC 2883).
-    pub(crate) duplicate_reported: bool,
+    /// The first SACK block reported so many octets as duplicates (RFC 2883).
+    pub(crate) duplicate_reported: Option<u64>,
+    /// ECE (RFC 3168), on a path on which ECN is in use.
+    pub(crate) ecn_echo: bool,
     /// TSecr.
     pub(crate) echo: Option<u32>,
     /// Round-trip time from the timestamps, for when everything acknowledged was sent twice.
@@ -87,6 +93,12 @@ pub(crate) struct SendSide {
     probe: TailProbe,
     round_end: u64,
     limited_at: u64,
+    /// Where the window was reduced last: an ECN echo counts again once more than this is acknowledged.
+    reduced_at: u64,
+    /// The next new data is to say so (CWR).
+    cwr_due: bool,
+    /// End of the last segment that was not full (Minshall's variant of Nagle's algorithm).
+    small_end: u64,
     last_sent: Instant,
     /// When something was last acknowledged, or sending began from idle: start of the user timeout.
     pub(crate) progress: Instant,
@@ -117,6 +129,9 @@ impl SendSide {
             probe: TailProbe::default(),
             round_end: 1,
             limited_at: 0,
+            reduced_at: 0,
+            cwr_due: false,
+            small_end: 0,
             last_sent: Instant::ZERO,
             progress: Instant::ZERO,
             retransmitted_octets: 0,
@@ -167,8 +182,13 @@ impl SendSide {
     }
 
     /// Something is to be sent again.
-    pub(crate) fn has_lost(&self) -> bool {
-        self.board.has_lost()
+    pub(crate) fn may_retransmit(&self) -> bool {
+        self.board.has_lost() && !self.recovery.holds_back()
+    }
+
+    /// There is no new data, which F-RTO may wait for: `true` if it did and gives up.
+    pub(crate) fn lacks_new_data(&mut self) -> bool {
+        self.recovery.lacks_new_data()
     }
 
     /// A tail loss probe is to be sent.
@@ -182,12 +202,37 @@ impl SendSide {
 
     /// How many octets of new data congestion and receive window let through.
     pub(crate) fn room(&self, path: &Path) -> u64 {
-        path.cwnd.saturating_sub(self.in_flight()).min(self.edge.saturating_sub(self.nxt))
+        let congestion = self.recovery.forward_room(path.mss).unwrap_or_else(|| self.congestion_room(path));
+        congestion.min(self.edge.saturating_sub(self.nxt))
+    }
+
+    /// How many octets the congestion window lets through: a full segment at least if nothing is in flight, since
+    /// nothing else would ever open the window again.
+    pub(crate) fn congestion_room(&self, path: &Path) -> u64 {
+        match self.in_flight() {
+            0 => path.cwnd.max(path.mss),
+            octets => path.cwnd.saturating_sub(octets),
+        }
     }
 
     /// The congestion window kept the sender from sending more.
     pub(crate) fn note_limited(&mut self) {
         self.limited_at = self.nxt;
+    }
+
+    /// A segment that was not full is waiting for its acknowledgment.
+    pub(crate) fn small_outstanding(&self) -> bool {
+        self.small_end > self.una
+    }
+
+    /// How long nothing was sent, with nothing in flight.
+    pub(crate) fn idle(&self, now: Instant) -> Option<Duration> {
+        self.is_idle().then(|| now - self.last_sent)
+    }
+
+    /// Whether the next new data must say that the window has been reduced (CWR, RFC 3168 section 6.1.2).
+    pub(crate) fn take_cwr(&mut self) -> bool {
+        std::mem::take(&mut self.cwr_due)
     }
 
     /// Mappings of everything the peer has not acknowledged on this subflow.
@@ -202,31 +247,21 @@ impl SendSide {
         payload: Payload,
         mapping: Option<TxMapping>,
         fin: bool,
-        path: &mut Path,
+        path: &Path,
         rtt: &RttEstimator,
     ) -> &Record {
         if self.board.is_empty() {
-            self.restart_after_idle(now, path, rtt);
             self.progress = now;
         }
         let record = Record::new(now, self.nxt, payload, mapping, fin);
         self.nxt = record.end();
+        if record.len() < path.mss {
+            self.small_end = self.nxt;
+        }
         self.recovery.sent(record.len());
         self.sent(now, rtt);
         self.arm_probe(now, path, rtt);
         self.board.push(record)
-    }
-
-    /// An idle connection loses half its window for each timeout that it was idle (RFC 7661 in its simplest
-    /// form), but not below the initial one.
-    fn restart_after_idle(&mut self, now: Instant, path: &mut Path, rtt: &RttEstimator) {
-        let mut idle = now - self.last_sent;
-        let floor = path.cwnd.min(10 * path.mss);
-        while idle > rtt.rto() && path.cwnd > floor {
-            path.ssthresh = path.ssthresh.max(path.cwnd / 4 * 3);
-            path.cwnd = (path.cwnd / 2).max(floor);
-            idle -= rtt.rto();
-        }
     }
 
     fn sent(&mut self, now: Instant, rtt: &RttEstimator) {
@@ -280,7 +315,7 @@ impl SendSide {
         let mut outcome = AckOutcome { limited: self.limited_at >= self.una, ..AckOutcome::default() };
         let acked = input.ack - self.una;
         outcome.acked = acked;
-        self.take_deliveries(now, input, rtt, &mut outcome);
+        let original = self.take_deliveries(now, input, path, rtt, &mut outcome);
         if acked > 0 {
             self.una = input.ack;
             self.progress = now;
@@ -290,31 +325,44 @@ impl SendSide {
                 self.round_end = self.nxt;
             }
         }
-        if input.duplicate_reported {
+        if input.duplicate_reported.is_some() {
             self.rack.duplicate_reported(self.una, self.nxt);
         }
         outcome.rtt = outcome.rtt.or(if acked > 0 { input.stamp_rtt } else { None });
         if let Some(measured) = outcome.rtt {
             rtt.sample(now, measured);
         }
-        if acked > 0 && self.recovery.is_unfounded(input.echo) {
+        outcome.undone = self.recovery.is_unfounded(&Evidence {
+            advanced: acked > 0,
+            original,
+            echo: input.echo,
+            duplicates: input.duplicate_reported.unwrap_or(0),
+            stalled: input.duplicate && !self.sack_ok,
+        });
+        if outcome.undone {
             self.board.find_all();
-            self.recovery.cancel();
-            outcome.undone = true;
         }
-        let settled = input.duplicate_reported || (input.duplicate && input.sacks.is_empty());
+        let settled = input.duplicate_reported.is_some() || (input.duplicate && input.sacks.is_empty());
         let probe_found_loss = self.probe.judge(input.ack, settled) && self.recovery.is_open();
         let mut lost = if self.sack_ok {
             self.detect_losses(now, path, rtt)
         } else {
-            self.count_duplicates(input, path, acked, &mut outcome)
+            self.count_duplicates(input, path, acked)
         };
         lost |= probe_found_loss;
-        if self.recovery.advance(self.una) {
+        outcome.safe = acked > 0 && !lost;
+        let was_fast = self.recovery.is_fast();
+        if self.recovery.advance(self.una, self.nxt) {
             self.rack.recovery_ended();
             self.dup_acks = 0;
+            outcome.recovered = was_fast;
         }
-        outcome.congestion = lost && self.recovery.is_open();
+        let marked = input.ecn_echo && self.una > self.reduced_at;
+        outcome.congestion = match self.recovery.is_open() {
+            true if lost => Some(Cause::Loss),
+            true if marked => Some(Cause::EcnEcho),
+            _ => None,
+        };
         if self.board.is_empty() {
             (self.timeout, self.reordering) = (None, None);
             self.probe.disarm();
@@ -327,14 +375,17 @@ impl SendSide {
         outcome
     }
 
-    /// What the acknowledgment says of the scoreboard, and what RACK and the round-trip time learn from that.
+    /// What the acknowledgment says of the scoreboard, and what RACK and the round-trip time learn from that. Gives
+    /// the end of the last octets delivered that were sent once only.
     fn take_deliveries(
         &mut self,
         now: Instant,
         input: &AckInput<'_>,
+        path: &Path,
         rtt: &RttEstimator,
         outcome: &mut AckOutcome,
-    ) {
+    ) -> Option<u64> {
+        let mut original = None;
         let (rack, min_rtt) = (&mut self.rack, rtt.min());
         let mut fack = self.fack;
         let mut ambiguous = false;
@@ -344,6 +395,7 @@ impl SendSide {
                 ambiguous = true;
             } else {
                 outcome.rtt = Some(now - delivery.sent_at);
+                original = original.max(Some(delivery.end));
                 rack.reordering_seen |= delivery.end < fack;
             }
             rack.delivered(now, &delivery, min_rtt);
@@ -354,10 +406,17 @@ impl SendSide {
             self.board.sack(start, end, &mut delivered);
         }
         self.fack = fack.max(input.ack);
-        if ambiguous && !self.sack_ok {
-            // What lies behind a gap that was filled just now may have arrived long ago.
-            outcome.rtt = None;
+        if !self.sack_ok {
+            if ambiguous {
+                // What lies behind a gap that was filled just now may have arrived long ago.
+                outcome.rtt = None;
+            }
+            outcome.delivered -= self.board.settle_presumed(input.ack - self.una, path.mss);
+            if input.duplicate {
+                outcome.delivered += self.board.presume_delivered(path.mss);
+            }
         }
+        original
     }
 
     /// RACK's verdict on everything sent before the newest segment delivered; arms its timer for the undecided.
@@ -373,18 +432,10 @@ impl SendSide {
         found
     }
 
-    /// NewReno without SACK (RFC 6582): three duplicates, then one segment for each partial acknowledgment.
-    fn count_duplicates(
-        &mut self,
-        input: &AckInput<'_>,
-        path: &Path,
-        acked: u64,
-        outcome: &mut AckOutcome,
-    ) -> bool {
-        if input.duplicate && !self.board.is_empty() {
-            self.dup_acks += 1;
-            outcome.delivered += path.mss;
-        }
+    /// NewReno without SACK (RFC 6582): three duplicates, then one segment for each partial acknowledgment. What the
+    /// duplicates stand for has left the network, so that each lets new data out (limited transmit, RFC 3042).
+    fn count_duplicates(&mut self, input: &AckInput<'_>, path: &Path, acked: u64) -> bool {
+        self.dup_acks += u32::from(input.duplicate && !self.board.is_empty());
         let partial = acked > 0 && self.recovery.is_partial(self.una) && !self.board.is_empty();
         if (self.dup_acks != DUP_THRESH || !self.recovery.is_open()) && !partial {
             return false;
@@ -393,15 +444,27 @@ impl SendSide {
         true
     }
 
-    /// Congestion control has set the threshold: fast recovery begins. `before` is the window before that.
-    pub(crate) fn begin_recovery(&mut self, before: (u64, u64)) {
-        self.fast_recoveries += 1;
-        self.recovery.begin(self.nxt, self.nxt - self.una, before);
+    /// Congestion control has set the threshold: the window comes down to it, over what is now in flight, or at once
+    /// if that is nothing. `before`: window and threshold until now; `delivered`: by the acknowledgment that said so.
+    pub(crate) fn begin_recovery(&mut self, cause: Cause, delivered: u64, before: (u64, u64)) {
+        self.fast_recoveries += u64::from(cause == Cause::Loss);
+        self.reduced();
+        if !self.board.is_empty() {
+            let flight = self.nxt - self.una - self.board.sacked() + delivered;
+            self.recovery.begin(cause, self.nxt, flight, before);
+        }
     }
 
-    /// Proportional rate reduction: the window for the next moments of fast recovery.
-    pub(crate) fn reduce_proportionally(&mut self, delivered: u64, path: &mut Path) {
-        if let Some(cwnd) = self.recovery.window(delivered, self.board.in_flight(), path.ssthresh, path.mss) {
+    fn reduced(&mut self) {
+        self.reduced_at = self.nxt;
+        self.cwr_due = true;
+    }
+
+    /// Proportional rate reduction: the window for the next moments of fast recovery, after an acknowledgment that
+    /// delivered so much, and was `safe` in the sense of [`AckOutcome`].
+    pub(crate) fn reduce_proportionally(&mut self, delivered: u64, safe: bool, path: &mut Path) {
+        let pipe = self.board.in_flight();
+        if let Some(cwnd) = self.recovery.window(delivered, safe, pipe, path.ssthresh, path.mss) {
             path.cwnd = cwnd;
         }
     }
@@ -409,11 +472,6 @@ impl SendSide {
     /// Window and threshold to restore after an unfounded reduction.
     pub(crate) fn undone(&mut self) -> Option<(u64, u64)> {
         self.recovery.take_undo()
-    }
-
-    /// The reduction before which `undone` would restore is history.
-    pub(crate) fn recovery_over(&mut self) -> bool {
-        self.recovery.is_open() && self.recovery.take_undo().is_some()
     }
 
     fn arm_probe(&mut self, now: Instant, path: &Path, rtt: &RttEstimator) {
@@ -463,7 +521,8 @@ impl SendSide {
         self.reordering = None;
         self.probe = TailProbe::default();
         self.board.lose_all();
-        self.recovery.time_out(self.nxt, first.then_some((path.cwnd, path.ssthresh)));
+        self.recovery.time_out(first, self.nxt, (path.cwnd, path.ssthresh));
+        self.reduced();
         self.timeout = Some(now + rtt.backed_off(self.expiries));
         TimerAction::Timeout { first }
     }

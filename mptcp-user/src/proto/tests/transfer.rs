@@ -98,6 +98,7 @@ fn random_networks_deliver_the_stream_exactly() {
             congestion: ["cubic", "reno", "lia"][rng.random_range(0..3)].into(),
             scheduler: ["lowest-rtt", "round-robin"][rng.random_range(0..2)].into(),
             receive_buffer: 1 << rng.random_range(12..24),
+            nagle: rng.random_bool(0.2),
             connect_timeout: Duration::from_secs(600),
             user_timeout: Duration::from_secs(600),
             ..ConnectionConfig::default()
@@ -180,4 +181,27 @@ fn a_reader_that_stops_closes_the_window_and_opens_it_again() {
     }
     assert!(pair.run(Duration::from_secs(100)), "{}", pair.tail());
     assert!(pair.server.received == data);
+}
+
+#[test]
+fn nagle_sends_small_writes_together_while_one_is_under_way() {
+    for (nagle, expected) in [(false, 10), (true, 2)] {
+        let config = ConnectionConfig { nagle, ..ConnectionConfig::default() };
+        let mut pair = Pair::new(7, vec![PathConfig::default()], false, &config);
+        let connected = |pair: &Pair| pair.server.connection.is_some();
+        assert!(pair.run_until(Duration::from_secs(1), connected));
+        pair.run_until(Duration::from_millis(100), |_| false);
+        let (id, before) = (pair.client.connection.unwrap(), pair.log.len());
+        for _ in 0..10 {
+            let now = pair.now;
+            pair.client.endpoint.send(now, id, vec![7; 10].into());
+            pair.run_until(Duration::from_micros(100), |_| false);
+        }
+        assert!(pair.run_until(Duration::from_secs(1), |pair| pair.server.received.len() == 100));
+        let info = pair.client.endpoint.info(id).unwrap();
+        let data = |line: &&String| line.contains(":39999 > ") && !line.contains(" len 0 ");
+        let sent = pair.log[before..].iter().filter(data).count();
+        assert_eq!(info.bytes_sent, 100);
+        assert_eq!(sent, expected, "{}", pair.tail());
+    }
 }
