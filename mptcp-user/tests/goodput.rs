@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The coupled algorithms are Reno on one path, as their own tests show.
-const ALGORITHMS: [&str; 2] = ["cubic", "reno"];
+const ALGORITHMS: [&str; 3] = ["cubic", "reno", "bbr"];
 const RATES: [u64; 2] = [10, 100];
 /// One-way delays in milliseconds.
 const DELAYS: [u64; 4] = [1, 20, 100, 200];

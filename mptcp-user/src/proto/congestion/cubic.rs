@@ -135,7 +135,7 @@ mod tests {
         let k = ((1000.0f64 - 700.0) / C).cbrt();
         let (mut now, mut reached) = (Instant::ZERO, None);
         for _ in 0..200 {
-            let ack = Ack { delivered: paths[0].cwnd / 10, rtt: None, limited: true, round: false };
+            let ack = Ack { delivered: paths[0].cwnd / 10, limited: true, ..Ack::default() };
             for _ in 0..10 {
                 cubic.on_ack(now, 0, &ack, &mut paths);
                 now += Duration::from_millis(10);

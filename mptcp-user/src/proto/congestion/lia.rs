@@ -76,7 +76,7 @@ mod tests {
             path.active = true;
         }
         let mut lia = Lia::default();
-        let ack = Ack { delivered: 100_000, rtt: None, limited: true, round: false };
+        let ack = Ack { delivered: 100_000, limited: true, ..Ack::default() };
         lia.on_ack(Instant::ZERO, 0, &ack, &mut paths);
         assert!((100_249..=100_250).contains(&paths[0].cwnd), "{}", paths[0].cwnd);
     }

@@ -4,9 +4,12 @@
 //! uncoupled algorithm looks at one of them. To add an algorithm, write a file with one type that implements
 //! [`CongestionControl`] and name it in [`ALGORITHMS`].
 //!
+//! An algorithm sets a window, and a rate at which the window leaves if it wants that (pacing).
+//!
 //! Loss detection, the pace at which the window shrinks during recovery (PRR, RFC 6937) and the undo of a
 //! reduction that turned out to be unfounded are the subflow's and the same for all algorithms.
 
+mod bbr;
 mod cubic;
 mod lia;
 mod reno;
@@ -16,6 +19,8 @@ use super::Instant;
 use std::fmt::Debug;
 use std::time::Duration;
 
+/// A burst, or a super-segment, is about so much time long at the path's rate, so that it does not delay others.
+const QUANTUM: Duration = Duration::from_millis(1);
 /// Initial window in segments (RFC 6928).
 const INITIAL_SEGMENTS: u64 = 10;
 /// No window is smaller than this many segments, except after a timeout.
@@ -28,6 +33,8 @@ pub(crate) struct Path {
     pub(crate) cwnd: u64,
     /// Slow-start threshold; `u64::MAX` until there was a loss.
     pub(crate) ssthresh: u64,
+    /// Octets per second at which the window leaves; none: as acknowledgments come.
+    pub(crate) pacing_rate: Option<u64>,
     /// Payload of a full packet.
     pub(crate) mss: u64,
     /// Smoothed round-trip time.
@@ -45,6 +52,7 @@ impl Path {
         Self {
             cwnd: INITIAL_SEGMENTS * mss,
             ssthresh: u64::MAX,
+            pacing_rate: None,
             mss,
             srtt: None,
             min_rtt: None,
@@ -55,6 +63,15 @@ impl Path {
 
     pub(crate) fn in_slow_start(&self) -> bool {
         self.cwnd < self.ssthresh
+    }
+
+    /// Octets that should leave in one burst, given the round-trip time.
+    pub(crate) fn quantum(&self, srtt: Option<Duration>) -> u64 {
+        let (octets, time) = match self.pacing_rate {
+            Some(rate) => (rate, Duration::from_secs(1)),
+            None => (self.cwnd, srtt.unwrap_or(QUANTUM)),
+        };
+        (u128::from(octets) * QUANTUM.as_nanos() / time.as_nanos().max(1)) as u64
     }
 
     /// Sets the threshold after a congestion signal to `factor` of the window.
@@ -74,8 +91,39 @@ impl Path {
     }
 }
 
-/// What an acknowledgment said about one path.
+/// How fast a path delivered (draft-cheng-iccrg-delivery-rate-estimation), measured over the flight of the newest segment
+/// that an acknowledgment delivered: from its departure on. Octets.
 #[derive(Clone, Copy, Debug)]
+pub(crate) struct RateSample {
+    /// Octets per second; none where the time was too short to tell.
+    pub(crate) rate: Option<u64>,
+    /// Delivered during the flight.
+    pub(crate) delivered: u64,
+    /// Delivered since the path began, before the flight and by now.
+    pub(crate) prior_delivered: u64,
+    pub(crate) total_delivered: u64,
+    /// Lost during the flight.
+    pub(crate) lost: u64,
+    /// In flight at its beginning, the segment included.
+    pub(crate) in_flight: u64,
+    /// The application did not send enough for the rate to say what the path can do.
+    pub(crate) app_limited: bool,
+}
+
+/// What losing a segment says of the flight it was part of. Octets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LossSample {
+    /// Lost since the last acknowledgment.
+    pub(crate) octets: u64,
+    /// Lost since the last of them was sent.
+    pub(crate) since_sent: u64,
+    /// In flight when it was sent, itself included.
+    pub(crate) in_flight: u64,
+    pub(crate) app_limited: bool,
+}
+
+/// What an acknowledgment said about one path.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ack {
     /// Octets that left the network, by cumulative acknowledgment or SACK.
     pub(crate) delivered: u64,
@@ -85,6 +133,12 @@ pub(crate) struct Ack {
     pub(crate) limited: bool,
     /// Whether a new round (window's worth of data) began with it.
     pub(crate) round: bool,
+    /// How fast the path delivered.
+    pub(crate) rate: Option<RateSample>,
+    /// What was found lost since the last one.
+    pub(crate) loss: Option<LossSample>,
+    /// Fast recovery ended with it.
+    pub(crate) recovered: bool,
 }
 
 /// Why the window must come down.
@@ -100,6 +154,11 @@ pub(crate) enum Cause {
 pub(crate) trait CongestionControl: Send + Debug {
     /// Name by which it is chosen.
     fn name(&self) -> &'static str;
+    /// Whether the algorithm sets the window in recovery, too: then PRR leaves it alone, and acknowledgments are told
+    /// then as well.
+    fn rules_recovery(&self) -> bool {
+        false
+    }
     /// An acknowledgment came while the path is not in recovery.
     fn on_ack(&mut self, now: Instant, path: usize, ack: &Ack, paths: &mut [Path]);
     /// Congestion: once per round trip at most. Sets `ssthresh`; recovery brings the window down to it.
@@ -125,6 +184,7 @@ type Algorithm = (&'static str, fn() -> Box<dyn CongestionControl>);
 pub(crate) const ALGORITHMS: &[Algorithm] = &[
     ("cubic", || Box::new(cubic::Cubic::default())),
     ("reno", || Box::new(reno::Reno::default())),
+    ("bbr", || Box::new(bbr::Bbr::default())),
     ("lia", || Box::new(lia::Lia::default())),
 ];
 

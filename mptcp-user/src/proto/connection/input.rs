@@ -456,10 +456,11 @@ impl Connection {
             subflow.snd.begin_recovery(cause, outcome.delivered, before);
         }
         let path = &mut self.congestion_paths[index];
-        if subflow.snd.in_fast_recovery() {
+        let ruled = control.rules_recovery();
+        if subflow.snd.in_fast_recovery() && !ruled {
             subflow.snd.reduce_proportionally(outcome.delivered, outcome.safe, path);
         } else {
-            if outcome.recovered || outcome.congestion.is_some() {
+            if (outcome.recovered || outcome.congestion.is_some()) && !ruled {
                 path.cwnd = path.ssthresh;
             }
             if outcome.delivered > 0 {
@@ -468,6 +469,9 @@ impl Connection {
                     rtt: outcome.rtt,
                     limited: outcome.limited,
                     round: outcome.round,
+                    rate: outcome.rate,
+                    loss: outcome.loss,
+                    recovered: outcome.recovered,
                 };
                 control.on_ack(now, index, &ack, &mut self.congestion_paths);
             }

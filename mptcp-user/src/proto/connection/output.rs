@@ -15,8 +15,6 @@ use arrayvec::ArrayVec;
 /// After so many segments of data in a row, acknowledgments that are due go first: a driver that can't send as fast as
 /// there is data would never get to them.
 const DATA_RUN: u8 = 8;
-/// A super-segment holds about this much time at the path's rate, so that it does not delay others.
-const QUANTUM_NANOS: u64 = 1_000_000;
 
 impl Connection {
     /// The next segment to send, if any.
@@ -38,7 +36,21 @@ impl Connection {
         }
         self.data_run = 0;
         let ack = (0..self.subflows.len()).find_map(|index| self.transmit_ack(now, index));
-        ack.or_else(|| self.transmit_data(shared, now)).or_else(|| self.transmit_held_back(shared, now))
+        let segment =
+            ack.or_else(|| self.transmit_data(shared, now)).or_else(|| self.transmit_held_back(shared, now));
+        if segment.is_none() {
+            self.note_application_limited(now);
+        }
+        segment
+    }
+
+    /// Nothing is left to send: what the paths deliver now is not all they could.
+    fn note_application_limited(&mut self, now: Instant) {
+        for (subflow, path) in self.subflows.iter_mut().zip(&self.congestion_paths) {
+            if let (Some(subflow), Some(_)) = (subflow, path.pacing_rate) {
+                subflow.snd.note_application_limited(now, path);
+            }
+        }
     }
 
     /// Retransmissions that F-RTO has kept back for new data, now that there is none (RFC 5682 section 2.1).
@@ -67,12 +79,14 @@ impl Connection {
         }
         let path = &mut self.congestion_paths[index];
         let stamp = subflow.stamp(now);
-        if subflow.snd.may_retransmit() {
+        if subflow.snd.may_retransmit() && !subflow.snd.may_depart(now, path) {
+            subflow.snd.wait_to_depart();
+        } else if subflow.snd.may_retransmit() {
             let room = path.cwnd.saturating_sub(subflow.snd.in_flight());
             if room >= path.mss || subflow.snd.in_flight() == 0 {
                 let limit =
                     (room / path.mss * path.mss).clamp(path.mss, shared.config.max_super_segment as u64);
-                let record = subflow.snd.retransmit(now, limit, stamp, &subflow.rtt).map(Sent::from);
+                let record = subflow.snd.retransmit(now, limit, stamp, path, &subflow.rtt).map(Sent::from);
                 if let Some(record) = record {
                     return Some(self.data_segment(now, index, record));
                 }
@@ -81,7 +95,8 @@ impl Connection {
             }
         }
         if subflow.snd.probe_due() {
-            let record = subflow.snd.retransmit_tail(now, path.mss, stamp, &subflow.rtt).map(Sent::from);
+            let record =
+                subflow.snd.retransmit_tail(now, path.mss, stamp, path, &subflow.rtt).map(Sent::from);
             if let Some(record) = record {
                 return Some(self.data_segment(now, index, record));
             }
@@ -151,7 +166,7 @@ impl Connection {
     /// New data, data that another subflow failed to deliver, or a DATA_FIN by itself.
     fn transmit_data(&mut self, shared: &Shared, now: Instant) -> Option<Segment> {
         if let Some(again) = self.send.next_reinjection()
-            && let Some(index) = self.choose(again.end - again.start, Some(again.not_on))
+            && let Some(index) = self.choose(now, again.end - again.start, Some(again.not_on))
         {
             let end = again.end;
             let segment = self.send_data(shared, now, index, again.start, end);
@@ -165,7 +180,7 @@ impl Connection {
             end = end.min(self.send.edge);
         }
         if self.send.nxt < end {
-            let index = self.choose(end - self.send.nxt, None)?;
+            let index = self.choose(now, end - self.send.nxt, None)?;
             if self.waits_for_more(index, end - self.send.nxt) {
                 return None;
             }
@@ -218,7 +233,7 @@ impl Connection {
     }
 
     /// Which subflow takes the next octets; not `not_on` if there is any other.
-    fn choose(&mut self, waiting: u64, not_on: Option<usize>) -> Option<usize> {
+    fn choose(&mut self, now: Instant, waiting: u64, not_on: Option<usize>) -> Option<usize> {
         let mut best_tier = u8::MAX;
         let mut candidates: ArrayVec<Candidate, 64> = ArrayVec::new();
         for (index, subflow) in self.subflows.iter().enumerate() {
@@ -236,7 +251,7 @@ impl Connection {
                 let _ = candidates.try_push(Candidate {
                     subflow: index,
                     srtt: subflow.rtt.srtt(),
-                    room: subflow.snd.room(path),
+                    room: if subflow.snd.may_depart(now, path) { subflow.snd.room(path) } else { 0 },
                     mss: path.mss,
                     cwnd: path.cwnd,
                 });
@@ -244,10 +259,11 @@ impl Connection {
         }
         for candidate in &candidates {
             let path = &self.congestion_paths[candidate.subflow];
-            if let Some(subflow) = self.subflows[candidate.subflow].as_deref_mut()
-                && subflow.snd.congestion_room(path) < candidate.mss.min(waiting)
-            {
+            let Some(subflow) = self.subflows[candidate.subflow].as_deref_mut() else { continue };
+            if subflow.snd.congestion_room(path) < candidate.mss.min(waiting) {
                 subflow.snd.note_limited();
+            } else if candidate.room == 0 && !subflow.snd.may_depart(now, path) {
+                subflow.snd.wait_to_depart();
             }
         }
         let picked = self.policies.scheduler.pick(&candidates, waiting)?;
@@ -266,8 +282,7 @@ impl Connection {
             self.policies.congestion.on_restart(now, index, idle, rto, &mut self.congestion_paths);
         }
         let path = &self.congestion_paths[index];
-        let rtt = subflow.rtt.srtt().map_or(QUANTUM_NANOS, |srtt| srtt.as_nanos() as u64).max(1);
-        let quantum = (u128::from(path.cwnd) * u128::from(QUANTUM_NANOS) / u128::from(rtt)) as u64;
+        let quantum = path.quantum(subflow.rtt.srtt());
         let mut len = (end - start)
             .min(subflow.snd.room(path))
             .min(quantum.max(2 * path.mss))

@@ -120,7 +120,9 @@ impl Connection {
                 self.policies.congestion.on_congestion(now, index, cause, &mut self.congestion_paths);
                 if let Some(subflow) = self.subflows[index].as_deref_mut() {
                     subflow.snd.begin_recovery(cause, 0, before);
-                    subflow.snd.reduce_proportionally(0, false, &mut self.congestion_paths[index]);
+                    if !self.policies.congestion.rules_recovery() {
+                        subflow.snd.reduce_proportionally(0, false, &mut self.congestion_paths[index]);
+                    }
                 }
             }
             Some(TimerAction::Probe) | None => {}

@@ -4,7 +4,9 @@
 //! as a whole, and which segment leaves next, is the connection's business.
 
 pub(crate) mod mapping;
+mod pacing;
 mod rack;
+mod rate;
 pub(crate) mod receive;
 mod recovery;
 pub(crate) mod sack;

@@ -2,7 +2,9 @@
 //! section 3). It counts; who decides what is lost are [`Rack`](super::rack::Rack), duplicate acknowledgments and
 //! the retransmission timer.
 
+use super::rate::Snapshot;
 use crate::proto::Instant;
+use crate::proto::congestion::LossSample;
 use crate::wire::Payload;
 use std::collections::VecDeque;
 
@@ -32,6 +34,8 @@ pub(crate) struct Record {
     pub(crate) fin: bool,
     pub(super) sent_at: Instant,
     pub(super) retransmitted: bool,
+    /// What the rate sampler knew when it was sent last.
+    pub(super) snapshot: Snapshot,
     sacked: bool,
     lost: bool,
 }
@@ -45,7 +49,9 @@ impl Record {
         mapping: Option<TxMapping>,
         fin: bool,
     ) -> Self {
-        Self { start, payload, mapping, fin, sent_at: now, retransmitted: false, sacked: false, lost: false }
+        let (retransmitted, sacked, lost) = (false, false, false);
+        let snapshot = Snapshot::default();
+        Self { start, payload, mapping, fin, sent_at: now, retransmitted, snapshot, sacked, lost }
     }
 
     /// Octets of sequence space.
@@ -66,6 +72,14 @@ pub(super) struct Delivery {
     pub(super) end: u64,
     pub(super) sent_at: Instant,
     pub(super) retransmitted: bool,
+    pub(super) snapshot: Snapshot,
+}
+
+impl Delivery {
+    fn new(octets: u64, end: u64, record: &Record) -> Self {
+        let (sent_at, retransmitted, snapshot) = (record.sent_at, record.retransmitted, record.snapshot);
+        Self { octets, end, sent_at, retransmitted, snapshot }
+    }
 }
 
 /// What a loss detector says of a record.
@@ -85,6 +99,10 @@ pub(super) struct Scoreboard {
     octets: u64,
     sacked: u64,
     lost: u64,
+    /// Octets found lost in all, until the last report, and what the last of them were sent with.
+    ever_lost: u64,
+    reported_lost: u64,
+    newest_lost: Option<Snapshot>,
     /// Octets that duplicate acknowledgments without SACK stand for.
     presumed: u64,
     /// Records that were sent more than once.
@@ -99,6 +117,17 @@ impl Scoreboard {
     /// Octets in flight: sent, and neither delivered nor lost as far as is known (RFC 6675, pipe).
     pub(super) fn in_flight(&self) -> u64 {
         self.octets.saturating_sub(self.sacked + self.lost + self.presumed)
+    }
+
+    /// Octets that were found lost so far, those that then arrived included.
+    pub(super) fn ever_lost(&self) -> u64 {
+        self.ever_lost
+    }
+
+    /// What was found lost since the last report.
+    pub(super) fn report_loss(&mut self) -> Option<LossSample> {
+        let octets = self.ever_lost - std::mem::replace(&mut self.reported_lost, self.ever_lost);
+        Some(self.newest_lost.take()?.loss(octets, self.ever_lost))
     }
 
     /// Octets that the peer has beyond the first gap.
@@ -148,8 +177,13 @@ impl Scoreboard {
         Some(index + 1)
     }
 
+    /// Octets of a record.
+    pub(super) fn octets_of(&self, index: usize) -> u64 {
+        self.records[index].len()
+    }
+
     /// A record is being sent again.
-    pub(super) fn resend(&mut self, index: usize, now: Instant) -> &Record {
+    pub(super) fn resend(&mut self, index: usize, now: Instant) -> &mut Record {
         let record = &mut self.records[index];
         let len = record.len();
         if std::mem::take(&mut record.lost) {
@@ -189,8 +223,7 @@ impl Scoreboard {
                 if record.lost {
                     self.lost -= octets;
                 }
-                let (sent_at, retransmitted) = (record.sent_at, record.retransmitted);
-                delivered(Delivery { octets, end, sent_at, retransmitted });
+                delivered(Delivery::new(octets, end, record));
             }
             if !whole {
                 record.payload.advance(octets as usize);
@@ -244,8 +277,7 @@ impl Scoreboard {
             if std::mem::take(&mut record.lost) {
                 self.lost -= octets;
             }
-            let (sent_at, retransmitted) = (record.sent_at, record.retransmitted);
-            delivered(Delivery { octets, end: record.end(), sent_at, retransmitted });
+            delivered(Delivery::new(octets, record.end(), record));
             index += 1;
         }
     }
@@ -265,6 +297,8 @@ impl Scoreboard {
                 Verdict::Lost => {
                     record.lost = true;
                     self.lost += record.len();
+                    self.ever_lost += record.len();
+                    self.newest_lost = Some(record.snapshot);
                     found = true;
                 }
             }
@@ -282,6 +316,8 @@ impl Scoreboard {
         {
             record.lost = true;
             self.lost += record.len();
+            self.ever_lost += record.len();
+            self.newest_lost = Some(record.snapshot);
         }
     }
 

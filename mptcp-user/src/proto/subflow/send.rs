@@ -5,12 +5,14 @@
 //! [`recovery`](super::recovery) says how the window comes down, [`tail_probe`](super::tail_probe) pokes a silent
 //! peer. The window itself is congestion control's; this file finds out what it is told and keeps to what it says.
 
+use super::pacing::Pacer;
 use super::rack::Rack;
+use super::rate::{RateSampler, Snapshot};
 use super::recovery::{Evidence, Recovery};
 use super::scoreboard::{Delivery, Record, Scoreboard, TxMapping};
 use super::tail_probe::TailProbe;
 use crate::proto::Instant;
-use crate::proto::congestion::{Cause, Path};
+use crate::proto::congestion::{Cause, LossSample, Path, RateSample};
 use crate::proto::rtt::RttEstimator;
 use crate::wire::{Payload, SeqNumber};
 use std::time::Duration;
@@ -38,6 +40,9 @@ pub(crate) struct AckOutcome {
     pub(crate) round: bool,
     /// The congestion window was what limited the sender.
     pub(crate) limited: bool,
+    /// How fast the path delivered, and what was found lost since the last one.
+    pub(crate) rate: Option<RateSample>,
+    pub(crate) loss: Option<LossSample>,
 }
 
 /// What a timer asks for.
@@ -91,6 +96,8 @@ pub(crate) struct SendSide {
     timeout: Option<Instant>,
     reordering: Option<Instant>,
     probe: TailProbe,
+    rate: RateSampler,
+    pacer: Pacer,
     round_end: u64,
     limited_at: u64,
     /// Where the window was reduced last: an ECN echo counts again once more than this is acknowledged.
@@ -127,6 +134,8 @@ impl SendSide {
             timeout: None,
             reordering: None,
             probe: TailProbe::default(),
+            rate: RateSampler::default(),
+            pacer: Pacer::default(),
             round_end: 1,
             limited_at: 0,
             reduced_at: 0,
@@ -215,6 +224,24 @@ impl SendSide {
         }
     }
 
+    /// Whether pacing lets something leave now.
+    pub(crate) fn may_depart(&self, now: Instant, path: &Path) -> bool {
+        path.pacing_rate.is_none() || self.pacer.may_send(now)
+    }
+
+    /// Something waits for its departure time.
+    pub(crate) fn wait_to_depart(&mut self) {
+        self.pacer.wait();
+    }
+
+    /// There is nothing to send: where the window would let something out, the path's rate can't be seen.
+    pub(crate) fn note_application_limited(&mut self, now: Instant, path: &Path) {
+        let in_flight = self.in_flight();
+        if in_flight + path.mss <= path.cwnd && self.may_depart(now, path) && !self.board.has_lost() {
+            self.rate.application_limited(in_flight);
+        }
+    }
+
     /// The congestion window kept the sender from sending more.
     pub(crate) fn note_limited(&mut self) {
         self.limited_at = self.nxt;
@@ -253,8 +280,9 @@ impl SendSide {
         if self.board.is_empty() {
             self.progress = now;
         }
-        let record = Record::new(now, self.nxt, payload, mapping, fin);
+        let mut record = Record::new(now, self.nxt, payload, mapping, fin);
         self.nxt = record.end();
+        record.snapshot = self.depart(now, record.len(), path);
         if record.len() < path.mss {
             self.small_end = self.nxt;
         }
@@ -262,6 +290,14 @@ impl SendSide {
         self.sent(now, rtt);
         self.arm_probe(now, path, rtt);
         self.board.push(record)
+    }
+
+    /// Octets leave: what the rate sampler is to know when they arrive.
+    fn depart(&mut self, now: Instant, octets: u64, path: &Path) -> Snapshot {
+        if let Some(rate) = path.pacing_rate {
+            self.pacer.sent(now, octets, rate);
+        }
+        self.rate.sent(now, octets, self.board.in_flight(), self.board.ever_lost())
     }
 
     fn sent(&mut self, now: Instant, rtt: &RttEstimator) {
@@ -277,10 +313,11 @@ impl SendSide {
         now: Instant,
         limit: u64,
         stamp: u32,
+        path: &Path,
         rtt: &RttEstimator,
     ) -> Option<&Record> {
         let index = self.board.first_lost(limit)?;
-        Some(self.resend(index, now, stamp, rtt))
+        Some(self.resend(index, now, stamp, path, rtt))
     }
 
     /// The tail loss probe: the last segment again (RFC 8985 section 7.3), at most `limit` octets of it.
@@ -289,16 +326,19 @@ impl SendSide {
         now: Instant,
         limit: u64,
         stamp: u32,
+        path: &Path,
         rtt: &RttEstimator,
     ) -> Option<&Record> {
         let index = self.board.last_undelivered(limit);
         self.probe.sent(index.map(|_| self.nxt));
-        Some(self.resend(index?, now, stamp, rtt))
+        Some(self.resend(index?, now, stamp, path, rtt))
     }
 
-    fn resend(&mut self, index: usize, now: Instant, stamp: u32, rtt: &RttEstimator) -> &Record {
+    fn resend(&mut self, index: usize, now: Instant, stamp: u32, path: &Path, rtt: &RttEstimator) -> &Record {
         self.sent(now, rtt);
+        let snapshot = self.depart(now, self.board.octets_of(index), path);
         let record = self.board.resend(index, now);
+        record.snapshot = snapshot;
         self.recovery.retransmitted(record.len(), stamp);
         self.retransmitted_octets += record.payload.len() as u64;
         record
@@ -351,6 +391,8 @@ impl SendSide {
         };
         lost |= probe_found_loss;
         outcome.safe = acked > 0 && !lost;
+        outcome.rate = self.rate.take(self.board.ever_lost(), rtt.min());
+        outcome.loss = self.board.report_loss();
         let was_fast = self.recovery.is_fast();
         if self.recovery.advance(self.una, self.nxt) {
             self.rack.recovery_ended();
@@ -386,7 +428,7 @@ impl SendSide {
         outcome: &mut AckOutcome,
     ) -> Option<u64> {
         let mut original = None;
-        let (rack, min_rtt) = (&mut self.rack, rtt.min());
+        let (rack, rate, min_rtt) = (&mut self.rack, &mut self.rate, rtt.min());
         let mut fack = self.fack;
         let mut ambiguous = false;
         let mut delivered = |delivery: Delivery| {
@@ -399,6 +441,7 @@ impl SendSide {
                 rack.reordering_seen |= delivery.end < fack;
             }
             rack.delivered(now, &delivery, min_rtt);
+            rate.delivered(now, delivery.octets, &delivery.snapshot);
             fack = fack.max(delivery.end);
         };
         self.board.acknowledge(input.ack, &mut delivered);
@@ -487,7 +530,10 @@ impl SendSide {
 
     /// The earliest of the timers.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        [self.timeout, self.probe.deadline(), self.reordering].into_iter().flatten().min()
+        [self.timeout, self.probe.deadline(), self.reordering, self.pacer.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Lets timers expire; at most one action at a time.
@@ -498,6 +544,9 @@ impl SendSide {
         rtt: &RttEstimator,
     ) -> Option<TimerAction> {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.pacer.deadline()) {
+            self.pacer.release();
+        }
         if due(self.reordering) {
             self.reordering = None;
             if self.detect_losses(now, path, rtt) && self.recovery.is_open() {
@@ -532,6 +581,7 @@ impl SendSide {
         self.board = Scoreboard::default();
         (self.timeout, self.reordering) = (None, None);
         self.probe = TailProbe::default();
+        self.pacer = Pacer::default();
         self.una = self.nxt;
     }
 }

@@ -48,7 +48,7 @@ impl Sender {
         let mut again = Vec::new();
         while self.snd.may_retransmit() && self.snd.in_flight() < self.path.cwnd {
             let stamp = self.now.as_millis() as u32;
-            let record = self.snd.retransmit(self.now, MSS, stamp, &self.rtt).unwrap();
+            let record = self.snd.retransmit(self.now, MSS, stamp, &self.path, &self.rtt).unwrap();
             again.push((record.start - 1) / MSS);
         }
         again
@@ -242,7 +242,7 @@ fn a_loss_that_the_tail_probe_repaired_costs_half_the_window_and_no_recovery() {
     sender.now = sender.snd.next_timeout().unwrap();
     let action = sender.snd.handle_timeout(sender.now, &sender.path, &sender.rtt);
     assert_eq!(action, Some(TimerAction::Probe));
-    let probe = sender.snd.retransmit_tail(sender.now, MSS, 1, &sender.rtt).unwrap();
+    let probe = sender.snd.retransmit_tail(sender.now, MSS, 1, &sender.path, &sender.rtt).unwrap();
     assert_eq!(probe.start, offset(9));
     sender.send(1);
     assert_eq!(sender.ack(11, &[]).congestion, Some(Cause::Loss));

@@ -81,6 +81,7 @@ fn random_networks_deliver_the_stream_exactly() {
             0..std::env::var("MPTCP_PAIR_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(300)
         }
     };
+    let algorithms: Vec<_> = ConnectionConfig::congestion_algorithms().collect();
     for seed in seeds {
         use rand::{Rng, SeedableRng};
         let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(seed);
@@ -95,7 +96,7 @@ fn random_networks_deliver_the_stream_exactly() {
         let config = ConnectionConfig {
             checksum: rng.random_bool(0.3),
             multipath: rng.random_bool(0.9),
-            congestion: ["cubic", "reno", "lia"][rng.random_range(0..3)].into(),
+            congestion: algorithms[rng.random_range(0..algorithms.len())].into(),
             scheduler: ["lowest-rtt", "round-robin"][rng.random_range(0..2)].into(),
             receive_buffer: 1 << rng.random_range(12..24),
             nagle: rng.random_bool(0.2),
