@@ -277,13 +277,14 @@ fn random_box(random: &mut Random, external: IpAddr) -> BoxConfig {
 
 fn random_connection(random: &mut Random, kind: Kind) -> ConnectionConfig {
     let defaults = ConnectionConfig::default();
+    let algorithms: Vec<_> = ConnectionConfig::congestion_algorithms().collect();
     ConnectionConfig {
         checksum: random.chance(0.3),
         max_subflows: random.between(1, 8) as usize,
         announce_addresses: random.chance(0.8),
         send_buffer: random.between_log(16_384, 4 << 20) as usize,
         receive_buffer: random.between_log(16_384, 4 << 20) as usize,
-        congestion: (*random.pick(&["cubic", "reno", "lia"])).into(),
+        congestion: (*random.pick(&algorithms)).into(),
         scheduler: (*random.pick(&["lowest-rtt", "lowest-rtt", "round-robin"])).into(),
         multipath: kind == Kind::Clean || random.chance(0.95),
         ..defaults
