@@ -4,7 +4,7 @@
 use super::address::{ListenAddress, Target};
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
-use mptcp_user::proto::{ConnectionConfig, KeepAlive};
+use mptcp_user::proto::{ConnectionConfig, EcnPolicy, KeepAlive, Versions};
 use mptcp_user::stack::{AttachMode, Stack, StackBuilder};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -146,6 +146,9 @@ pub(crate) struct ConnectionArgs {
     /// Ask for DSS checksums, which find middleboxes that change the data
     #[arg(long)]
     pub(crate) checksum: bool,
+    /// Version of Multipath TCP: 1 (RFC 8684), 0 (RFC 6824), or what the peer asks for (and 1 when we ask)
+    #[arg(long = "version", value_enum, default_value_t = Version::Auto)]
+    pub(crate) protocol_version: Version,
     /// Speak regular TCP, neither offer nor accept Multipath TCP
     #[arg(long)]
     pub(crate) no_multipath: bool,
@@ -165,6 +168,9 @@ pub(crate) struct ConnectionArgs {
     /// peer that vanished while both sides were silent
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) keep_alive: Option<Duration>,
+    /// Explicit congestion notification: routers mark packets instead of dropping them
+    #[arg(long, value_enum, default_value_t = Ecn::Accept)]
+    pub(crate) ecn: Ecn,
 }
 
 /// Interfaces, and how they are used.
@@ -194,12 +200,41 @@ pub(crate) enum Mode {
     Generic,
 }
 
+/// Versions of Multipath TCP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Version {
+    /// Both, as the peer asks
+    Auto,
+    /// RFC 6824
+    #[value(name = "0")]
+    Zero,
+    /// RFC 8684
+    #[value(name = "1")]
+    One,
+}
+
+/// Explicit congestion notification.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Ecn {
+    /// Never
+    Off,
+    /// When the peer asks for it
+    Accept,
+    /// Ask for it: accurate ECN, or the classic one if the peer knows no other
+    Ask,
+}
+
 impl ConnectionArgs {
     /// The engine's choices for one connection.
     pub(crate) fn config(&self) -> ConnectionConfig {
         let default = ConnectionConfig::default();
         ConnectionConfig {
             multipath: !self.no_multipath,
+            versions: match self.protocol_version {
+                Version::Auto => Versions::Auto,
+                Version::Zero => Versions::Zero,
+                Version::One => Versions::One,
+            },
             checksum: self.checksum,
             max_subflows: usize::from(self.max_subflows),
             send_buffer: self.send_buffer.unwrap_or(default.send_buffer),
@@ -208,6 +243,11 @@ impl ConnectionArgs {
             scheduler: self.scheduler.clone(),
             path_manager: self.path_manager.clone(),
             user_timeout: self.user_timeout,
+            ecn: match self.ecn {
+                Ecn::Off => EcnPolicy::Off,
+                Ecn::Accept => EcnPolicy::Accept,
+                Ecn::Ask => EcnPolicy::Ask,
+            },
             negotiate_user_timeout: self.negotiate_user_timeout,
             keep_alive: self.keep_alive.map(|idle| {
                 let usual = KeepAlive::default();

@@ -1,5 +1,6 @@
 //! What can be chosen, for the whole endpoint and for one connection.
 
+use crate::wire::Version;
 use std::time::Duration;
 
 /// Choices for one connection (or for those that a listener accepts).
@@ -7,6 +8,8 @@ use std::time::Duration;
 pub struct ConnectionConfig {
     /// Offer or accept Multipath TCP; otherwise the connection is regular TCP.
     pub multipath: bool,
+    /// Versions of Multipath TCP that are spoken.
+    pub versions: Versions,
     /// Ask for DSS checksums (RFC 8684 section 3.1, flag A). They are also used when only the peer asks.
     pub checksum: bool,
     /// Largest number of subflows at once, the initial one included.
@@ -36,6 +39,44 @@ pub struct ConnectionConfig {
     /// Probe subflows over which nothing is heard (RFC 9293 section 3.8.4, which wants it off by default): a peer that
     /// vanished while both sides were silent is not noticed otherwise.
     pub keep_alive: Option<KeepAlive>,
+    /// Explicit congestion notification.
+    pub ecn: EcnPolicy,
+}
+
+/// Whether subflows use explicit congestion notification (RFC 3168, RFC 9768).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum EcnPolicy {
+    /// Never.
+    Off,
+    /// When the peer asks for it.
+    #[default]
+    Accept,
+    /// Ask for it: the accurate one, or the classic one if the peer knows no other.
+    Ask,
+}
+
+/// Versions of Multipath TCP that a connection may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Versions {
+    /// Ask for version 1; accept what the peer asks for. A peer that knows version 0 alone answers with regular TCP.
+    #[default]
+    Auto,
+    /// Version 0 only (RFC 6824).
+    Zero,
+    /// Version 1 only (RFC 8684).
+    One,
+}
+
+impl Versions {
+    /// Whether a peer may ask for this version.
+    pub(crate) fn accept(self, version: Version) -> bool {
+        self == Self::Auto || self.asked() == version
+    }
+
+    /// The version to ask for.
+    pub(crate) fn asked(self) -> Version {
+        if self == Self::Zero { Version::V0 } else { Version::V1 }
+    }
 }
 
 /// When silent subflows are probed. One that does not answer is closed; if it was the last one, so is the
@@ -76,6 +117,7 @@ impl Default for ConnectionConfig {
     fn default() -> Self {
         Self {
             multipath: true,
+            versions: Versions::default(),
             checksum: false,
             max_subflows: 8,
             announce_addresses: true,
@@ -89,6 +131,7 @@ impl Default for ConnectionConfig {
             user_timeout: Duration::from_secs(60),
             negotiate_user_timeout: false,
             keep_alive: None,
+            ecn: EcnPolicy::default(),
         }
     }
 }

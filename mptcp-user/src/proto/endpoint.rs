@@ -287,7 +287,8 @@ impl Endpoint {
             return Err(ConnectError::TooManyConnections);
         }
         let policies = Policies::new(&config).map_err(ConnectError::UnknownPolicy)?;
-        let id = self.add_connection(Arc::new(config), policies, None, None);
+        let version = config.versions.asked();
+        let id = self.add_connection(Arc::new(config), policies, None, version, None);
         self.with(now, id, |connection, shared| {
             connection.add_initial_subflow(shared, now, local, remote, Opening::Active);
         });
@@ -299,6 +300,7 @@ impl Endpoint {
         config: Arc<ConnectionConfig>,
         policies: Policies,
         listener: Option<ListenerId>,
+        version: Version,
         key: Option<u64>,
     ) -> ConnectionId {
         let index = self.free.pop().unwrap_or_else(|| {
@@ -307,10 +309,10 @@ impl Endpoint {
         });
         let place = &mut self.places[index as usize];
         let id = ConnectionId { index, generation: place.generation };
-        let key =
-            key.map(|key| Key::new(Version::V1, key)).unwrap_or_else(|| self.shared.new_key(Version::V1));
+        let key = key.map(|key| Key::new(version, key)).unwrap_or_else(|| self.shared.new_key(version));
         let multipath = config.multipath;
-        let mut connection = Connection::new(id, config, policies, listener.is_none(), key, multipath);
+        let mut connection =
+            Connection::new(id, config, policies, listener.is_none(), (version, key), multipath);
         connection.listener = listener;
         if multipath {
             self.shared.tokens.insert(key.token, index);
@@ -458,12 +460,13 @@ impl Endpoint {
         listener.half_open += 1;
         let mut config = listener.config.clone();
         let wanted = config.multipath;
-        let capable = first.options.capable().filter(|capable| is_usable(capable));
+        let capable = first.options.capable().filter(|capable| is_usable(capable, config.versions));
         if capable.is_none() && wanted {
             let plain = ConnectionConfig { multipath: false, ..ConnectionConfig::clone(&config) };
             config = Arc::new(plain);
         }
-        let id = self.add_connection(config, policies, Some(ListenerId(id)), key);
+        let version = capable.map_or(Version::V1, |capable| capable.version);
+        let id = self.add_connection(config, policies, Some(ListenerId(id)), version, key);
         let redeemed = matches!(opening, Opening::Cookie(..));
         self.with(now, id, |connection, shared| {
             connection.peer_syn(capable, wanted);

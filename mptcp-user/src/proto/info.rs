@@ -38,8 +38,10 @@ pub enum FallbackReason {
     MappingMissing,
     /// The DSS checksum did not match.
     ChecksumFailed,
-    /// The peer sent an infinite mapping or MP_FAIL.
+    /// The peer sent an infinite mapping.
     PeerFellBack,
+    /// The peer sent MP_FAIL: a DSS checksum did not match there.
+    PeerChecksumFailed,
 }
 
 /// State of a subflow's TCP (RFC 9293 section 3.3.2).

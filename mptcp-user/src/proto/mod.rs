@@ -27,7 +27,7 @@ mod time;
 mod time_wait;
 mod timer;
 
-pub use config::{ConnectionConfig, EndpointConfig, KeepAlive};
+pub use config::{ConnectionConfig, EcnPolicy, EndpointConfig, KeepAlive, Versions};
 pub use endpoint::{ConnectError, Endpoint, ListenError};
 pub use event::{CloseReason, ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 pub use info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo, SubflowState};

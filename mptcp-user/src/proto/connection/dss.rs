@@ -5,9 +5,8 @@ use crate::proto::Instant;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::CloseReason;
 use crate::proto::info::FallbackReason;
-use crate::proto::subflow::Kind;
 use crate::proto::subflow::mapping::{RxMapping, WireMapping};
-use crate::wire::{DataSeq, Dss, Mapping, MptcpOption, Segment};
+use crate::wire::{DataSeq, Dss, Mapping, MptcpOption, ResetReason, Segment};
 
 /// A mapping may begin this far beyond the subflow's window: the segment itself may only just reach into it.
 const MAPPING_SLACK: i64 = 1 << 17;
@@ -50,10 +49,8 @@ impl Connection {
                         self.close_now(shared, now, CloseReason::Reset);
                     }
                 }
-                MptcpOption::Priority { .. }
-                | MptcpOption::Join(_)
-                | MptcpOption::Fail(_)
-                | MptcpOption::Reset(_) => {}
+                MptcpOption::Fail(_) => self.take_fail(shared, index),
+                MptcpOption::Priority { .. } | MptcpOption::Join(_) | MptcpOption::Reset(_) => {}
             }
             if self.closed.is_some() || !self.is_multipath() {
                 return;
@@ -160,13 +157,23 @@ impl Connection {
         }
     }
 
+    /// MP_FAIL: the peer found a wrong checksum on the only subflow and goes on without mappings (RFC 8684 section
+    /// 3.7). With a reset, when there are more subflows, it says only why, and the reset does the rest. Not where the
+    /// streams no longer correspond: then there is nothing that could be gone on with.
+    fn take_fail(&mut self, shared: &mut Shared, index: usize) {
+        if self.may_fall_back(index) {
+            self.fall_back(shared, FallbackReason::PeerChecksumFailed);
+        } else if let Some(subflow) = self.subflow(index) {
+            subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
+        }
+    }
+
     /// The peer falls back: its octets follow each other from here on, and there are no options any more.
     fn take_infinite_mapping(&mut self, shared: &mut Shared, index: usize, subflow_seq: u32, data: u64) {
-        let alone = self.living().count() == 1;
-        let Some(subflow) = self.subflow(index) else { return };
-        let start = subflow.rcv.nxt + u64::from(subflow_seq.wrapping_sub(subflow.rcv.nxt as u32));
+        let Some(next) = self.subflow(index).map(|subflow| subflow.rcv.nxt) else { return };
+        let start = next + u64::from(subflow_seq.wrapping_sub(next as u32));
         // Only where the two streams correspond one to one is there a way to go on.
-        if alone && subflow.kind == Kind::Initial && start == data + 1 && self.contiguous {
+        if start == data + 1 && self.may_fall_back(index) {
             self.fall_back(shared, FallbackReason::PeerFellBack);
             debug_assert!(matches!(self.mode, Mode::Plain(_)));
         }

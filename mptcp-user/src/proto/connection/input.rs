@@ -9,10 +9,11 @@ use crate::proto::endpoint::Shared;
 use crate::proto::event::{CloseReason, Unreachable};
 use crate::proto::info::{FallbackReason, SubflowState};
 use crate::proto::subflow::Kind;
+use crate::proto::subflow::ecn::EcnState;
 use crate::proto::subflow::mapping::Mapped;
 use crate::proto::subflow::sack::Blocks;
 use crate::proto::subflow::send::{AckInput, AckOutcome};
-use crate::wire::{Flags, Join, MpCapable, MptcpOption, ResetReason, Segment, SeqNumber};
+use crate::wire::{DataSeq, Dss, Flags, Join, MpCapable, MptcpOption, ResetReason, Segment, SeqNumber};
 use std::time::Duration;
 
 /// What a peer can make us wait (U_LIMIT of RFC 5482).
@@ -48,6 +49,7 @@ impl Connection {
     }
 
     fn on_syn_sent(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: &Segment) {
+        let policy = self.config.ecn;
         let Some(subflow) = self.subflow(index) else { return };
         if segment.flags.has(Flags::ACK) && subflow.snd.offset(segment.ack) != 1 {
             if !segment.flags.has(Flags::RST) {
@@ -69,6 +71,7 @@ impl Connection {
             return;
         }
         subflow.take_syn_options(now, segment);
+        subflow.ecn = EcnState::answered(policy, segment);
         subflow.handshake_answered(now);
         self.take_user_timeout(segment);
         let Some(subflow) = self.subflow(index) else { return };
@@ -91,10 +94,12 @@ impl Connection {
     /// Both sides have sent a SYN to each other (RFC 9293 section 3.5). Whose key would be in which segment is not
     /// defined for that, so that the connection will be regular TCP; further subflows are not opened like this.
     fn open_simultaneously(&mut self, shared: &mut Shared, now: Instant, index: usize, syn: &Segment) {
+        let policy = self.config.ecn;
         let Some(subflow) = self.subflow(index).filter(|subflow| subflow.kind == Kind::Initial) else {
             return;
         };
         subflow.take_syn_options(now, syn);
+        subflow.ecn = EcnState::asked(policy, syn);
         subflow.state = SubflowState::SynReceived;
         subflow.handshake_due = true;
         self.take_user_timeout(syn);
@@ -123,7 +128,13 @@ impl Connection {
             _ => FallbackReason::NotRequested,
         };
         let offered = self.mode == Mode::Handshake(true);
-        let capable = segment.options.capable().filter(|capable| offered && is_usable(capable)).copied();
+        let capable = segment
+            .options
+            .capable()
+            .filter(|capable| {
+                offered && capable.version == self.version && is_usable(capable, self.config.versions)
+            })
+            .copied();
         match capable.and_then(|capable| Some((capable, capable.sender_key?))) {
             Some((capable, key)) => self.become_multipath(capable, key),
             None => self.fall_back(shared, reason),
@@ -230,6 +241,7 @@ impl Connection {
         let Some(subflow) = self.subflow(index).filter(|_| accepted) else { return false };
         subflow.state = SubflowState::Established;
         subflow.handshake_answered(now);
+        subflow.ecn.completed(segment);
         subflow.snd.syn_acknowledged(now);
         subflow.confirmed = true;
         if matches!(kind, Kind::JoinPassive { .. }) {
@@ -255,15 +267,24 @@ impl Connection {
                 let (Some(theirs), Some(ours)) = (capable.sender_key, capable.receiver_key) else {
                     return false;
                 };
-                if !crypto::same_secret(&ours.to_be_bytes(), &self.local_key.key.to_be_bytes()) {
+                let known = self.remote_key.is_none_or(|known| known.key == theirs);
+                if !known || !crypto::same_secret(&ours.to_be_bytes(), &self.local_key.key.to_be_bytes()) {
                     return false;
                 }
                 self.become_multipath(*capable, theirs);
                 self.fully_established = true;
                 true
             }
-            // A later segment overtook the third ACK: the one with the keys is still to come.
-            None if segment.options.dss().is_some() => false,
+            // A later segment overtook the third ACK. In version 1 the one with the keys is still to come, in version 0
+            // both are known, and the mapping says that the peer knows them, too.
+            None if segment.options.dss().is_some() => {
+                let known = self.remote_key.is_some();
+                if known {
+                    self.mode = Mode::Multipath;
+                    self.fully_established = true;
+                }
+                known
+            }
             None => {
                 self.fall_back(shared, FallbackReason::OptionStripped);
                 true
@@ -272,6 +293,7 @@ impl Connection {
     }
 
     fn on_synchronised(&mut self, shared: &mut Shared, now: Instant, index: usize, mut segment: Segment) {
+        let plain = !self.is_multipath();
         let Some(subflow) = self.subflow(index) else { return };
         let reset = segment.flags.has(Flags::RST);
         if !reset && subflow.rcv.is_from_the_past(now, &segment) || !subflow.rcv.acceptable(&segment) {
@@ -310,6 +332,13 @@ impl Connection {
             subflow.handshake_answered(now);
         }
         let window = u64::from(segment.window) << subflow.snd.scale;
+        if subflow.ecn.received(&segment) {
+            subflow.rcv.ack_now = true;
+        }
+        if plain && segment.options.dss().is_none_or(Dss::is_infinite) {
+            // The peer has fallen back, too.
+            subflow.fail_due = None;
+        }
         self.plain_segments =
             if segment.options.mptcp.is_empty() { self.plain_segments.saturating_add(1) } else { 0 };
         self.take_options(shared, now, index, &segment, window);
@@ -405,7 +434,8 @@ impl Connection {
             let millis = subflow.stamp(now).wrapping_sub(stamps.echo);
             Duration::from_millis(u64::from(millis.min(60_000)))
         });
-        let ecn_echo = subflow.ecn && segment.flags.has(Flags::ECE);
+        let news = ack > una || !sacks.arrived.is_empty();
+        let ecn_echo = news && subflow.ecn.reports_marks(segment);
         if ack == una && sacks == Blocks::default() && !duplicate && !ecn_echo {
             return;
         }
@@ -529,9 +559,13 @@ impl Connection {
                         }
                         readable |= self.receive.insert(start - 1, octets);
                     }
-                    Mapped::Corrupt(dsn, _) => {
-                        self.checksum_failed(index, dsn);
-                        break 'subflow;
+                    Mapped::Corrupt(dsn, octets) => {
+                        let end = start + (before - payload.len()) as u64;
+                        let begin = end - octets.len() as u64;
+                        if !self.checksum_failed(shared, index, begin, dsn) {
+                            break 'subflow;
+                        }
+                        readable |= self.receive.insert(begin - 1, octets);
                     }
                 }
                 start += (before - payload.len()) as u64;
@@ -552,13 +586,10 @@ impl Connection {
     /// the connection falls back (`true`; RFC 8684 section 3.7); otherwise the subflow can't be trusted any more.
     /// Where checksums protect the data and have been seen to work, unprotected octets are not believed.
     fn unmapped(&mut self, shared: &mut Shared, index: usize, start: u64) -> bool {
-        let alone = self.living().count() == 1;
-        let next = self.receive.nxt;
         let checksum = self.checksum;
-        let contiguous = self.contiguous;
+        let fits = self.corresponds(index, start);
         let Some(subflow) = self.subflow(index) else { return false };
-        let unprotected = checksum && subflow.mappings.seen;
-        if alone && contiguous && subflow.kind == Kind::Initial && start == next + 1 && !unprotected {
+        if fits && !(checksum && subflow.mappings.seen) {
             self.fall_back(shared, FallbackReason::MappingMissing);
             return true;
         }
@@ -566,13 +597,31 @@ impl Connection {
         false
     }
 
-    /// A mapping's checksum is wrong: a middlebox changed the payload. The subflow is given up with MP_FAIL
-    /// (RFC 8684 section 3.7); its data comes again over the others.
-    fn checksum_failed(&mut self, index: usize, dsn: crate::wire::DataSeq) {
-        if let Some(subflow) = self.subflow(index) {
-            subflow.fail_due = Some(dsn);
+    /// A mapping's checksum is wrong: a middlebox changed the payload. Over the only subflow there is, what arrives is
+    /// what a regular TCP connection would have brought, and the connection falls back to that (`true`); the peer is
+    /// told with MP_FAIL. Otherwise the subflow is given up with MP_FAIL, and its data comes again over the others
+    /// (RFC 8684 section 3.7).
+    fn checksum_failed(&mut self, shared: &mut Shared, index: usize, begin: u64, dsn: DataSeq) -> bool {
+        let fits = self.corresponds(index, begin);
+        let Some(subflow) = self.subflow(index) else { return false };
+        subflow.fail_due = Some(dsn);
+        if !fits {
             subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
+            return false;
         }
+        self.fall_back(shared, FallbackReason::ChecksumFailed);
+        true
+    }
+
+    /// Whether the connection can go on as regular TCP with the octets that begin here.
+    fn corresponds(&mut self, index: usize, start: u64) -> bool {
+        start == self.receive.nxt + 1 && self.may_fall_back(index)
+    }
+
+    /// Whether this is the only subflow, and was the first one: subflow and data stream correspond octet for octet.
+    pub(super) fn may_fall_back(&mut self, index: usize) -> bool {
+        let possible = self.contiguous && self.living().count() == 1;
+        self.subflow(index).is_some_and(|subflow| possible && subflow.kind == Kind::Initial)
     }
 }
 

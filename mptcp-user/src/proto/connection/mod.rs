@@ -149,7 +149,7 @@ impl Connection {
         config: Arc<ConnectionConfig>,
         policies: Policies,
         client: bool,
-        local_key: Key,
+        (version, local_key): (Version, Key),
         multipath: bool,
     ) -> Self {
         let receive = DataReceiver::new(config.receive_buffer as u64);
@@ -158,7 +158,7 @@ impl Connection {
             listener: None,
             client,
             mode: Mode::Handshake(multipath),
-            version: Version::V1,
+            version,
             local_key,
             remote_key: None,
             checksum: config.checksum,
@@ -210,6 +210,8 @@ impl Connection {
         self.refused_by_peer = wanted && capable.is_none();
         if let Some(capable) = capable {
             self.checksum |= capable.checksum;
+            // Version 0 has the key in the SYN already.
+            self.remote_key = capable.sender_key.map(|key| Key::new(self.version, key));
         }
     }
 

@@ -5,10 +5,11 @@
 //! | SYN | MSS, SACK permitted, timestamps, window scale; MP_CAPABLE or MP_JOIN; user timeout, if wanted | 20 + 4 or 12 + 4 |
 //! | SYN/ACK | the same; MP_CAPABLE or MP_JOIN | 20 + 12 or 16 + 4 |
 //! | third ACK | timestamps; MP_CAPABLE or MP_JOIN | 12 + 20 or 24 |
-//! | first data | timestamps; MP_CAPABLE with length and checksum | 12 + 24 |
+//! | first data (version 1) | timestamps; MP_CAPABLE with length and checksum | 12 + 24 |
 //! | data, DATA_FIN | timestamps; DSS with 8-octet Data ACK and DSN | 12 + 28 |
 //! | ACK | timestamps; DSS with 8-octet Data ACK | 12 + 12 |
 //! | ACK with SACK | timestamps; DSS with 4-octet Data ACK; two blocks | 12 + 8 + 20 |
+//! | ACK after a wrong checksum | timestamps; MP_FAIL | 12 + 12 |
 //! | ACK with ADD_ADDR | timestamps; ADD_ADDR; DSS if it still fits | 12 + 8 to 28 |
 //!
 //! Where not all of it fits, [`fit`] takes away, in this order: SACK blocks, the oldest first, since the next
@@ -22,7 +23,7 @@ use crate::proto::crypto;
 use crate::proto::info::SubflowState;
 use crate::proto::subflow::{Kind, Subflow};
 use crate::proto::syn_cookie::Cookie;
-use crate::proto::{ConnectionConfig, Instant};
+use crate::proto::{ConnectionConfig, Instant, Versions};
 use crate::wire::{
     AddAddr, Dss, Join, Mapping, MpCapable, MptcpOption, OPTION_SPACE, Payload, RemoveAddr, TcpOptions,
     UserTimeout, Version, dss_checksum,
@@ -78,7 +79,7 @@ impl Connection {
         let first = self.client && !self.fully_established;
         options.mptcp.extend(match sent.mapping {
             _ if !self.is_multipath() => self.infinite_mapping(sent.start),
-            Some(mapping) if first && mapping.data == 0 && sent.start == 1 => {
+            Some(mapping) if first && mapping.data == 0 && sent.start == 1 && self.version == Version::V1 => {
                 Some(self.capable_option(Some((mapping.len, mapping.checksum))))
             }
             mapping => Some(MptcpOption::Dss(Dss {
@@ -138,6 +139,8 @@ impl Connection {
                 }
             });
             options.mptcp.extend(news);
+        } else if let Some(dsn) = subflow.fail_due {
+            options.mptcp.push(MptcpOption::Fail(dsn));
         } else {
             options.mptcp.extend(infinite);
         }
@@ -171,7 +174,7 @@ impl Connection {
         }
         let (id, address) = self.announcement_due(now).map(|known| (known.id, known.address))?;
         let mac = self.announcement_mac(id, address);
-        self.paths.announced(id, now);
+        self.paths.announced(id, now, self.version);
         Some(MptcpOption::AddAddr(AddAddr { echo: false, address_id: id, address, port: None, mac }))
     }
 
@@ -198,7 +201,7 @@ impl Connection {
             hmac: true,
             sender_key: Some(self.local_key.key),
             receiver_key: self.remote_key.map(|key| key.key),
-            data: data.filter(|_| self.version == Version::V1),
+            data,
         })
     }
 }
@@ -220,7 +223,9 @@ pub(crate) fn stateless_syn_ack_options(
         window_scale: scaling.then(|| window_scale(config.receive_buffer as u64)),
         ..TcpOptions::default()
     };
-    let capable = syn.capable().filter(|capable| config.multipath && is_usable(capable));
+    // In version 0 nothing but the third ACK has both keys, and nobody would repeat it if it was lost.
+    let usable = |capable: &&MpCapable| capable.version == Version::V1 && is_usable(capable, config.versions);
+    let capable = syn.capable().filter(|capable| config.multipath && usable(capable));
     options.mptcp.extend(capable.map(|capable| {
         MptcpOption::Capable(MpCapable {
             checksum: config.checksum || capable.checksum,
@@ -234,9 +239,9 @@ pub(crate) fn stateless_syn_ack_options(
     options
 }
 
-/// Whether MP_CAPABLE offers what we can do: version 1 with HMAC-SHA256 and no extensions (RFC 8684 section 3.1).
-pub(crate) fn is_usable(capable: &MpCapable) -> bool {
-    capable.version == Version::V1 && capable.hmac && !capable.extensible
+/// Whether MP_CAPABLE offers what we can do: HMAC with the version's hash and no extensions (RFC 8684 section 3.1).
+pub(crate) fn is_usable(capable: &MpCapable, versions: Versions) -> bool {
+    versions.accept(capable.version) && capable.hmac && !capable.extensible
 }
 
 /// Takes away what gives way to the rest, until the options fit; the order is in this file's head. The first of

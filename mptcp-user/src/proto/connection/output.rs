@@ -6,9 +6,10 @@ use crate::proto::endpoint::Shared;
 use crate::proto::info::SubflowState;
 use crate::proto::scheduler::Candidate;
 use crate::proto::subflow::Kind;
+use crate::proto::subflow::ecn::EcnState;
 use crate::proto::subflow::scoreboard::{Record, TxMapping};
 use crate::wire::{
-    FastClose, Flags, MptcpOption, Payload, ResetReason, Segment, TcpOptions, TcpReset, dss_checksum,
+    FastClose, Flags, MptcpOption, Payload, ResetReason, Segment, TcpOptions, TcpReset, Version, dss_checksum,
 };
 use arrayvec::ArrayVec;
 
@@ -84,8 +85,9 @@ impl Connection {
         } else if subflow.snd.may_retransmit() {
             let room = path.cwnd.saturating_sub(subflow.snd.in_flight());
             if room >= path.mss || subflow.snd.in_flight() == 0 {
+                let whole = if subflow.ecn.forbids_super_segments() { path.mss } else { room };
                 let limit =
-                    (room / path.mss * path.mss).clamp(path.mss, shared.config.max_super_segment as u64);
+                    (whole / path.mss * path.mss).clamp(path.mss, shared.config.max_super_segment as u64);
                 let record = subflow.snd.retransmit(now, limit, stamp, path, &subflow.rtt).map(Sent::from);
                 if let Some(record) = record {
                     return Some(self.data_segment(now, index, record));
@@ -133,8 +135,17 @@ impl Connection {
             let mut reset = subflow.segment(subflow.snd.nxt, Flags::RST.with(Flags::ACK));
             let options = &mut reset.options.mptcp;
             if let (true, Some(key)) = (self.fast_close, self.remote_key) {
+                if self.version == Version::V0 {
+                    // There it is an acknowledgment on one subflow that says so (RFC 6824 section 3.5); the reset
+                    // follows.
+                    self.fast_close = false;
+                    reset.flags = Flags::ACK;
+                    options.push(MptcpOption::FastClose(FastClose { receiver_key: key.key }));
+                    return Some(reset);
+                }
                 options.push(MptcpOption::FastClose(FastClose { receiver_key: key.key }));
-            } else if let (true, Some(reason)) = (self.is_multipath(), reason) {
+            } else if let (true, Some(reason)) = (self.is_multipath() && self.version == Version::V1, reason)
+            {
                 options.push(MptcpOption::Reset(TcpReset { transient: false, reason }));
             }
             if let Some(dsn) = subflow.fail_due {
@@ -155,7 +166,12 @@ impl Connection {
         }
         let syn_ack = subflow.state == SubflowState::SynReceived;
         let flags = if syn_ack { Flags::SYN.with(Flags::ACK) } else { Flags::SYN };
-        let mut segment = subflow.segment(0, flags);
+        let ecn = if syn_ack {
+            subflow.ecn.syn_ack_flags()
+        } else {
+            EcnState::syn_flags(self.config.ecn, subflow.handshake_sends - 1)
+        };
+        let mut segment = subflow.segment(0, flags.with(ecn));
         // The window of a SYN is never scaled (RFC 7323 section 2.2).
         segment.window = receive.advertise(0);
         subflow.rcv.advertised(u64::from(segment.window));
@@ -288,7 +304,7 @@ impl Connection {
             .min(quantum.max(2 * path.mss))
             .min(shared.config.max_super_segment as u64);
         let first = first && subflow.snd.nxt == 1;
-        if first {
+        if first || subflow.ecn.forbids_super_segments() {
             len = len.min(path.mss);
         }
         if len > path.mss {
@@ -315,11 +331,9 @@ impl Connection {
         }
         subflow.bytes_sent += len;
         let record = Sent::from(subflow.snd.send(now, payload, mapping, false, path, &subflow.rtt));
-        let reduced = subflow.ecn && subflow.snd.take_cwr();
+        let reduced = if subflow.snd.take_cwr() { subflow.ecn.reduced_flag() } else { Flags::default() };
         let mut segment = self.data_segment(now, index, record);
-        if reduced {
-            segment.flags = segment.flags.with(Flags::CWR);
-        }
+        segment.flags = segment.flags.with(reduced);
         if start + len == self.send.buffer.end() {
             segment.flags = segment.flags.with(Flags::PSH);
         }
@@ -334,6 +348,7 @@ impl Connection {
         let flags = if sent.fin { Flags::ACK.with(Flags::FIN) } else { Flags::ACK };
         let mut segment = subflow.segment(sent.start, flags);
         segment.options = self.data_options(now, subflow, &sent);
+        segment.ecn = subflow.ecn.code_point(sent.again || sent.payload.is_empty());
         segment.payload = sent.payload;
         self.finish_segment(now, index, &mut segment);
         let Some(subflow) = self.subflows[index].as_deref() else { return segment };
@@ -386,6 +401,9 @@ impl Connection {
         segment.window = self.receive.advertise(scale);
         subflow.rcv.advertised(u64::from(segment.window) << scale);
         subflow.segments_sent += 1;
+        let bare =
+            segment.payload.is_empty() && segment.options.sack.is_empty() && !segment.flags.has(Flags::FIN);
+        segment.flags = segment.flags.with(subflow.ecn.flags(bare));
         // Blocks that found no room here still want a segment of their own.
         if !(subflow.snd.sack_ok && subflow.rcv.has_blocks() && subflow.rcv.ack_due(now)) {
             subflow.rcv.acknowledged();
@@ -399,6 +417,7 @@ pub(super) struct Sent {
     payload: Payload,
     pub(super) mapping: Option<TxMapping>,
     fin: bool,
+    again: bool,
 }
 
 impl From<&Record> for Sent {
@@ -408,6 +427,7 @@ impl From<&Record> for Sent {
             payload: record.payload.clone(),
             mapping: record.mapping,
             fin: record.fin,
+            again: record.retransmitted,
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::proto::endpoint::Shared;
 use crate::proto::event::Event;
 use crate::proto::path::View;
 use crate::proto::secret::Tuple;
+use crate::proto::subflow::ecn::EcnState;
 use crate::proto::subflow::{Birth, Kind, Subflow};
 use crate::proto::{Instant, LocalAddress};
 use crate::wire::{AddAddr, Join, ResetReason, Segment, Version};
@@ -109,12 +110,13 @@ impl Paths {
     }
 
     /// An announcement has left.
-    pub(super) fn announced(&mut self, id: u8, now: Instant) {
+    pub(super) fn announced(&mut self, id: u8, now: Instant, version: Version) {
         if let Some(known) = self.announcements.iter_mut().find(|known| known.id == id) {
             known.sends += 1;
             known.sent = now;
-            known.at =
-                (known.sends < ANNOUNCEMENTS).then(|| now + Duration::from_secs(1) * (1 << known.sends));
+            // In version 0 nobody would say that it has arrived.
+            let again = version == Version::V1 && known.sends < ANNOUNCEMENTS;
+            known.at = again.then(|| now + Duration::from_secs(1) * (1 << known.sends));
         }
     }
 }
@@ -139,7 +141,9 @@ impl Connection {
             }
             Opening::Passive(syn) => {
                 self.take_user_timeout(syn);
-                Subflow::answering(&birth, now, syn)
+                let mut subflow = Subflow::answering(&birth, now, syn);
+                subflow.ecn = EcnState::asked(self.config.ecn, syn);
+                subflow
             }
             Opening::Cookie(syn, sequence) => {
                 birth.iss = sequence;
@@ -224,6 +228,7 @@ impl Connection {
         let birth = self.birth(shared, now, (syn.dst, syn.src), kind, local_id, address_id);
         let mut subflow = Subflow::answering(&birth, now, syn);
         subflow.peer_backup = backup;
+        subflow.ecn = EcnState::asked(self.config.ecn, syn);
         self.add_subflow(shared, subflow);
         true
     }
@@ -423,7 +428,9 @@ impl Connection {
         if self.paths.remote.len() < MAX_REMOTE && usable_remote(add.address) {
             self.paths.remote.push((add.address_id, address));
         }
-        if self.paths.echoes.iter().all(|echo| echo.address_id != add.address_id) {
+        if self.version == Version::V1
+            && self.paths.echoes.iter().all(|echo| echo.address_id != add.address_id)
+        {
             let _ = self.paths.echoes.try_push(AddAddr { echo: true, mac: None, ..*add });
         }
         self.manage_paths(shared, now);
@@ -446,7 +453,7 @@ impl Connection {
 
     /// The HMAC for one of our announcements.
     pub(super) fn announcement_mac(&self, id: u8, address: IpAddr) -> Option<u64> {
-        let remote = self.remote_key?;
+        let remote = self.remote_key.filter(|_| self.version == Version::V1)?;
         Some(crypto::address_mac(self.local_key.key, remote.key, id, address, None))
     }
 

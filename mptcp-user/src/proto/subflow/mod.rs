@@ -3,6 +3,7 @@
 //! This type holds the state; [`send`] and [`receive`] are its two halves. What segments mean for the connection
 //! as a whole, and which segment leaves next, is the connection's business.
 
+pub(crate) mod ecn;
 pub(crate) mod mapping;
 mod pacing;
 mod rack;
@@ -22,6 +23,7 @@ use super::event::SubflowSlot;
 use super::info::{SubflowInfo, SubflowState};
 use super::rtt::RttEstimator;
 use crate::wire::{Flags, ResetReason, Segment, SeqNumber, Timestamps};
+use ecn::EcnState;
 use mapping::RxMappings;
 use receive::ReceiveSide;
 use sack::SackIntake;
@@ -72,10 +74,9 @@ pub(crate) struct Subflow {
     pub(crate) sacks: SackIntake,
     pub(crate) rtt: RttEstimator,
     pub(crate) mappings: RxMappings,
+    pub(crate) ecn: EcnState,
     /// Timestamps are in use.
     pub(crate) stamps: bool,
-    /// ECN is in use (RFC 3168): an echo of the peer counts, and is answered with CWR.
-    pub(crate) ecn: bool,
     stamp_origin: u32,
     /// MSS we announce: what our link takes.
     pub(crate) link_mss: u16,
@@ -166,8 +167,8 @@ impl Subflow {
             sacks: SackIntake::default(),
             rtt: RttEstimator::new(),
             mappings: RxMappings::default(),
+            ecn: EcnState::default(),
             stamps: true,
-            ecn: false,
             stamp_origin: birth.stamp_origin,
             link_mss,
             mss: link_mss,

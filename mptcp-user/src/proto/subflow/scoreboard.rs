@@ -33,7 +33,7 @@ pub(crate) struct Record {
     /// The subflow's FIN comes after the payload.
     pub(crate) fin: bool,
     pub(super) sent_at: Instant,
-    pub(super) retransmitted: bool,
+    pub(crate) retransmitted: bool,
     /// What the rate sampler knew when it was sent last.
     pub(super) snapshot: Snapshot,
     sacked: bool,

@@ -148,3 +148,77 @@ fn an_abort_reaches_the_peer_and_everything_is_released() {
     pair.run_until(Duration::from_secs(100), |_| false);
     assert!(pair.client.endpoint.connections().is_empty() && pair.server.endpoint.connections().is_empty());
 }
+
+/// A gateway that changes octets without changing their number, as regular TCP would let it, from the `first` segment
+/// with data on.
+fn gateway(in_direction: [bool; 2], first: usize) -> super::pair::Middlebox {
+    let mut seen = [0; 2];
+    Box::new(move |from_client, mut segment| {
+        let direction = usize::from(from_client);
+        if !segment.payload.is_empty() && in_direction[direction] {
+            seen[direction] += 1;
+            if seen[direction] > first {
+                let octets: Vec<u8> = segment.payload.to_vec().iter().map(|octet| octet ^ 0x20).collect();
+                segment.payload = octets.into();
+            }
+        }
+        Some(segment)
+    })
+}
+
+#[test]
+fn a_gateway_that_changes_the_data_of_the_only_subflow_makes_it_regular_tcp() {
+    let config = ConnectionConfig { checksum: true, max_subflows: 1, ..ConnectionConfig::default() };
+    for (number, (directions, first)) in
+        [([false, true], 0), ([true, false], 0), ([true, true], 0), ([false, true], 20), ([true, true], 7)]
+            .into_iter()
+            .enumerate()
+    {
+        for loss in [0.0, 0.03] {
+            let mut pair = Pair::new(number as u64, vec![PathConfig::default()], false, &config);
+            pair.middlebox = Some(gateway(directions, first));
+            pair.paths[0].loss = loss;
+            let (up, down) = (pattern(400_000, 1), pattern(300_000, 2));
+            pair.send(up.clone(), down.clone());
+            assert!(pair.run(Duration::from_secs(120)), "case {number}\n{}", pair.tail());
+            let case = format!("case {number} {loss}");
+            assert_eq!(
+                (pair.client.closed, pair.server.closed),
+                (Some(CloseReason::Finished), Some(CloseReason::Finished)),
+                "{case}"
+            );
+            for (received, sent, changed) in
+                [(&pair.client.received, &down, directions[0]), (&pair.server.received, &up, directions[1])]
+            {
+                let same = received
+                    .iter()
+                    .zip(sent)
+                    .all(|(got, sent)| got == sent || (changed && *got == sent ^ 0x20));
+                assert!(received.len() == sent.len() && same, "{case}");
+                assert_eq!(received != sent, changed, "{case}");
+            }
+            let info =
+                |host: &super::pair::Host| host.endpoint.info(host.connection.unwrap()).unwrap().fallback;
+            let (client, server) = (info(&pair.client), info(&pair.server));
+            assert!(client.is_some() && server.is_some(), "{case}: {client:?} {server:?}");
+            let failed = Some(FallbackReason::ChecksumFailed);
+            assert!(client == failed || server == failed, "{case}: {client:?} {server:?}");
+        }
+    }
+}
+
+#[test]
+fn a_gateway_on_one_of_two_paths_costs_that_path() {
+    let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
+    let mut pair = Pair::new(1, vec![PathConfig::default(); 2], false, &config);
+    pair.middlebox = Some(Box::new(|_, mut segment| {
+        if segment.src.ip().to_string().starts_with("10.1.") && !segment.payload.is_empty() {
+            let octets: Vec<u8> = segment.payload.to_vec().iter().map(|octet| octet ^ 0x20).collect();
+            segment.payload = octets.into();
+        }
+        Some(segment)
+    }));
+    assert_eq!(fallbacks(&mut pair), (None, None));
+    let failed = pair.log.iter().filter(|line| line.contains("Fail(")).count();
+    assert!(failed > 0, "no MP_FAIL was sent");
+}

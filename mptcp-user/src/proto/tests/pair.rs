@@ -4,7 +4,7 @@ use crate::proto::{
     CloseReason, ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Event, Instant, ListenerId,
     LocalAddress,
 };
-use crate::wire::{Flags, Segment};
+use crate::wire::{Segment, segmentize};
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
@@ -235,25 +235,10 @@ impl Pair {
     fn transmit(&mut self, from_client: bool, segment: Segment) {
         assert!(segment.options.wire_len() <= 40, "options too long: {segment:?}");
         let path = path_of(segment.src.ip());
-        let size = if segment.gso_size == 0 { usize::MAX } else { usize::from(segment.gso_size) };
-        let total = segment.payload.len();
-        let mut from = 0usize;
-        loop {
-            let to = from.saturating_add(size).min(total);
-            let mut packet = segment.clone();
-            packet.payload = segment.payload.slice(from, to);
-            packet.seq = segment.seq + from as u32;
-            packet.gso_size = 0;
-            if to < total {
-                packet.flags = packet.flags.without(Flags::FIN).without(Flags::PSH);
-            }
+        for packet in segmentize(&segment) {
             let mtu = packet.payload.len() + packet.options.wire_len() + 20;
             assert!(mtu <= 1480, "packet of {mtu} octets: {packet:?}");
             self.transmit_packet(from_client, path, packet);
-            from = to;
-            if from >= total {
-                break;
-            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Data crosses, over one path and over several, whatever the network does.
 
 use super::pair::{Pair, PathConfig, address, pattern};
-use crate::proto::{CloseReason, ConnectionConfig, SubflowState};
+use crate::proto::{CloseReason, ConnectionConfig, EcnPolicy, SubflowState, Versions};
 use std::time::Duration;
 
 /// Runs a transfer both ways and checks all that must hold at its end.
@@ -96,6 +96,8 @@ fn random_networks_deliver_the_stream_exactly() {
         let config = ConnectionConfig {
             checksum: rng.random_bool(0.3),
             multipath: rng.random_bool(0.9),
+            versions: if rng.random_bool(0.25) { Versions::Zero } else { Versions::Auto },
+            ecn: if rng.random_bool(0.3) { EcnPolicy::Ask } else { EcnPolicy::Accept },
             congestion: algorithms[rng.random_range(0..algorithms.len())].into(),
             scheduler: ["lowest-rtt", "round-robin"][rng.random_range(0..2)].into(),
             receive_buffer: 1 << rng.random_range(12..24),

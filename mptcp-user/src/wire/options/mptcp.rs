@@ -421,6 +421,11 @@ impl Join {
 }
 
 impl Dss {
+    /// Whether the mapping is infinite: the sender has fallen back (RFC 8684 section 3.7).
+    pub fn is_infinite(&self) -> bool {
+        self.mapping.is_some_and(|mapping| mapping.len == 0)
+    }
+
     fn parse(option: &[u8]) -> Option<Self> {
         let dss = common::Dss::read(&option, 0, option.len() as u8)?;
         let data_ack = dss
