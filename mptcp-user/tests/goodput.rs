@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// The coupled algorithms are Reno on one path, as their own tests show.
+/// The loss-based coupled algorithms are Reno on one path, as their own tests show.
 const ALGORITHMS: [&str; 3] = ["cubic", "reno", "bbr"];
 const RATES: [u64; 2] = [10, 100];
 /// One-way delays in milliseconds.

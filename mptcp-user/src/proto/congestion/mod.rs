@@ -9,11 +9,16 @@
 //! Loss detection, the pace at which the window shrinks during recovery (PRR, RFC 6937) and the undo of a
 //! reduction that turned out to be unfounded are the subflow's and the same for all algorithms.
 
+mod balia;
 mod bbr;
 mod cubic;
 mod lia;
+mod olia;
 mod reno;
+#[cfg(test)]
+mod shared_bottleneck;
 mod slow_start;
+mod wvegas;
 
 use super::Instant;
 use std::fmt::Debug;
@@ -186,6 +191,9 @@ pub(crate) const ALGORITHMS: &[Algorithm] = &[
     ("reno", || Box::new(reno::Reno::default())),
     ("bbr", || Box::new(bbr::Bbr::default())),
     ("lia", || Box::new(lia::Lia::default())),
+    ("olia", || Box::new(olia::Olia::default())),
+    ("balia", || Box::new(balia::Balia::default())),
+    ("wvegas", || Box::new(wvegas::WVegas::default())),
 ];
 
 /// A controller by its name.

@@ -1,0 +1,111 @@
+//! BALIA, balanced linked adaptation (draft-walid-mptcp-congestion-control): increase and decrease both depend on how
+//! much faster the best path is, a compromise between friendliness to others and quick reactions.
+
+use super::slow_start::SlowStart;
+use super::{Ack, Cause, CongestionControl, Path, PerPath, additive};
+use crate::proto::Instant;
+
+/// No loss takes more than this share of half the window.
+const MAX_DECREASE: f64 = 1.5;
+
+#[derive(Debug, Default)]
+struct State {
+    slow_start: SlowStart,
+    credit: f64,
+}
+
+/// The algorithm.
+#[derive(Debug, Default)]
+pub(super) struct Balia {
+    paths: PerPath<State>,
+}
+
+/// Octets per second that a path carries: x of the draft.
+fn rate(path: &Path) -> f64 {
+    path.cwnd as f64 / path.srtt.map_or(1e-3, |rtt| rtt.as_secs_f64()).max(1e-6)
+}
+
+/// How much faster the fastest path is than this one, and this one's share of all.
+fn balance(index: usize, paths: &[Path]) -> (f64, f64) {
+    let own = rate(&paths[index]).max(1.0);
+    let (mut best, mut sum) = (own, 0.0);
+    for path in paths.iter().filter(|path| path.active) {
+        best = best.max(rate(path));
+        sum += rate(path);
+    }
+    (best / own, own / f64::max(sum, own))
+}
+
+impl CongestionControl for Balia {
+    fn name(&self) -> &'static str {
+        "balia"
+    }
+
+    fn on_ack(&mut self, _now: Instant, index: usize, ack: &Ack, paths: &mut [Path]) {
+        let state = self.paths.at(index);
+        if paths[index].in_slow_start() {
+            state.slow_start.on_ack(ack, &mut paths[index]);
+            return;
+        }
+        if !ack.limited {
+            return;
+        }
+        let (alpha, share) = balance(index, paths);
+        let path = &mut paths[index];
+        // x / rtt / (sum of x)^2 * (1 + alpha) / 2 * (4 + alpha) / 5 for each segment: times w, for each window.
+        let increase = share * share * (1.0 + alpha) / 2.0 * (4.0 + alpha) / 5.0;
+        path.cwnd += additive(path, ack.delivered, increase * path.mss as f64, &mut state.credit);
+    }
+
+    fn on_congestion(&mut self, _now: Instant, index: usize, _cause: Cause, paths: &mut [Path]) {
+        let (alpha, _) = balance(index, paths);
+        paths[index].reduce(1.0 - alpha.min(MAX_DECREASE) / 2.0);
+    }
+
+    fn on_reset(&mut self, path: usize) {
+        *self.paths.at(path) = State::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn paths(windows: [u64; 2]) -> [Path; 2] {
+        windows.map(|cwnd| Path {
+            cwnd,
+            ssthresh: 10_000,
+            srtt: Some(Duration::from_millis(50)),
+            active: true,
+            ..Path::new(1000)
+        })
+    }
+
+    /// Alpha is 1 on the best path. Alone it is Reno; of two equal ones each gains a quarter.
+    #[test]
+    fn the_best_path_gains_by_the_square_of_its_share() {
+        for (second, expected) in [(false, 1000), (true, 250)] {
+            let mut paths = paths([100_000, 100_000]);
+            paths[1].active = second;
+            let ack = Ack { delivered: 100_000, limited: true, ..Ack::default() };
+            Balia::default().on_ack(Instant::ZERO, 0, &ack, &mut paths);
+            assert!(paths[0].cwnd.abs_diff(100_000 + expected) <= 1, "{}", paths[0].cwnd);
+            Balia::default().on_congestion(Instant::ZERO, 0, Cause::Loss, &mut paths);
+            assert!(paths[0].ssthresh.abs_diff(50_000) <= expected / 2 + 1, "{}", paths[0].ssthresh);
+        }
+    }
+
+    /// A path with a third of the best one's rate: alpha is 3, its share 1/4. It gains (1/16)(4/2)(7/5) of a segment
+    /// for a window, and loses three quarters of the window at once.
+    #[test]
+    fn a_slower_path_gains_faster_than_its_share_and_gives_way_sooner() {
+        let mut paths = paths([150_000, 50_000]);
+        let ack = Ack { delivered: 50_000, limited: true, ..Ack::default() };
+        Balia::default().on_ack(Instant::ZERO, 1, &ack, &mut paths);
+        assert!(paths[1].cwnd.abs_diff(50_175) <= 1, "{}", paths[1].cwnd);
+        paths[1].cwnd = 50_000;
+        Balia::default().on_congestion(Instant::ZERO, 1, Cause::Loss, &mut paths);
+        assert_eq!(paths[1].ssthresh, 12_500);
+    }
+}
