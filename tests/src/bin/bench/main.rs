@@ -8,8 +8,11 @@ use clap::Parser;
 use mptcp_tests::bench::{Contender, Effort, Row, SCENARIOS, sibling};
 use mptcp_tests::beside::{self, Comparison, Condition, Role};
 use report::Report;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Measure this stack and the kernel's side by side, in turns, on the same links.
 #[derive(Debug, Parser)]
@@ -24,6 +27,10 @@ struct Args {
     /// Of tcp and fairness only the paths whose names contain this ("cubic 10 Mb/s 20 ms 1%")
     #[arg(long, value_name = "TEXT")]
     path: Option<String>,
+    /// Of tcp and fairness measure so many paths at the same time. They take little of the processors; mind that the
+    /// machine does not become the bottleneck
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    jobs: usize,
     /// Write what tcp and fairness found as Markdown
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -79,9 +86,8 @@ fn run(args: &Args) -> Result<()> {
     }
     if wanted("fairness") {
         let effort = if args.quick { beside::Effort::QUICK } else { beside::Effort::FULL };
-        for condition in paths(&beside::FAIRNESS, args) {
-            report.fairness.push(beside::share(&peer, condition, effort, &say)?);
-        }
+        let paths = paths(&beside::FAIRNESS, args).collect();
+        report.fairness = at_once(paths, args.jobs, |path| beside::share(&peer, path, effort, &say))?;
     }
     rows.extend(report.rows());
     print(&rows);
@@ -113,7 +119,30 @@ fn goodput(peer: &Path, args: &Args, role: Role) -> Result<Vec<Comparison>> {
     // The receiver has no congestion control: one algorithm will do.
     let matters = |path: &Condition| role == Role::Sender || path.algorithm == "cubic";
     let paths = paths(&beside::GOODPUT, args).filter(matters);
-    paths.map(|path| beside::compare(peer, path, role, effort, &say)).collect()
+    at_once(paths.collect(), args.jobs, |path| beside::compare(peer, path, role, effort, &say))
+}
+
+/// Does the work for each path, for some of them at the same time; results in the order of the paths.
+fn at_once(
+    paths: Vec<Condition>,
+    jobs: usize,
+    work: impl Fn(Condition) -> Result<Comparison> + Sync,
+) -> Result<Vec<Comparison>> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let place = next.fetch_add(1, Ordering::Relaxed)
+                    && let Some(path) = paths.get(place)
+                {
+                    let result = work(*path);
+                    done.lock().expect("no panic while locked").insert(place, result);
+                }
+            });
+        }
+    });
+    done.into_inner().expect("no panic while locked").into_values().collect()
 }
 
 /// Cost per packet of the XDP program, measured by the kernel; a program of its own knows how.
