@@ -134,15 +134,15 @@ impl Lab {
         Self::build(links, &Family::BOTH)
     }
 
-    /// One link through `mptcp lab` for each of the given lists of its options, both families. The calling thread
-    /// must outlive the emulators.
-    pub fn emulated(links: &[&[&str]]) -> Result<Self> {
+    /// One link through `mptcp lab` for each of the given lists of its options. The calling thread must outlive the
+    /// emulators.
+    pub fn emulated(links: &[&[&str]], families: &[Family]) -> Result<Self> {
         let mut lab = Self { links: links.len(), ..Self::build(0, &[])? };
         let middle = Namespace::new("middle")?;
         for (number, words) in (1..).zip(links) {
             for side in [Side::Left, Side::Right] {
                 let (interface, inner) = (side.interface(number), side.middle_interface(number));
-                let addresses = side.addresses(number, &Family::BOTH);
+                let addresses = side.addresses(number, families);
                 let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
                 link(
                     &End { namespace: lab.namespace(side), interface: &interface, addresses: &addresses },

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// Runs `work` with the namespaces of a client and a server that `mptcp lab` with these words connects; gives the
 /// emulator's report too.
 fn through<T>(words: &[&str], work: impl FnOnce(&Namespace, &Namespace) -> T) -> (T, serde_json::Value) {
-    let mut lab = Lab::emulated(&[words]).unwrap();
+    let mut lab = Lab::emulated(&[words], &Family::BOTH).unwrap();
     let result = work(&lab.left, &lab.right);
     (result, lab.end_emulation().unwrap().remove(0))
 }

@@ -51,7 +51,7 @@ fn lab(case: Case<'_>, family: Family) -> Lab {
     let boxes: Vec<_> = case.boxes.iter().map(|text| text.replace("EXTERNAL", external(family))).collect();
     let mut words = vec!["--seed", "5", "--both", case.link];
     words.extend(boxes.iter().flat_map(|text| ["--box", text]));
-    let lab = Lab::emulated(&[&words]).unwrap();
+    let lab = Lab::emulated(&[&words], &Family::BOTH).unwrap();
     let left = lab.left.ip("-o link show dev left1").unwrap();
     let mac = left.split("link/ether ").nth(1).unwrap().split_whitespace().next().unwrap();
     lab.right

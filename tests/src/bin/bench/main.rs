@@ -86,8 +86,8 @@ fn run(args: &Args) -> Result<()> {
     }
     if wanted("fairness") {
         let effort = if args.quick { beside::Effort::QUICK } else { beside::Effort::FULL };
-        let paths = paths(&beside::FAIRNESS, args).collect();
-        report.fairness = at_once(paths, args.jobs, |path| beside::share(&peer, path, effort, &say))?;
+        let paths: Vec<_> = paths(&beside::FAIRNESS, args).collect();
+        report.fairness = at_once(&paths, args.jobs, |path| beside::share(&peer, path, effort, &say))?;
     }
     rows.extend(report.rows());
     print(&rows);
@@ -119,12 +119,12 @@ fn goodput(peer: &Path, args: &Args, role: Role) -> Result<Vec<Comparison>> {
     // The receiver has no congestion control: one algorithm will do.
     let matters = |path: &Condition| role == Role::Sender || path.algorithm == "cubic";
     let paths = paths(&beside::GOODPUT, args).filter(matters);
-    at_once(paths.collect(), args.jobs, |path| beside::compare(peer, path, role, effort, &say))
+    at_once(&paths.collect::<Vec<_>>(), args.jobs, |path| beside::compare(peer, path, role, effort, &say))
 }
 
 /// Does the work for each path, for some of them at the same time; results in the order of the paths.
 fn at_once(
-    paths: Vec<Condition>,
+    paths: &[Condition],
     jobs: usize,
     work: impl Fn(Condition) -> Result<Comparison> + Sync,
 ) -> Result<Vec<Comparison>> {

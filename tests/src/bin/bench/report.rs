@@ -113,7 +113,8 @@ impl Report {
             writeln!(text, "\n## One bottleneck for both\n")?;
             writeln!(
                 text,
-                "One flow of each at the same time, both to the kernel; Mb/s in the steady state.\n"
+                "One flow of each, both to the kernel; in every other turn this stack's begins, a second earlier. Mb/s from\n\
+                 20 to 80 seconds after the beginning.\n"
             )?;
             writeln!(text, "| congestion control | Mb/s | ms | this stack | kernel | this stack's share |")?;
             writeln!(text, "| --- | ---: | ---: | ---: | ---: | ---: |")?;
