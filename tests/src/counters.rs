@@ -2,10 +2,12 @@
 
 use crate::netns::Namespace;
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A snapshot of counters.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Counters(BTreeMap<String, i64>);
 
 /// Counters of Multipath TCP that say that something went wrong, and must not move between two ends that speak it
@@ -29,15 +31,18 @@ pub const TROUBLE: [&str; 13] = [
 impl Counters {
     /// All counters of the namespace.
     pub fn read(namespace: &Namespace) -> Result<Self> {
-        namespace.run(|| {
-            let mut all = Self::default();
-            for file in ["netstat", "snmp"] {
-                let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}"))
-                    .with_context(|| format!("can't read the counters of {file}"))?;
-                all.parse(&text);
-            }
-            Ok(all)
-        })
+        namespace.run(Self::read_here)
+    }
+
+    /// All counters of the calling thread's namespace.
+    pub fn read_here() -> Result<Self> {
+        let mut all = Self::default();
+        for file in ["netstat", "snmp"] {
+            let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}"))
+                .with_context(|| format!("can't read the counters of {file}"))?;
+            all.parse(&text);
+        }
+        Ok(all)
     }
 
     /// Lines come in pairs: "Prefix: name name …" and "Prefix: value value …".

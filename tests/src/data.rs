@@ -98,6 +98,11 @@ pub fn sum_of_file(path: &Path) -> Result<(u64, Sum)> {
     Ok(sum(file)?)
 }
 
+/// A SHA-256 as people write it.
+pub fn hex(sum: &Sum) -> String {
+    sum.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
 /// Copies until the end of `reader`; gives the number of octets. Plain reads and writes, as most programs do.
 pub fn copy(mut reader: impl Read, mut writer: impl Write) -> io::Result<u64> {
     let mut buffer = vec![0; CHUNK];

@@ -511,7 +511,8 @@ fn send(stream: &std::net::TcpStream, path: &Path) -> Result<Outcome> {
     Ok(Outcome { seconds: start.elapsed().as_secs_f64(), fallback, statistics: None })
 }
 
-fn subflows(statistics: &serde_json::Value, octets: &str) -> Vec<Subflow> {
+/// What each subflow carried, from the statistics of `mptcp --json`; `octets` names the direction.
+pub(crate) fn subflows(statistics: &serde_json::Value, octets: &str) -> Vec<Subflow> {
     let Some(all) = statistics["connection"]["subflows"].as_array() else { return Vec::new() };
     all.iter()
         .map(|subflow| Subflow {
@@ -522,7 +523,8 @@ fn subflows(statistics: &serde_json::Value, octets: &str) -> Vec<Subflow> {
         .collect()
 }
 
-fn texts(list: &serde_json::Value, field: &str) -> Vec<String> {
+/// One field of each item of a list.
+pub(crate) fn texts(list: &serde_json::Value, field: &str) -> Vec<String> {
     let all = list.as_array().into_iter().flatten();
     all.filter_map(|item| item[field].as_str().map(str::to_owned)).collect()
 }

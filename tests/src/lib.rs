@@ -5,9 +5,10 @@
 //! * [`kernel`]: the kernel's own Multipath TCP (and regular TCP) as the peer;
 //! * [`counters`]: the kernel's SNMP and MIB counters in a namespace;
 //! * [`xdp`]: the XDP program and crafted packets;
-//! * [`data`]: seeded test data and its SHA-256.
+//! * [`data`]: seeded test data and its SHA-256;
 //! * [`bench`], [`beside`]: benchmarks, this stack and the kernel's in turns;
-//! * [`raw`]: the datapath's two ends without an engine between them.
+//! * [`raw`]: the datapath's two ends without an engine between them;
+//! * [`vm`]: guests with several NICs on several kernels.
 //!
 //! Nothing else here depends on the stack under test: it is driven through its command line, as users drive it. (Only
 //! the benchmark's end points, a program of their own, use it as a library.)
@@ -24,6 +25,7 @@ pub mod netns;
 pub mod ours;
 pub mod process;
 pub mod raw;
+pub mod vm;
 pub mod xdp;
 
 /// Whether this process may create namespaces and attach programs.

@@ -219,13 +219,7 @@ impl Namespace {
 
     /// Switches offloads of an interface on or off (`ethtool -K`).
     pub fn set_offloads(&self, interface: &str, offloads: &[Offload], on: bool) -> Result<()> {
-        self.run(|| {
-            for &offload in offloads {
-                set_offload(interface, offload, on)
-                    .with_context(|| format!("can't switch {offload:?} of {interface} {}", on_off(on)))?;
-            }
-            Ok(())
-        })
+        self.run(|| set_offloads_here(interface, offloads, on))
     }
 
     /// Limits of the kernel's own path manager: additional subflows of a connection, addresses accepted from peers.
@@ -262,6 +256,15 @@ pub fn link_with(a: &End<'_>, b: &End<'_>, words: &str) -> Result<()> {
         end.namespace.set_up(end.interface, true)?;
     }
     // A link-local address is tentative for a second, global ones are not: nobody has to wait.
+    Ok(())
+}
+
+/// [`Namespace::set_offloads`] in the namespace of the calling thread.
+pub fn set_offloads_here(interface: &str, offloads: &[Offload], on: bool) -> Result<()> {
+    for &offload in offloads {
+        set_offload(interface, offload, on)
+            .with_context(|| format!("can't switch {offload:?} of {interface} {}", on_off(on)))?;
+    }
     Ok(())
 }
 

@@ -108,6 +108,7 @@ impl Sink {
                 receive_frames: 0..FRAMES,
                 transmit_frames: 0..0,
                 copy: CopyMode::Copy,
+                multi_buffer: true,
             };
             let socket = Socket::bind(&umem, None, &bind)?;
             let maps = program.maps();

@@ -147,6 +147,7 @@ fn a_queue_in_use_is_busy_and_free_soon_after() {
             receive_frames: 0..64,
             transmit_frames: 0..0,
             copy: CopyMode::Copy,
+            multi_buffer: true,
         };
         let first = Socket::bind(&umem, None, &bind).expect("socket");
         let other = Arc::new(Umem::new(64).expect("memory"));

@@ -18,6 +18,16 @@ pub(crate) const IP: Tool = Tool { program: "ip", probe: "-V", package: "iproute
 /// Wireshark's dissector.
 pub(crate) const TSHARK: Tool = Tool { program: "tshark", probe: "--version", package: "tshark" };
 
+/// What virtual machines take: qemu, and what their file system is made from.
+pub(crate) const GUESTS: [Tool; 6] = [
+    IP,
+    Tool { program: "qemu-system-x86_64", probe: "--version", package: "qemu-system-x86" },
+    Tool { program: "busybox", probe: "true", package: "busybox-static" },
+    Tool { program: "modprobe", probe: "--version", package: "kmod" },
+    Tool { program: "nft", probe: "--version", package: "nftables" },
+    Tool { program: "strip", probe: "--version", package: "binutils" },
+];
+
 /// Whether this process is root's.
 pub(crate) fn is_root() -> bool {
     // The owner of a process's own directory in /proc is its effective user.

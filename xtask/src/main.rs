@@ -12,6 +12,7 @@ mod lint;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -41,6 +42,9 @@ enum Habit {
     /// Run all tests; as root also those that need namespaces. Further words go to `cargo test`
     #[command(disable_help_flag = true)]
     Test(Rest),
+    /// Test in virtual machines with several NICs, on several kernels (`--help` for its options)
+    #[command(disable_help_flag = true)]
+    Vm(Rest),
     /// Measure against the kernel (root; `--help` for its options)
     #[command(disable_help_flag = true)]
     Bench(Rest),
@@ -80,6 +84,7 @@ fn habit(habit: Habit) -> Result<()> {
         Habit::Build => build::mptcp().map(|path| println!("{}", path.display())),
         Habit::Demo(rest) => demo::run(&rest.words),
         Habit::Test(rest) => test::run(&rest.words),
+        Habit::Vm(rest) => vm::run(&rest.words),
         Habit::Bench(rest) => bench::run(&rest.words),
         Habit::Lint => lint::run_all(),
         Habit::Ci => {

@@ -183,6 +183,10 @@ pub(crate) struct StackArgs {
     /// How XDP programs are attached
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub(crate) mode: Mode,
+    /// Let network cards write packets to this program's memory by themselves, where the mode is native and the
+    /// driver can
+    #[arg(long)]
+    pub(crate) zero_copy: bool,
     /// Record all segments of this stack, both directions, all interfaces, as pcapng (tcpdump on this host does
     /// not see what XDP takes)
     #[arg(long, value_name = "FILE")]
@@ -268,6 +272,7 @@ impl StackArgs {
             Mode::Native => AttachMode::Native,
             Mode::Generic => AttachMode::Generic,
         };
+        builder.zero_copy = self.zero_copy;
         builder.pcap = self.pcap.clone();
         builder.connection = connection;
         builder

@@ -35,6 +35,17 @@ impl SocketPlaces {
     }
 }
 
+/// How interfaces are brought into use.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    /// How programs are attached.
+    pub(super) mode: AttachMode,
+    /// Without copying where the mode is native and the driver can.
+    pub(super) zero_copy: bool,
+    /// Whether the kernel's AF_XDP takes packets of several buffers.
+    pub(super) multi_buffer: bool,
+}
+
 /// An interface in use.
 pub(super) struct Attachment {
     /// Interface index.
@@ -72,8 +83,7 @@ impl Attachment {
         places: &mut SocketPlaces,
         mut report: InterfaceReport,
         mac: [u8; 6],
-        mode: AttachMode,
-        zero_copy: bool,
+        manner: Manner,
     ) -> Result<Self, Error> {
         let (index, name) = (report.index, report.name.clone());
         let failed = |source: XdpError| Error::Xdp { interface: Some(name.clone()), source };
@@ -82,7 +92,9 @@ impl Attachment {
         let native = report.mode.as_deref() == Some(XdpMode::Native.as_str());
         if native {
             match program.attach(index, XdpMode::Native) {
-                Err(XdpError::ModeUnsupported { source, .. }) if mode == AttachMode::Auto => {
+                Err(XdpError::ModeUnsupported { source, .. })
+                    if manner.mode == AttachMode::Auto && manner.multi_buffer =>
+                {
                     report.mode = Some(XdpMode::Generic.as_str().into());
                     report.reason = format!("the driver refused native XDP: {source}");
                     program.attach(index, XdpMode::Generic).map_err(failed)?;
@@ -93,7 +105,7 @@ impl Attachment {
             program.attach(index, XdpMode::Generic).map_err(failed)?;
         }
         // Until the maps are filled, everything goes to the kernel.
-        let sockets = Self::sockets(&mut report, zero_copy && native);
+        let sockets = Self::sockets(&mut report, manner.zero_copy && native, manner.multi_buffer);
         let maps = program.maps();
         let mut run = None;
         let result = sockets.and_then(|sockets| {
@@ -129,7 +141,11 @@ impl Attachment {
     }
 
     /// A socket for each receive queue; they share one UMEM.
-    fn sockets(report: &mut InterfaceReport, zero_copy: bool) -> Result<Vec<Socket>, Error> {
+    fn sockets(
+        report: &mut InterfaceReport,
+        zero_copy: bool,
+        multi_buffer: bool,
+    ) -> Result<Vec<Socket>, Error> {
         let name = report.name.clone();
         let failed = |source| match source {
             BindError::NoAfXdp => Error::NoAfXdp,
@@ -150,6 +166,7 @@ impl Attachment {
                 receive_frames: queue * frames..(queue + 1) * frames,
                 transmit_frames: 0..0,
                 copy,
+                multi_buffer,
             };
             let mut socket = Socket::bind(&umem, sockets.first(), &bind(copy));
             if copy == CopyMode::ZeroCopy
@@ -166,6 +183,9 @@ impl Attachment {
                 Err(BindError::Refused { .. }) if queue > 0 => break,
                 Err(error) => return Err(failed(error)),
             }
+        }
+        if copy == CopyMode::ZeroCopy {
+            report.reason.push_str("; packets arrive without copying");
         }
         report.queues = sockets.len() as u32;
         Ok(sockets)

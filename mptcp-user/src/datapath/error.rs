@@ -43,9 +43,7 @@ pub enum Error {
         missing: Vec<&'static str>,
     },
     /// The kernel can't do it.
-    #[error(
-        "this kernel has no AF_XDP sockets: it must be built with CONFIG_XDP_SOCKETS=y (Linux 6.6 or newer)"
-    )]
+    #[error("this kernel has no AF_XDP sockets: it must be built with CONFIG_XDP_SOCKETS=y")]
     NoAfXdp,
     /// The XDP program can't be loaded or attached.
     #[error("{}: {source}", .interface.as_ref().map_or_else(|| "loading the XDP program".into(), |name| format!("attaching to {name}")))]

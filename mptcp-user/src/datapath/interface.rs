@@ -1,5 +1,6 @@
 //! Which interfaces can be used, how, and why not. Needs no privileges.
 
+use super::af_xdp;
 use super::ethtool::Ethtool;
 use super::netlink::{Address, Link, Netlink, XdpFeatures, xdp_features};
 use super::xdp::XdpMode;
@@ -66,6 +67,8 @@ pub struct HostFacts {
     pub queues: HashMap<u32, u32>,
     /// Whether the kernel has AF_XDP sockets.
     pub af_xdp: bool,
+    /// Whether they take packets of several buffers, as super-segments are (Linux 6.6).
+    pub multi_buffer: bool,
     /// Capabilities this process lacks.
     pub missing: Vec<&'static str>,
 }
@@ -91,6 +94,7 @@ impl HostFacts {
             queues,
             links,
             af_xdp: has_af_xdp(),
+            multi_buffer: af_xdp::multi_buffer(),
             missing: missing_capabilities(),
         })
     }
@@ -175,6 +179,9 @@ impl HostFacts {
         let features = self.features.as_ref().map(|all| all.get(&link.index).copied().unwrap_or_default());
         let too_long = link.mtu > SINGLE_BUFFER_MTU && features.is_some_and(|all| !all.multi_buffer());
         let can = features.is_none_or(XdpFeatures::native) && !too_long;
+        if !self.multi_buffer {
+            return single_buffer(link, mode, can, driver);
+        }
         match mode {
             AttachMode::Generic => return Ok((XdpMode::Generic, "as asked for".into())),
             AttachMode::Native if can => return Ok((XdpMode::Native, "as asked for".into())),
@@ -212,6 +219,32 @@ impl HostFacts {
             ),
         })
     }
+}
+
+/// [`HostFacts::choose`] on kernels whose AF_XDP takes packets of one buffer only: native mode has no super-segments.
+fn single_buffer(
+    link: &Link,
+    mode: AttachMode,
+    can: bool,
+    driver: Option<&str>,
+) -> Result<(XdpMode, String), String> {
+    let name = &link.name;
+    if mode == AttachMode::Generic {
+        return Err("generic mode gets super-segments whole, which AF_XDP takes from Linux 6.6 on only: use native mode"
+            .into());
+    }
+    if link.mtu > SINGLE_BUFFER_MTU {
+        return Err(format!(
+            "AF_XDP takes packets larger than {SINGLE_BUFFER_MTU} octets from Linux 6.6 on only: `ip link set dev {name} mtu {SINGLE_BUFFER_MTU}`"
+        ));
+    }
+    if !can {
+        return Err(format!(
+            "the driver ({}) can't do native XDP, and generic mode takes Linux 6.6",
+            driver.unwrap_or("unknown")
+        ));
+    }
+    Ok((XdpMode::Native, "native mode has no super-segments, which AF_XDP takes from Linux 6.6 on only".into()))
 }
 
 /// Whether the kernel knows the address family; lacking privileges do not matter.
@@ -282,6 +315,7 @@ mod tests {
             queues: HashMap::new(),
             links,
             af_xdp: true,
+            multi_buffer: true,
             missing: Vec::new(),
         }
     }
@@ -320,6 +354,19 @@ mod tests {
         assert_eq!(native[0].mode.as_deref(), Some("native"));
         assert!(!native[1].usable && native[1].reason.contains("e1000"), "{}", native[1].reason);
         assert!(facts.reports(AttachMode::Generic).iter().all(|report| report.usable));
+    }
+
+    #[test]
+    fn a_kernel_without_multi_buffer_gets_native_mode_or_a_reason() {
+        let mut facts = facts(vec![link("a", 1, "veth"), link("b", 2, "virtio_net")], &[]);
+        facts.features = None;
+        facts.multi_buffer = false;
+        facts.links[1].mtu = 9000;
+        let reports = facts.reports(AttachMode::Auto);
+        assert_eq!(reports[0].mode.as_deref(), Some("native"), "{}", reports[0].reason);
+        assert!(!reports[1].usable && reports[1].reason.contains("mtu 3498"), "{}", reports[1].reason);
+        let generic = facts.reports(AttachMode::Generic).remove(0);
+        assert!(!generic.usable && generic.reason.contains("native mode"), "{}", generic.reason);
     }
 
     #[test]

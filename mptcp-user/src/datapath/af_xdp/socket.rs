@@ -36,6 +36,8 @@ pub struct Bind {
     pub transmit_frames: Range<u32>,
     /// Copy or zero-copy. Ignored for a socket that shares a UMEM: it inherits the first one's.
     pub copy: CopyMode,
+    /// Take packets of several buffers, where [the kernel can](super::multi_buffer). Inherited like `copy`.
+    pub multi_buffer: bool,
 }
 
 /// Why a socket can't be had.
@@ -43,7 +45,7 @@ pub struct Bind {
 pub enum BindError {
     /// The kernel knows no AF_XDP at all.
     #[error(
-        "this kernel has no AF_XDP sockets; it must be built with CONFIG_XDP_SOCKETS=y (Linux 6.6 or newer)"
+        "this kernel has no AF_XDP sockets; it must be built with CONFIG_XDP_SOCKETS=y"
     )]
     NoAfXdp,
     /// Capability missing.
@@ -57,10 +59,8 @@ pub enum BindError {
         /// The queue.
         queue: u32,
     },
-    /// No such queue, or multi-buffer packets not known.
-    #[error(
-        "the kernel refuses to bind queue {queue} (EINVAL): no such queue, or a kernel older than 6.6 that has no multi-buffer AF_XDP"
-    )]
+    /// No such queue.
+    #[error("the kernel refuses to bind queue {queue} (EINVAL): no such queue")]
     Refused {
         /// The queue.
         queue: u32,
@@ -315,10 +315,11 @@ impl Socket {
         } else {
             None
         };
+        let several = if bind.multi_buffer { libc::XDP_USE_SG } else { 0 };
         let flags = match (share_with, bind.copy) {
             (Some(_), _) => libc::XDP_SHARED_UMEM,
-            (None, CopyMode::Copy) => libc::XDP_USE_NEED_WAKEUP | libc::XDP_USE_SG | libc::XDP_COPY,
-            (None, CopyMode::ZeroCopy) => libc::XDP_USE_NEED_WAKEUP | libc::XDP_USE_SG | libc::XDP_ZEROCOPY,
+            (None, CopyMode::Copy) => libc::XDP_USE_NEED_WAKEUP | several | libc::XDP_COPY,
+            (None, CopyMode::ZeroCopy) => libc::XDP_USE_NEED_WAKEUP | several | libc::XDP_ZEROCOPY,
         };
         let shared = share_with.map(|socket| socket.fd.as_fd());
         let mut attempts = 0;

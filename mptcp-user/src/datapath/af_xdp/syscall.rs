@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// `socket(AF_XDP, SOCK_RAW)`.
 pub(super) fn socket() -> io::Result<OwnedFd> {
@@ -75,6 +75,14 @@ pub(super) fn bind(
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether the kernel knows packets of several buffers (Linux 6.6); none if this process may not ask.
+pub(super) fn knows_multi_buffer() -> Option<bool> {
+    let fd = socket().ok()?;
+    // The flag is looked at before the interface, which does not exist.
+    let refused = bind(fd.as_fd(), 0, 0, libc::XDP_USE_SG, None).err()?;
+    Some(refused.raw_os_error() != Some(libc::EINVAL))
 }
 
 /// Makes the kernel look at the transmit ring.

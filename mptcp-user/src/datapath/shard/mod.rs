@@ -10,7 +10,7 @@ mod news;
 mod requests;
 mod traffic;
 
-use super::attachment::{Attachment, SocketPlaces};
+use super::attachment::{Attachment, Manner, SocketPlaces};
 use super::capture::Capture;
 use super::channel::{Channel, Command, Handle, Mailbox};
 use super::interface::{AttachMode, HostFacts, InterfaceReport};
@@ -259,8 +259,11 @@ impl Shard {
             &mut self.places,
             report,
             mac,
-            self.config.mode,
-            self.config.zero_copy,
+            Manner {
+                mode: self.config.mode,
+                zero_copy: self.config.zero_copy,
+                multi_buffer: facts.multi_buffer,
+            },
         )?;
         let register = || -> std::io::Result<()> {
             for socket in &attachment.sockets {
