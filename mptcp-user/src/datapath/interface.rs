@@ -244,7 +244,10 @@ fn single_buffer(
             driver.unwrap_or("unknown")
         ));
     }
-    Ok((XdpMode::Native, "native mode has no super-segments, which AF_XDP takes from Linux 6.6 on only".into()))
+    Ok((
+        XdpMode::Native,
+        "native mode has no super-segments, which AF_XDP takes from Linux 6.6 on only".into(),
+    ))
 }
 
 /// Whether the kernel knows the address family; lacking privileges do not matter.

@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
+use mptcp_tests::vm::cases::{self, On};
+use mptcp_tests::vm::host;
 use mptcp_tests::vm::image::Programs;
 use mptcp_tests::vm::kernel::{self, Series};
 use mptcp_tests::vm::suite::{self, Plan};
-use mptcp_tests::vm::cases::{self, On};
-use mptcp_tests::vm::host;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,7 +20,7 @@ struct Arguments {
     /// Tests to run (repeatable; default: all of them)
     #[arg(short, long = "test", value_name = "NAME")]
     tests: Vec<String>,
-    /// Only the tests that are part of `cargo xtask test`
+    /// Only a short selection of the tests
     #[arg(long, conflicts_with = "tests")]
     selection: bool,
     /// Go on after a failure
@@ -103,7 +103,8 @@ fn series(names: &[String]) -> Result<Vec<Series>> {
 fn replace_table(path: &std::path::Path, table: &str) -> Result<()> {
     const MARKS: [&str; 2] = ["<!-- results -->\n", "<!-- end of results -->\n"];
     let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
-    let (before, rest) = text.split_once(MARKS[0]).context("the file has no mark for the beginning of the table")?;
+    let (before, rest) =
+        text.split_once(MARKS[0]).context("the file has no mark for the beginning of the table")?;
     let (_, after) = rest.split_once(MARKS[1]).context("the file has no mark for the end of the table")?;
     let text = format!("{before}{}\n{table}\n{}{after}", MARKS[0], MARKS[1]);
     std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))

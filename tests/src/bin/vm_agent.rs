@@ -79,7 +79,8 @@ impl Task {
             Self::Counters => println!("{}", serde_json::to_string(&Counters::read_here()?)?),
             Self::Offloads { interface, state } => {
                 // Without transmit checksums there are no super-segments; what the card does on receipt is fixed.
-                let offloads = [Offload::TxChecksum, Offload::ScatterGather, Offload::Tso, Offload::Gso, Offload::Gro];
+                let offloads =
+                    [Offload::TxChecksum, Offload::ScatterGather, Offload::Tso, Offload::Gso, Offload::Gro];
                 netns::set_offloads_here(&interface, &offloads, state == "on")?;
             }
             Self::Send { file, remote, tcp } => send(&file, remote, protocol(tcp))?,

@@ -11,7 +11,6 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -29,8 +28,6 @@ pub struct Orders {
     pub name: String,
     /// Command lines, each of which must succeed.
     pub commands: Vec<String>,
-    /// Opens a shell on the console instead of waiting for requests.
-    pub shell: bool,
 }
 
 /// What the host asks for.
@@ -101,10 +98,6 @@ fn serve() -> Result<u8> {
     // Messages of drivers and of `tc` in the middle of the console help nobody; panics are still shown.
     fs::write("/proc/sys/kernel/printk", "2")?;
     let done = orders.commands.iter().try_for_each(|line| succeed(line));
-    if orders.shell {
-        done?;
-        return shell();
-    }
     let line = serial_line(Path::new("/dev/ttyS1"))?;
     let mut answers = line.try_clone()?;
     let mut say = |answer: &Answer| -> Result<()> {
@@ -175,7 +168,8 @@ fn mount() -> Result<()> {
     {
         let (kind, target) = (CString::new(kind)?, CString::new(target)?);
         // SAFETY: strings that end in a zero; no data.
-        let failed = unsafe { libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+        let failed =
+            unsafe { libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
         // The kernel may have mounted /dev itself.
         if failed != 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EBUSY) {
             return Err(io::Error::last_os_error()).with_context(|| format!("can't mount {target:?}"));
@@ -199,7 +193,8 @@ fn succeed(line: &str) -> Result<()> {
 
 /// Opens a terminal and makes it pass all octets as they are.
 fn serial_line(path: &Path) -> Result<File> {
-    let line = File::options().read(true).write(true).open(path).with_context(|| format!("can't open {path:?}"))?;
+    let line =
+        File::options().read(true).write(true).open(path).with_context(|| format!("can't open {path:?}"))?;
     // SAFETY: termios is plain old data, written before it is read; the descriptor is open.
     let failed = unsafe {
         let mut settings: libc::termios = std::mem::zeroed();
@@ -210,26 +205,6 @@ fn serial_line(path: &Path) -> Result<File> {
     };
     ensure!(!failed, "can't set up {}: {}", path.display(), io::Error::last_os_error());
     Ok(line)
-}
-
-/// A shell on the console; the guest ends with it.
-fn shell() -> Result<u8> {
-    let console = || File::options().read(true).write(true).open("/dev/ttyS0");
-    let mut command = Command::new("/bin/dash");
-    command.arg("-i").env("PATH", "/bin").env("HOME", "/root").env("TERM", "vt100").env("PS1", "$(uname -n)# ");
-    command.stdin(console()?).stdout(console()?).stderr(console()?);
-    // SAFETY: between fork and exec only system calls are made.
-    unsafe {
-        command.pre_exec(|| {
-            // A session of its own with the console as its terminal, so that Ctrl-C works.
-            if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            Ok(())
-        });
-    }
-    command.status().context("can't run a shell")?;
-    Ok(0)
 }
 
 /// Ends the guest so that qemu's exit status tells the code.
@@ -258,7 +233,9 @@ mod tests {
     fn a_program_is_started_looked_at_and_forgotten() {
         let mut processes = Processes::default();
         let words = ["sh", "-c", "echo said >&2; sleep 20"].map(str::to_owned).to_vec();
-        let Answer::Started(number) = ask(&mut processes, Request::Start(words)) else { panic!("not started") };
+        let Answer::Started(number) = ask(&mut processes, Request::Start(words)) else {
+            panic!("not started")
+        };
         assert!(matches!(ask(&mut processes, Request::Look(number)), Answer::Running(_)));
         assert_eq!(ask(&mut processes, Request::Signal(number, libc::SIGTERM)), Answer::Sent);
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);

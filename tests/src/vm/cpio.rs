@@ -46,7 +46,8 @@ impl Archive {
     }
 
     fn above(&mut self, path: &str) {
-        let Some(parent) = Path::new(path).parent().and_then(Path::to_str).filter(|parent| *parent != "/") else {
+        let Some(parent) = Path::new(path).parent().and_then(Path::to_str).filter(|parent| *parent != "/")
+        else {
             return;
         };
         self.directory(parent);

@@ -56,8 +56,6 @@ pub struct Spec {
     pub files: Vec<(&'static str, String)>,
     /// More words for the kernel's command line.
     pub kernel_words: &'static str,
-    /// A shell on this terminal instead of an agent that is told what to do.
-    pub shell: bool,
 }
 
 impl Spec {
@@ -70,7 +68,6 @@ impl Spec {
             commands: Vec::new(),
             files: Vec::new(),
             kernel_words: "",
-            shell: false,
         }
     }
 }
@@ -115,7 +112,7 @@ impl Line {
 impl Guest {
     /// Starts a guest; it is not up yet.
     pub fn start(image: &Image, accelerator: Accelerator, spec: Spec) -> Result<Self> {
-        let orders = Orders { name: spec.name.clone(), commands: spec.commands, shell: spec.shell };
+        let orders = Orders { name: spec.name.clone(), commands: spec.commands };
         let orders = serde_json::to_vec(&orders)?;
         let mut files: Vec<(&str, &[u8])> = vec![(ORDERS, &orders)];
         files.extend(spec.files.iter().map(|(path, text)| (*path, text.as_bytes())));
@@ -133,15 +130,10 @@ impl Guest {
         command.args(accelerator.words()).args(["-smp", "1", "-m", &spec.memory.to_string()]);
         command.arg("-kernel").arg(&image.kernel.image);
         command.args(["-initrd", &format!("/proc/self/fd/{}", disk.as_raw_fd())]);
-        let quiet = if spec.shell { "" } else { "quiet" };
-        command.args(["-append", &format!("console=ttyS0 panic=-1 {quiet} {}", spec.kernel_words)]);
+        command.args(["-append", &format!("console=ttyS0 panic=-1 quiet {}", spec.kernel_words)]);
         command.args(["-device", &format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1")]);
         command.args(["-device", "virtio-rng-pci"]);
-        if spec.shell {
-            command.args(["-chardev", "stdio,id=console,signal=off"]);
-        } else {
-            command.args(["-chardev", &format!("socket,id=console,fd={}", consoles.as_raw_fd())]);
-        }
+        command.args(["-chardev", &format!("socket,id=console,fd={}", consoles.as_raw_fd())]);
         command.args(["-chardev", &format!("socket,id=agent,fd={}", agents.as_raw_fd())]);
         for line in ["console", "agent"] {
             command.args(["-device", &format!("isa-serial,chardev={line}")]);
@@ -152,9 +144,7 @@ impl Guest {
             command.args(["-netdev", &nic.plug.netdev(&format!("net{number}"))]);
             command.args(["-device", &device_words(&spec.name, number, nic.properties)]);
         }
-        if !spec.shell {
-            command.stdin(Stdio::null()).stdout(Stdio::null());
-        }
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(Stdio::piped());
         // SAFETY: between fork and exec only system calls are made; the descriptors are open in the child as well.
         unsafe {
@@ -204,7 +194,9 @@ impl Guest {
     pub fn start_program(&self, words: &[&str]) -> Result<Running<'_>> {
         let name = words.join(" ");
         match self.ask(&Request::Start(words.iter().map(ToString::to_string).collect()))? {
-            Answer::Started(number) => Ok(Running { guest: self, number, name, said: String::new(), ended: None }),
+            Answer::Started(number) => {
+                Ok(Running { guest: self, number, name, said: String::new(), ended: None })
+            }
             other => bail!("{}: `{name}` can't be started: {other:?}", self.name),
         }
     }
@@ -220,7 +212,7 @@ impl Guest {
     /// Takes a network card out while the guest runs. Its driver lets go of it first.
     pub fn unplug(&self, number: usize) -> Result<()> {
         let id = format!("nic{number}");
-        self.monitor(json!({"execute": "device_del", "arguments": {"id": id}}))?;
+        self.monitor(&json!({"execute": "device_del", "arguments": {"id": id}}))?;
         let deadline = Instant::now() + ANSWER;
         while Instant::now() < deadline {
             let event = self.event(deadline - Instant::now())?;
@@ -240,7 +232,7 @@ impl Guest {
             let (name, value) = property.split_once('=').context("a property without a value")?;
             arguments[name] = value.into();
         }
-        self.monitor(json!({"execute": "device_add", "arguments": arguments})).map(drop)
+        self.monitor(&json!({"execute": "device_add", "arguments": arguments})).map(drop)
     }
 
     /// Ends the guest in good order.
@@ -261,12 +253,6 @@ impl Guest {
             ensure!(Instant::now() < deadline, "{} does not end{}", self.name, self.console_tail());
             thread::sleep(Duration::from_millis(5));
         }
-    }
-
-    /// Waits for the end of a guest with a shell.
-    pub fn wait(self) -> Result<()> {
-        lock(&self.qemu).wait()?;
-        Ok(())
     }
 
     /// Ends the guest as a power cut would.
@@ -326,7 +312,7 @@ impl Guest {
     }
 
     /// Gives qemu an order and waits until it is taken.
-    fn monitor(&self, order: Value) -> Result<Value> {
+    fn monitor(&self, order: &Value) -> Result<Value> {
         let mut line = lock(&self.monitor);
         let mut exchange = |order: &Value| -> Result<Value> {
             line.say(&order.to_string())?;
@@ -342,7 +328,7 @@ impl Guest {
         };
         // Harmless after the first time: qemu only says that it has been done.
         let _ = exchange(&json!({"execute": "qmp_capabilities"}));
-        exchange(&order)
+        exchange(order)
     }
 
     fn event(&self, patience: Duration) -> Result<Value> {
@@ -378,7 +364,11 @@ impl Running<'_> {
             }
             let what = format!("{}: `{}`", self.guest.name, self.name);
             ensure!(running, "{what} ended before it said {text:?}:\n{}", self.said);
-            ensure!(Instant::now() < deadline, "{what} did not say {text:?} within {patience:?}:\n{}", self.said);
+            ensure!(
+                Instant::now() < deadline,
+                "{what} did not say {text:?} within {patience:?}:\n{}",
+                self.said
+            );
             thread::sleep(Duration::from_millis(50));
         }
     }
@@ -447,8 +437,9 @@ impl std::fmt::Display for Ended {
 /// Qemu's words for a card. The address says whose and which card it is.
 fn device_words(guest: &str, number: usize, properties: &str) -> String {
     let name = guest.bytes().fold(0u8, |sum, octet| sum.wrapping_mul(31).wrapping_add(octet));
-    let mut words =
-        format!("virtio-net-pci,netdev=net{number},id=nic{number},mac=02:4d:50:{name:02x}:00:{number:02x},romfile=");
+    let mut words = format!(
+        "virtio-net-pci,netdev=net{number},id=nic{number},mac=02:4d:50:{name:02x}:00:{number:02x},romfile="
+    );
     if !properties.is_empty() {
         words.push(',');
         words.push_str(properties);

@@ -39,8 +39,11 @@ pub fn accelerator(image: &Image) -> Result<Accelerator> {
     let memory = kernel::cache()?.join("kvm");
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let release = release.trim();
-    if let Some((_, answer)) =
-        fs::read_to_string(&memory).ok().as_deref().and_then(|text| text.trim().split_once(' ')).filter(|known| known.0 == release)
+    if let Some((_, answer)) = fs::read_to_string(&memory)
+        .ok()
+        .as_deref()
+        .and_then(|text| text.trim().split_once(' '))
+        .filter(|known| known.0 == release)
     {
         return Ok(if answer == "boots" { Accelerator::Kvm } else { Accelerator::Tcg });
     }

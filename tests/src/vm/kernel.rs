@@ -81,9 +81,9 @@ impl Series {
             return Ok(kernel);
         }
         let apt = Apt::new(&folder.join("apt"))?;
-        let package = apt
-            .newest(self.packages)?
-            .with_context(|| format!("Debian has no kernel {} any more (looked for {})", self.name, self.packages))?;
+        let package = apt.newest(self.packages)?.with_context(|| {
+            format!("Debian has no kernel {} any more (looked for {})", self.name, self.packages)
+        })?;
         if let Ok(kernel) = Kernel::read(self.name, &cached)
             && fs::read_to_string(cached.join("package")).is_ok_and(|text| text.starts_with(&package))
         {
@@ -182,7 +182,9 @@ impl Apt {
 
 /// The numbers in a text, in their order.
 fn numbers(text: &str) -> Vec<u64> {
-    text.split(|character: char| !character.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+    text.split(|character: char| !character.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
 }
 
 /// The standard output of a command that succeeds.

@@ -134,7 +134,8 @@ pub trait Network {
         if side == Side::Right {
             for number in 2..=self.links() {
                 let address = self.address(side, number, family);
-                station.run(&format!("ip mptcp endpoint add {address} dev {} signal", side.interface(number)))?;
+                station
+                    .run(&format!("ip mptcp endpoint add {address} dev {} signal", side.interface(number)))?;
             }
         }
         Ok(())
@@ -190,7 +191,8 @@ impl<'a> Lab<'a> {
             spec.memory = 256;
             spec.nics = nics(middle, choices.properties);
             configure(&mut spec, network_of_router(&choices));
-            spec.commands.push("busybox sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1".into());
+            spec.commands
+                .push("busybox sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1".into());
             Some(Guest::start(bench.image, bench.accelerator, spec)?)
         } else {
             None

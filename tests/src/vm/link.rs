@@ -32,8 +32,9 @@ pub struct Nic {
 pub fn cable() -> Result<(Plug, Plug)> {
     let mut ends = [0; 2];
     // SAFETY: room for two descriptors.
-    let failed =
-        unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr()) };
+    let failed = unsafe {
+        libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr())
+    };
     ensure!(failed == 0, "can't make a pair of sockets: {}", io::Error::last_os_error());
     // SAFETY: new descriptors that nothing else owns.
     let [a, b] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
@@ -57,7 +58,8 @@ pub fn tap(namespace: &Namespace, name: &str, queues: usize) -> Result<Plug> {
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | several;
     let open = || -> Result<File> {
         // The interface is made in the namespace of the thread that opens the device.
-        let file = File::options().read(true).write(true).open("/dev/net/tun").context("can't open /dev/net/tun")?;
+        let file =
+            File::options().read(true).write(true).open("/dev/net/tun").context("can't open /dev/net/tun")?;
         // SAFETY: plain old data; all zeroes is a valid value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name[..libc::IF_NAMESIZE - 1].iter_mut().zip(name.bytes()) {

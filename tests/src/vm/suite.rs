@@ -43,9 +43,16 @@ pub struct Row {
 pub fn named(names: &[String]) -> Result<Vec<&'static Case>> {
     for name in names {
         let known = || cases::ALL.iter().map(|case| case.name).collect::<Vec<_>>().join(", ");
-        ensure!(cases::ALL.iter().any(|case| case.name == name), "there is no test {name}; there are: {}", known());
+        ensure!(
+            cases::ALL.iter().any(|case| case.name == name),
+            "there is no test {name}; there are: {}",
+            known()
+        );
     }
-    Ok(cases::ALL.iter().filter(|case| names.is_empty() || names.iter().any(|name| name == case.name)).collect())
+    Ok(cases::ALL
+        .iter()
+        .filter(|case| names.is_empty() || names.iter().any(|name| name == case.name))
+        .collect())
 }
 
 /// Fetches a kernel and makes the file system of its guests.
@@ -60,8 +67,12 @@ pub fn run(plan: &Plan, programs: &Programs, watch: &mut dyn FnMut(&Row)) -> Res
     let mut rows = Vec::new();
     let mut accelerator: Option<Accelerator> = None;
     for series in &plan.kernels {
-        let cases: Vec<&Case> =
-            plan.cases.iter().copied().filter(|case| (case.on == On::TooOld) == series.is_too_old()).collect();
+        let cases: Vec<&Case> = plan
+            .cases
+            .iter()
+            .copied()
+            .filter(|case| (case.on == On::TooOld) == series.is_too_old())
+            .collect();
         if cases.is_empty() {
             continue;
         }
@@ -95,7 +106,8 @@ pub fn run(plan: &Plan, programs: &Programs, watch: &mut dyn FnMut(&Row)) -> Res
 /// A row on one line, for people who wait.
 pub fn line(row: &Row) -> String {
     let result = if row.passed { "ok" } else { "FAILED" };
-    let line = format!("{:<24} {:<12} {result:<7} {:>5.1} s  {}", row.kernel, row.test, row.seconds, row.detail);
+    let line =
+        format!("{:<24} {:<12} {result:<7} {:>5.1} s  {}", row.kernel, row.test, row.seconds, row.detail);
     line.trim_end().to_owned()
 }
 
@@ -116,7 +128,8 @@ pub fn markdown(rows: &[Row]) -> String {
             .map(|row| match row {
                 None => "not run".into(),
                 Some(row) if row.passed => {
-                    let detail = if row.detail.is_empty() { String::new() } else { format!(": {}", row.detail) };
+                    let detail =
+                        if row.detail.is_empty() { String::new() } else { format!(": {}", row.detail) };
                     format!("ok, {:.0} s{detail}", row.seconds)
                 }
                 Some(row) => format!("**failed**, {:.0} s", row.seconds),

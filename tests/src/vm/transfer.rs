@@ -173,10 +173,13 @@ impl UnderWay<'_> {
         );
         let (sent, received) = (sender.json()?, receiver.json()?);
         let seconds = received["seconds"].as_f64().context("no seconds")?;
-        let fallback = [(&sent, self.what.sender), (&received, self.what.receiver)].iter().any(|(json, stack)| match stack {
-            Stack::Ours => !json["connection"]["fallback"].is_null(),
-            Stack::Kernel => json["fallback"] == true,
-        });
+        let fallback =
+            [(&sent, self.what.sender), (&received, self.what.receiver)].iter().any(|(json, stack)| {
+                match stack {
+                    Stack::Ours => !json["connection"]["fallback"].is_null(),
+                    Stack::Kernel => json["fallback"] == true,
+                }
+            });
         let (ours, octets, said) = match (self.what.sender, self.what.receiver) {
             (_, Stack::Ours) => (&received, "bytes_received", &receiver.stderr),
             _ => (&sent, "bytes_acked", &sender.stderr),
@@ -198,7 +201,10 @@ impl Outcome {
         let own = |number: usize| [Side::Left, Side::Right].map(|side| network.address(side, number, family));
         let carried = |number: usize| {
             let here = |subflow: &&Subflow| {
-                subflow.local.parse::<std::net::SocketAddr>().is_ok_and(|local| own(number).contains(&local.ip()))
+                subflow
+                    .local
+                    .parse::<std::net::SocketAddr>()
+                    .is_ok_and(|local| own(number).contains(&local.ip()))
             };
             self.subflows.iter().filter(here).map(|subflow| subflow.bytes).sum()
         };

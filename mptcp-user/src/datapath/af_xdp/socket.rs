@@ -44,9 +44,7 @@ pub struct Bind {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The kernel knows no AF_XDP at all.
-    #[error(
-        "this kernel has no AF_XDP sockets; it must be built with CONFIG_XDP_SOCKETS=y"
-    )]
+    #[error("this kernel has no AF_XDP sockets; it must be built with CONFIG_XDP_SOCKETS=y")]
     NoAfXdp,
     /// Capability missing.
     #[error("AF_XDP sockets need the capability CAP_NET_RAW; run as root, or give it with `setcap`")]

@@ -85,7 +85,8 @@ pub(super) fn offloads(bench: Bench<'_>) -> Result<String> {
             }
         }
         for (sender, receiver) in [(Ours, Kernel), (Kernel, Ours), (Ours, Ours)] {
-            let outcome = Transfer::new(sender, receiver).run(&lab).with_context(|| format!("offloads {on}"))?;
+            let outcome =
+                Transfer::new(sender, receiver).run(&lab).with_context(|| format!("offloads {on}"))?;
             ensure!(!outcome.fallback, "offloads {on}: the connection fell back to regular TCP");
         }
     }

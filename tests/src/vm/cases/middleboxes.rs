@@ -59,7 +59,9 @@ pub(super) fn strip(bench: Bench<'_>) -> Result<String> {
         router.run("nft add table inet box")?;
         router.run("nft add chain inet box forward { type filter hook forward priority 0 ; }")?;
         router.run(&format!("nft add rule inet box forward iifname {interface} reset tcp option mptcp"))?;
-        router.run(&format!("nft add rule inet box forward oifname {interface} reset tcp option mptcp")).map(drop)
+        router
+            .run(&format!("nft add rule inet box forward oifname {interface} reset tcp option mptcp"))
+            .map(drop)
     };
     // On the second path only: Multipath TCP on the first one, and no harm done.
     strip("left2")?;

@@ -26,9 +26,9 @@ pub struct Case {
 /// Where a test runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum On {
-    /// On every kernel, and in `cargo xtask test`.
+    /// On every kernel, and with `--selection`.
     Selection,
-    /// On every kernel, with `cargo xtask vm`.
+    /// On every kernel.
     All,
     /// On the kernel that is too old.
     TooOld,

@@ -64,7 +64,8 @@ pub(super) fn left_attached(lab: &Lab<'_>, side: Side) -> Result<()> {
 pub(super) fn zero_copy(bench: Bench<'_>) -> Result<String> {
     // What virtio takes for zero-copy, from Linux 6.13 on: queues for XDP, and memory by way of the DMA interface.
     const PROPERTIES: &str = "mq=on,vectors=6,disable-legacy=on,iommu_platform=on";
-    let choices = Choices { between: Between::Bridges, queues: 2, properties: PROPERTIES, ..Choices::default() };
+    let choices =
+        Choices { between: Between::Bridges, queues: 2, properties: PROPERTIES, ..Choices::default() };
     let lab = Lab::boot(bench, choices)?;
     let mut copied = false;
     for (sender, receiver) in [(Ours, Kernel), (Kernel, Ours)] {
@@ -73,7 +74,11 @@ pub(super) fn zero_copy(bench: Bench<'_>) -> Result<String> {
         outcome.used_all_links(&lab, Family::Ipv4)?;
         ensure!(outcome.modes == ["native"; 2], "asked for native mode, got {:?}", outcome.modes);
         let zero = outcome.said.contains("packets arrive without copying");
-        ensure!(zero != outcome.said.contains("no zero-copy"), "nothing is said about zero-copy:\n{}", outcome.said);
+        ensure!(
+            zero != outcome.said.contains("no zero-copy"),
+            "nothing is said about zero-copy:\n{}",
+            outcome.said
+        );
         copied |= !zero;
     }
     lab.finish()?;
