@@ -11,6 +11,7 @@ mod host;
 mod lint;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 
@@ -45,6 +46,8 @@ enum Habit {
     /// Test in virtual machines with several NICs, on several kernels (`--help` for its options)
     #[command(disable_help_flag = true)]
     Vm(Rest),
+    /// Run the engine through random networks for hours; every failure is a seed to replay
+    Soak(soak::Options),
     /// Measure against the kernel (root; `--help` for its options)
     #[command(disable_help_flag = true)]
     Bench(Rest),
@@ -85,6 +88,7 @@ fn habit(habit: Habit) -> Result<()> {
         Habit::Demo(rest) => demo::run(&rest.words),
         Habit::Test(rest) => test::run(&rest.words),
         Habit::Vm(rest) => vm::run(&rest.words),
+        Habit::Soak(options) => soak::run(&options),
         Habit::Bench(rest) => bench::run(&rest.words),
         Habit::Lint => lint::run_all(),
         Habit::Ci => {

@@ -72,16 +72,14 @@ fn the_checksum_holds_over_clean_paths() {
 
 #[test]
 fn random_networks_deliver_the_stream_exactly() {
-    let seeds = match std::env::var("MPTCP_PAIR_SEED") {
-        Ok(seed) => {
-            let seed: u64 = seed.parse().unwrap();
-            seed..seed + 1
-        }
-        Err(_) => {
-            0..std::env::var("MPTCP_PAIR_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(300)
+    let number = |name| std::env::var(name).ok().map(|text: String| text.parse::<u64>().expect(name));
+    let seeds = match number("MPTCP_PAIR_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => {
+            let first = number("MPTCP_PAIR_FIRST").unwrap_or(0);
+            first..first + number("MPTCP_PAIR_SEEDS").unwrap_or(300)
         }
     };
-    let algorithms: Vec<_> = ConnectionConfig::congestion_algorithms().collect();
     for seed in seeds {
         use rand::{Rng, SeedableRng};
         let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(seed);
