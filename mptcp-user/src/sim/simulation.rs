@@ -1,5 +1,6 @@
 //! Two hosts, a network between them, and what happens.
 
+use super::middlebox::BoxConfig;
 use super::network::{Network, PathConfig, PathId, Side};
 use super::random::Random;
 use super::traffic::{App, Outcome, Traffic};
@@ -61,6 +62,11 @@ impl SimulationConfig {
     pub fn new(seed: u64, paths: Vec<PathConfig>) -> Self {
         Self { seed, paths, check_wire: true, coalesce: false, log: false }
     }
+    /// Whether some box on some path changes octets of the payload.
+    pub fn changes_octets(&self) -> bool {
+        let mut boxes = self.paths.iter().flat_map(|path| &path.boxes);
+        boxes.any(|config| matches!(config, BoxConfig::PayloadChanger { .. }))
+    }
 }
 
 /// Two hosts with an engine each, in virtual time.
@@ -72,6 +78,8 @@ pub struct Simulation {
     scheduled: u64,
     seed: u64,
     coalesce: bool,
+    /// Some box changes octets.
+    changer: bool,
     log: bool,
     segments: u64,
 }
@@ -101,6 +109,7 @@ impl Simulation {
             scheduled: 0,
             seed: config.seed,
             coalesce: config.coalesce,
+            changer: config.changes_octets(),
             log: config.log,
             segments: 0,
         };
@@ -142,7 +151,7 @@ impl Simulation {
         let local = SocketAddr::new(client, host.fresh_port());
         let connection =
             host.endpoint.connect(self.now, local, SocketAddr::new(server, SERVER_PORT), config)?;
-        host.apps.push(App::new(connection, traffic, seeds));
+        host.apps.push(App::new(connection, traffic, seeds, self.changer));
         Ok(())
     }
     /// Plans something, some time after now.
@@ -329,7 +338,7 @@ impl Simulation {
             }
             Event::Accepted { connection, .. } => {
                 let seeds = (self.seed ^ 2, self.seed ^ 1);
-                let mut app = App::new(connection, host.accepts, seeds);
+                let mut app = App::new(connection, host.accepts, seeds, self.changer);
                 app.connected(now, endpoint);
                 host.apps.push(app);
             }
