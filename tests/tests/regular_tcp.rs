@@ -21,7 +21,8 @@ fn the_marks_of_a_queue_are_heeded_in_both_roles() {
     require_root!();
     for (ours_connects, multipath) in [(true, false), (false, false), (true, true)] {
         let way = if ours_connects { "--forward" } else { "--reverse" };
-        let mut lab = Lab::emulated(&[&["--both", "delay=5ms", way, "rate=20mbit,codel"]]).unwrap();
+        let mut lab =
+            Lab::emulated(&[&["--both", "delay=5ms", way, "rate=20mbit,codel"]], &[Family::Ipv4]).unwrap();
         let protocol = if multipath { Protocol::Mptcp } else { Protocol::Tcp };
         let kernel_side = if ours_connects { Side::Right } else { Side::Left };
         lab.prepare_kernel(kernel_side, Family::Ipv4).unwrap();
