@@ -80,6 +80,7 @@ fn random_networks_deliver_the_stream_exactly() {
             first..first + number("MPTCP_PAIR_SEEDS").unwrap_or(300)
         }
     };
+    let algorithms: Vec<_> = ConnectionConfig::congestion_algorithms().collect();
     for seed in seeds {
         use rand::{Rng, SeedableRng};
         let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(seed);
