@@ -6,7 +6,7 @@
 //! * [`counters`]: the kernel's SNMP and MIB counters in a namespace;
 //! * [`xdp`]: the XDP program and crafted packets;
 //! * [`data`]: seeded test data and its SHA-256;
-//! * [`bench`], [`beside`]: benchmarks, this stack and the kernel's in turns;
+//! * [`mod@bench`], [`beside`]: benchmarks, this stack and the kernel's in turns;
 //! * [`raw`]: the datapath's two ends without an engine between them;
 //! * [`vm`]: guests with several NICs on several kernels.
 //!
