@@ -43,11 +43,7 @@ impl CongestionControl for Balia {
 
     fn on_ack(&mut self, _now: Instant, index: usize, ack: &Ack, paths: &mut [Path]) {
         let state = self.paths.at(index);
-        if paths[index].in_slow_start() {
-            state.slow_start.on_ack(ack, &mut paths[index]);
-            return;
-        }
-        if !ack.limited {
+        if !state.slow_start.leaves(ack, &mut paths[index]) {
             return;
         }
         let (alpha, share) = balance(index, paths);
@@ -69,18 +65,8 @@ impl CongestionControl for Balia {
 
 #[cfg(test)]
 mod tests {
+    use super::super::avoiding as paths;
     use super::*;
-    use std::time::Duration;
-
-    fn paths(windows: [u64; 2]) -> [Path; 2] {
-        windows.map(|cwnd| Path {
-            cwnd,
-            ssthresh: 10_000,
-            srtt: Some(Duration::from_millis(50)),
-            active: true,
-            ..Path::new(1000)
-        })
-    }
 
     /// Alpha is 1 on the best path. Alone it is Reno; of two equal ones each gains a quarter.
     #[test]

@@ -37,11 +37,7 @@ impl CongestionControl for Lia {
 
     fn on_ack(&mut self, _now: Instant, index: usize, ack: &Ack, paths: &mut [Path]) {
         let state = self.paths.at(index);
-        if paths[index].in_slow_start() {
-            state.slow_start.on_ack(ack, &mut paths[index]);
-            return;
-        }
-        if !ack.limited {
+        if !state.slow_start.leaves(ack, &mut paths[index]) {
             return;
         }
         let (alpha, total) = alpha(paths);

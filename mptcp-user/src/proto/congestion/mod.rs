@@ -228,3 +228,15 @@ fn additive(path: &Path, delivered: u64, increase: f64, credit: &mut f64) -> u64
     *credit -= whole as f64;
     whole
 }
+
+/// Two paths of 50 ms in congestion avoidance with these windows, for the tests of coupled algorithms.
+#[cfg(test)]
+fn avoiding(windows: [u64; 2]) -> [Path; 2] {
+    windows.map(|cwnd| Path {
+        cwnd,
+        ssthresh: 10_000,
+        srtt: Some(Duration::from_millis(50)),
+        active: true,
+        ..Path::new(1000)
+    })
+}

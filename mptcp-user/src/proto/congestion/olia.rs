@@ -70,11 +70,7 @@ impl CongestionControl for Olia {
     fn on_ack(&mut self, _now: Instant, index: usize, ack: &Ack, paths: &mut [Path]) {
         let state = self.paths.at(index);
         state.since_loss += ack.delivered;
-        if paths[index].in_slow_start() {
-            state.slow_start.on_ack(ack, &mut paths[index]);
-            return;
-        }
-        if !ack.limited {
+        if !state.slow_start.leaves(ack, &mut paths[index]) {
             return;
         }
         let shift = self.shift(index, paths);
@@ -108,18 +104,8 @@ impl CongestionControl for Olia {
 
 #[cfg(test)]
 mod tests {
+    use super::super::avoiding as paths;
     use super::*;
-    use std::time::Duration;
-
-    fn paths(windows: [u64; 2]) -> [Path; 2] {
-        windows.map(|cwnd| Path {
-            cwnd,
-            ssthresh: 10_000,
-            srtt: Some(Duration::from_millis(50)),
-            active: true,
-            ..Path::new(1000)
-        })
-    }
 
     fn gain(olia: &mut Olia, index: usize, paths: &mut [Path; 2]) -> i64 {
         let before = paths[index].cwnd;

@@ -28,9 +28,7 @@ impl CongestionControl for Reno {
 
     fn on_ack(&mut self, _now: Instant, path: usize, ack: &Ack, paths: &mut [Path]) {
         let (state, path) = (self.paths.at(path), &mut paths[path]);
-        if path.in_slow_start() {
-            state.slow_start.on_ack(ack, path);
-        } else if ack.limited {
+        if state.slow_start.leaves(ack, path) {
             path.cwnd += additive(path, ack.delivered, path.mss as f64, &mut state.credit);
         }
     }

@@ -20,6 +20,16 @@ pub(super) struct SlowStart {
 }
 
 impl SlowStart {
+    /// Whether it is congestion avoidance that may grow the window now: slow start, which has grown it otherwise, is
+    /// over, and the window was what limited the sender.
+    pub(super) fn leaves(&mut self, ack: &Ack, path: &mut Path) -> bool {
+        if path.in_slow_start() {
+            self.on_ack(ack, path);
+            return false;
+        }
+        ack.limited
+    }
+
     /// Grows the window for an acknowledgment in slow start.
     pub(super) fn on_ack(&mut self, ack: &Ack, path: &mut Path) {
         if ack.round {

@@ -73,20 +73,19 @@ impl Connection {
         subflow.take_syn_options(now, segment);
         subflow.ecn = EcnState::answered(policy, segment);
         subflow.handshake_answered(now);
-        self.take_user_timeout(segment);
-        let Some(subflow) = self.subflow(index) else { return };
         subflow.snd.syn_acknowledged(now);
         subflow.snd.take_window(now, 1, u64::from(segment.window));
         subflow.state = SubflowState::Established;
         subflow.rcv.ack_now = true;
         let kind = subflow.kind;
+        self.take_user_timeout(segment);
         match kind {
             Kind::Initial => {
                 self.settle_initial(shared, segment);
                 self.subflow_established(index);
                 self.tell_established(shared);
             }
-            Kind::JoinActive { nonce, .. } => self.on_join_answer(shared, now, index, nonce, segment),
+            Kind::JoinActive { nonce, .. } => self.on_join_answer(now, index, nonce, segment),
             Kind::JoinPassive { .. } => {}
         }
     }
@@ -150,14 +149,7 @@ impl Connection {
     }
 
     /// The SYN/ACK of our MP_JOIN: its HMAC proves that the peer has the keys (RFC 8684 section 3.2).
-    fn on_join_answer(
-        &mut self,
-        shared: &mut Shared,
-        now: Instant,
-        index: usize,
-        nonce: u32,
-        segment: &Segment,
-    ) {
+    fn on_join_answer(&mut self, now: Instant, index: usize, nonce: u32, segment: &Segment) {
         let (local, remote) = (self.local_key.key, self.remote_key.map_or(0, |key| key.key));
         let answer = match segment.options.join() {
             Some(&Join::SynAck { backup, address_id, mac, nonce: peer_nonce }) => {
@@ -184,7 +176,6 @@ impl Connection {
             }
             (_, None) => {}
         }
-        let _ = shared;
     }
 
     /// `true` if the segment completed the handshake and is to be processed further.

@@ -50,14 +50,9 @@ impl Connection {
         let (local, remote) = (self.local_key.key, self.remote_key.map_or(0, |key| key.key));
         options.mptcp.extend(match subflow.kind {
             Kind::Initial if offered => Some(MptcpOption::Capable(MpCapable {
-                version: self.version,
                 checksum: self.checksum,
-                extensible: false,
-                no_join_initial: false,
-                hmac: true,
                 sender_key: (syn_ack || self.version == Version::V0).then_some(local),
-                receiver_key: None,
-                data: None,
+                ..MpCapable::new(self.version)
             })),
             Kind::Initial => None,
             Kind::JoinActive { nonce, .. } => {
@@ -194,14 +189,11 @@ impl Connection {
     /// MP_CAPABLE with both keys: the third ACK, and the first data until the peer is known to have the keys.
     fn capable_option(&self, data: Option<(u16, Option<u16>)>) -> MptcpOption {
         MptcpOption::Capable(MpCapable {
-            version: self.version,
             checksum: self.checksum,
-            extensible: false,
-            no_join_initial: false,
-            hmac: true,
             sender_key: Some(self.local_key.key),
             receiver_key: self.remote_key.map(|key| key.key),
             data,
+            ..MpCapable::new(self.version)
         })
     }
 }
@@ -229,11 +221,8 @@ pub(crate) fn stateless_syn_ack_options(
     options.mptcp.extend(capable.map(|capable| {
         MptcpOption::Capable(MpCapable {
             checksum: config.checksum || capable.checksum,
-            no_join_initial: false,
             sender_key: Some(cookie.key),
-            receiver_key: None,
-            data: None,
-            ..*capable
+            ..MpCapable::new(capable.version)
         })
     }));
     options

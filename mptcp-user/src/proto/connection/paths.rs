@@ -7,7 +7,6 @@ use crate::proto::endpoint::Shared;
 use crate::proto::event::Event;
 use crate::proto::path::View;
 use crate::proto::secret::Tuple;
-use crate::proto::subflow::ecn::EcnState;
 use crate::proto::subflow::{Birth, Kind, Subflow};
 use crate::proto::{Instant, LocalAddress};
 use crate::wire::{AddAddr, Join, ResetReason, Segment, Version};
@@ -141,9 +140,7 @@ impl Connection {
             }
             Opening::Passive(syn) => {
                 self.take_user_timeout(syn);
-                let mut subflow = Subflow::answering(&birth, now, syn);
-                subflow.ecn = EcnState::asked(self.config.ecn, syn);
-                subflow
+                Subflow::answering(&birth, now, syn)
             }
             Opening::Cookie(syn, sequence) => {
                 birth.iss = sequence;
@@ -179,6 +176,7 @@ impl Connection {
             remote_id,
             backup: link.is_some_and(|link| link.backup),
             scale: window_scale(self.config.receive_buffer as u64),
+            ecn: self.config.ecn,
         }
     }
 
@@ -228,7 +226,6 @@ impl Connection {
         let birth = self.birth(shared, now, (syn.dst, syn.src), kind, local_id, address_id);
         let mut subflow = Subflow::answering(&birth, now, syn);
         subflow.peer_backup = backup;
-        subflow.ecn = EcnState::asked(self.config.ecn, syn);
         self.add_subflow(shared, subflow);
         true
     }

@@ -18,7 +18,7 @@ mod tail_probe;
 mod tests;
 
 use super::Instant;
-use super::config::KeepAlive;
+use super::config::{EcnPolicy, KeepAlive};
 use super::event::SubflowSlot;
 use super::info::{SubflowInfo, SubflowState};
 use super::rtt::RttEstimator;
@@ -132,6 +132,7 @@ pub(crate) struct Birth {
     pub(crate) remote_id: u8,
     pub(crate) backup: bool,
     pub(crate) scale: u8,
+    pub(crate) ecn: EcnPolicy,
 }
 
 impl Subflow {
@@ -144,6 +145,7 @@ impl Subflow {
     pub(crate) fn answering(birth: &Birth, now: Instant, syn: &Segment) -> Self {
         let mut subflow = Self::new(birth, SubflowState::SynReceived, syn.seq);
         subflow.take_syn_options(now, syn);
+        subflow.ecn = EcnState::asked(birth.ecn, syn);
         subflow
     }
 

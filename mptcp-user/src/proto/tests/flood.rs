@@ -20,16 +20,7 @@ fn spoofed_syn(number: u32, multipath: bool) -> Segment {
     syn.options.window_scale = Some(8);
     syn.options.timestamps = Some(Timestamps { value: number, echo: 0 });
     if multipath {
-        syn.options.mptcp.push(MptcpOption::Capable(MpCapable {
-            version: Version::V1,
-            checksum: false,
-            extensible: false,
-            no_join_initial: false,
-            hmac: true,
-            sender_key: None,
-            receiver_key: None,
-            data: None,
-        }));
+        syn.options.mptcp.push(MptcpOption::Capable(MpCapable::new(Version::V1)));
     }
     syn
 }

@@ -11,16 +11,7 @@ fn plain() -> ConnectionConfig {
 
 /// Transfers some data both ways and gives the reasons for fallback, client's and server's.
 fn fallbacks(pair: &mut Pair) -> (Option<FallbackReason>, Option<FallbackReason>) {
-    let (up, down) = (pattern(200_000, 1), pattern(100_000, 2));
-    pair.send(up.clone(), down.clone());
-    assert!(pair.run(Duration::from_secs(120)), "{}", pair.tail());
-    assert!(pair.server.received == up && pair.client.received == down);
-    assert_eq!(
-        (pair.client.closed, pair.server.closed),
-        (Some(CloseReason::Finished), Some(CloseReason::Finished))
-    );
-    let client = pair.client.endpoint.info(pair.client.connection.unwrap()).unwrap();
-    let server = pair.server.endpoint.info(pair.server.connection.unwrap()).unwrap();
+    let (client, server) = pair.exchange(200_000, 100_000);
     (client.fallback, server.fallback)
 }
 

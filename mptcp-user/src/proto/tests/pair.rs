@@ -1,8 +1,8 @@
 //! The pair that the engine's own tests drive. Everything in it follows from one seed.
 
 use crate::proto::{
-    CloseReason, ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Event, Instant, ListenerId,
-    LocalAddress,
+    CloseReason, ConnectionConfig, ConnectionId, ConnectionInfo, Endpoint, EndpointConfig, Event, Instant,
+    ListenerId, LocalAddress,
 };
 use crate::wire::{Segment, segmentize};
 use bytes::Bytes;
@@ -147,6 +147,18 @@ impl Pair {
     pub(super) fn send_only(&mut self, client: Vec<u8>, server: Vec<u8>) {
         self.client.to_send = client;
         self.server.to_send = server;
+    }
+
+    /// Transfers this much in each direction and closes: all of it arrives, and both ends know that. Gives what client
+    /// and server know at the end.
+    pub(super) fn exchange(&mut self, up: usize, down: usize) -> (ConnectionInfo, ConnectionInfo) {
+        let (up, down) = (pattern(up, 1), pattern(down, 2));
+        self.send(up.clone(), down.clone());
+        assert!(self.run(Duration::from_secs(120)), "{}", self.tail());
+        assert!(self.server.received == up && self.client.received == down);
+        let finished = Some(CloseReason::Finished);
+        assert_eq!((self.client.closed, self.server.closed), (finished, finished));
+        (self.client.info(), self.server.info())
     }
 
     /// Opens another connection between the same hosts, whose applications begin anew.
@@ -298,6 +310,11 @@ impl Host {
             self.endpoint.finish(now, id);
         }
         self.read(now);
+    }
+
+    /// What the endpoint knows of the connection.
+    pub(super) fn info(&self) -> ConnectionInfo {
+        self.endpoint.info(self.connection.unwrap()).unwrap()
     }
 
     fn begin_anew(&mut self) {

@@ -19,16 +19,7 @@ fn transfer(pair: &mut Pair) -> (ConnectionInfo, ConnectionInfo, Vec<Segment>) {
         tap.borrow_mut().push(segment.clone());
         Some(segment)
     }));
-    let (up, down) = (pattern(1_500_000, 1), pattern(300_000, 2));
-    pair.send(up.clone(), down.clone());
-    assert!(pair.run(Duration::from_secs(120)), "{}", pair.tail());
-    assert!(pair.server.received == up && pair.client.received == down);
-    assert_eq!(
-        (pair.client.closed, pair.server.closed),
-        (Some(CloseReason::Finished), Some(CloseReason::Finished))
-    );
-    let info = |host: &super::pair::Host| host.endpoint.info(host.connection.unwrap()).unwrap();
-    let infos = (info(&pair.client), info(&pair.server));
+    let infos = pair.exchange(1_500_000, 300_000);
     pair.middlebox = None;
     (infos.0, infos.1, Rc::try_unwrap(seen).expect("the tap is gone").into_inner())
 }

@@ -41,16 +41,7 @@ fn dss(dsn: u64) -> MptcpOption {
 
 #[test]
 fn options_are_stripped_only_where_asked() {
-    let capable = MptcpOption::Capable(MpCapable {
-        version: Version::V1,
-        checksum: false,
-        extensible: false,
-        no_join_initial: false,
-        hmac: true,
-        sender_key: None,
-        receiver_key: None,
-        data: None,
-    });
+    let capable = MptcpOption::Capable(MpCapable::new(Version::V1));
     let mut opening = syn(1);
     opening.options.mptcp.push(capable);
     let mut data = forward(2, b"x");

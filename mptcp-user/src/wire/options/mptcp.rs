@@ -297,6 +297,20 @@ fn exactly_u64(mut reader: Reader<'_>) -> Option<u64> {
 }
 
 impl MpCapable {
+    /// Flag H and nothing else: what the SYN of version 1 has.
+    pub fn new(version: Version) -> Self {
+        Self {
+            version,
+            checksum: false,
+            extensible: false,
+            no_join_initial: false,
+            hmac: true,
+            sender_key: None,
+            receiver_key: None,
+            data: None,
+        }
+    }
+
     fn parse(version: u8, mut reader: Reader<'_>, flags: Flags) -> Option<Self> {
         let syn = flags.has(Flags::SYN);
         let bits = reader.u8()?;

@@ -24,37 +24,25 @@ fn is(option: MptcpOption, flags: Flags, octets: &[u8]) {
     assert_eq!(TcpOptions::parse(&expected, flags), options);
 }
 
-fn capable(version: Version) -> MpCapable {
-    MpCapable {
-        version,
-        checksum: false,
-        extensible: false,
-        no_join_initial: false,
-        hmac: true,
-        sender_key: None,
-        receiver_key: None,
-        data: None,
-    }
-}
-
 const KEY_A: u64 = 0x0102_0304_0506_0708;
 const KEY_B: u64 = 0xa1a2_a3a4_a5a6_a7a8;
 
 /// RFC 8684 figure 4: length, version and presence of the keys per step.
 #[test]
 fn mp_capable_of_version_1_has_4_12_20_22_and_24_octets() {
-    is(MptcpOption::Capable(capable(Version::V1)), SYN, &[30, 4, 0x01, 0x01]);
+    is(MptcpOption::Capable(MpCapable::new(Version::V1)), SYN, &[30, 4, 0x01, 0x01]);
     is(
         MptcpOption::Capable(MpCapable {
             checksum: true,
             no_join_initial: true,
             sender_key: Some(KEY_B),
-            ..capable(Version::V1)
+            ..MpCapable::new(Version::V1)
         }),
         SYN_ACK,
         &[30, 12, 0x01, 0xa1, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8],
     );
-    let both = MpCapable { sender_key: Some(KEY_A), receiver_key: Some(KEY_B), ..capable(Version::V1) };
+    let both =
+        MpCapable { sender_key: Some(KEY_A), receiver_key: Some(KEY_B), ..MpCapable::new(Version::V1) };
     let mut octets =
         vec![30, 20, 0x01, 0x01, 1, 2, 3, 4, 5, 6, 7, 8, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8];
     is(MptcpOption::Capable(both), ACK, &octets);
@@ -69,7 +57,7 @@ fn mp_capable_of_version_1_has_4_12_20_22_and_24_octets() {
 /// RFC 6824 figure 4: the sender's key is in every step.
 #[test]
 fn mp_capable_of_version_0_has_12_and_20_octets() {
-    let syn = MpCapable { sender_key: Some(KEY_A), ..capable(Version::V0) };
+    let syn = MpCapable { sender_key: Some(KEY_A), ..MpCapable::new(Version::V0) };
     let octets = [30, 12, 0x00, 0x01, 1, 2, 3, 4, 5, 6, 7, 8];
     is(MptcpOption::Capable(syn), SYN, &octets);
     is(MptcpOption::Capable(syn), SYN_ACK, &octets);
@@ -94,7 +82,7 @@ fn mp_capable_in_a_form_that_does_not_fit_the_flags_is_malformed() {
 #[test]
 fn a_syn_of_a_later_version_is_read_as_one_of_ours() {
     let options = TcpOptions::parse(&[30, 8, 0x02, 0x81, 9, 9, 9, 9], SYN);
-    assert_eq!(options.capable(), Some(&MpCapable { checksum: true, ..capable(Version::V1) }));
+    assert_eq!(options.capable(), Some(&MpCapable { checksum: true, ..MpCapable::new(Version::V1) }));
     assert_eq!(TcpOptions::parse(&[30, 12, 0x02, 0x01, 0, 0, 0, 0, 0, 0, 0, 0], SYN_ACK).malformed, 1);
 }
 
@@ -242,7 +230,7 @@ fn a_syn_has_the_layout_that_middleboxes_know() {
         window_scale: Some(7),
         sack_permitted: true,
         timestamps: Some(Timestamps { value: 0x0102_0304, echo: 0 }),
-        ..only(MptcpOption::Capable(capable(Version::V1)))
+        ..only(MptcpOption::Capable(MpCapable::new(Version::V1)))
     };
     let octets = [2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7, 30, 4, 1, 1];
     assert_eq!(options.emit().unwrap().as_slice(), octets);
