@@ -141,6 +141,20 @@ impl Connection {
         self.progress_close(shared, now);
     }
 
+    /// A further subflow whose handshake is under way while the connection falls back: there is nothing any more that
+    /// it could be a part of. Whoever has its SYN gets a reset in answer to what he sends next.
+    pub(super) fn drop_attempt(&mut self, shared: &mut Shared, index: usize) {
+        let Some(subflow) = self.subflow(index) else { return };
+        if subflow.state != SubflowState::SynSent {
+            subflow.reset_due = Some(None);
+            return;
+        }
+        subflow.state = SubflowState::Closed;
+        if let Some(subflow) = self.take_subflow(index) {
+            shared.remove_subflow(&subflow);
+        }
+    }
+
     /// RST in answer to our SYN or SYN/ACK.
     pub(super) fn subflow_refused(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         self.refuse_path(now, index);

@@ -161,7 +161,7 @@ impl Connection {
     /// 3.7). With a reset, when there are more subflows, it says only why, and the reset does the rest. Not where the
     /// streams no longer correspond: then there is nothing that could be gone on with.
     fn take_fail(&mut self, shared: &mut Shared, index: usize) {
-        if self.may_fall_back(index) {
+        if self.may_follow_fallback(index) {
             self.fall_back(shared, FallbackReason::PeerChecksumFailed);
         } else if let Some(subflow) = self.subflow(index) {
             subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
@@ -173,7 +173,7 @@ impl Connection {
         let Some(next) = self.subflow(index).map(|subflow| subflow.rcv.nxt) else { return };
         let start = next + u64::from(subflow_seq.wrapping_sub(next as u32));
         // Only where the two streams correspond one to one is there a way to go on.
-        if start == data + 1 && self.may_fall_back(index) {
+        if start == data + 1 && self.may_follow_fallback(index) {
             self.fall_back(shared, FallbackReason::PeerFellBack);
             debug_assert!(matches!(self.mode, Mode::Plain(_)));
         }

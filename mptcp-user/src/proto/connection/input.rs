@@ -8,11 +8,11 @@ use crate::proto::crypto::{self, Key};
 use crate::proto::endpoint::Shared;
 use crate::proto::event::{CloseReason, Unreachable};
 use crate::proto::info::{FallbackReason, SubflowState};
-use crate::proto::subflow::Kind;
 use crate::proto::subflow::ecn::EcnState;
 use crate::proto::subflow::mapping::Mapped;
 use crate::proto::subflow::sack::Blocks;
 use crate::proto::subflow::send::{AckInput, AckOutcome};
+use crate::proto::subflow::{Kind, Subflow};
 use crate::wire::{DataSeq, Dss, Flags, Join, MpCapable, MptcpOption, ResetReason, Segment, SeqNumber};
 use std::time::Duration;
 
@@ -609,10 +609,23 @@ impl Connection {
         start == self.receive.nxt + 1 && self.may_fall_back(index)
     }
 
-    /// Whether this is the only subflow, and was the first one: subflow and data stream correspond octet for octet.
-    pub(super) fn may_fall_back(&mut self, index: usize) -> bool {
-        let possible = self.contiguous && self.living().count() == 1;
-        self.subflow(index).is_some_and(|subflow| possible && subflow.kind == Kind::Initial)
+    /// Whether this side may fall back: subflow and data stream correspond octet for octet, because this is the first
+    /// subflow and no other is established (RFC 8684 section 3.7). One whose handshake is complete here counts, even
+    /// before the peer has said so: it may have begun to send there.
+    pub(super) fn may_fall_back(&self, index: usize) -> bool {
+        self.is_only(index, Subflow::is_synchronised)
+    }
+
+    /// Whether the peer may have fallen back. It sees its own end of a handshake: a subflow of ours on which it has
+    /// not answered the third ACK is none to it.
+    pub(super) fn may_follow_fallback(&self, index: usize) -> bool {
+        self.is_only(index, |subflow| subflow.is_synchronised() && subflow.confirmed)
+    }
+
+    fn is_only(&self, index: usize, counts: impl Fn(&Subflow) -> bool) -> bool {
+        let others = self.living().any(|(other, subflow)| other != index && counts(subflow));
+        let initial = self.living().any(|(own, subflow)| own == index && subflow.kind == Kind::Initial);
+        self.contiguous && initial && !others
     }
 }
 

@@ -26,7 +26,7 @@ use super::event::{CloseReason, ConnectionId, Event, ListenerId};
 use super::info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo};
 use super::path::{self, PathManager};
 use super::scheduler::{self, Scheduler};
-use super::subflow::Subflow;
+use super::subflow::{Kind, Subflow};
 use super::timer::Deadline;
 use crate::wire::{DataSeq, MpCapable, Segment, SeqNumber, Version};
 use bytes::Bytes;
@@ -330,18 +330,21 @@ impl Connection {
         self.send.fin_due = false;
         self.paths = Paths::default();
         let mut readable = false;
-        for (index, subflow) in self.subflows.iter_mut().enumerate() {
-            if let Some(subflow) = subflow {
-                subflow.mappings.set_infinite(1, 0);
-                if let Some((offset, octets)) = subflow.mappings.take_pending() {
-                    readable |= self.receive.insert(offset, octets);
-                }
-                if tell {
-                    self.infinite_until = Some(subflow.snd.nxt + 1);
-                    subflow.rcv.ack_now = true;
-                }
-                self.congestion_paths[index].mss = subflow.payload_mss(false);
+        for index in 0..self.subflows.len() {
+            let Some(subflow) = self.subflows[index].as_deref_mut() else { continue };
+            if subflow.kind != Kind::Initial {
+                self.drop_attempt(shared, index);
+                continue;
             }
+            subflow.mappings.set_infinite(1, 0);
+            if let Some((offset, octets)) = subflow.mappings.take_pending() {
+                readable |= self.receive.insert(offset, octets);
+            }
+            if tell {
+                self.infinite_until = Some(subflow.snd.nxt + 1);
+                subflow.rcv.ack_now = true;
+            }
+            self.congestion_paths[index].mss = subflow.payload_mss(false);
         }
         if reason != FallbackReason::NotRequested {
             shared.events.push_back(Event::FellBack(self.id, reason));

@@ -220,20 +220,18 @@ impl Connection {
         }
         self.data_expiries += 1;
         let una = self.send.una;
-        let mut subflows = self.living();
-        if let (Some((_, subflow)), None) = (subflows.next(), subflows.next())
-            && self.contiguous
+        let initial = self.living().find(|(_, subflow)| subflow.kind == Kind::Initial);
+        if let Some((index, subflow)) = initial
             && self.plain_segments > 0
             && subflow.snd.una > una + 1
+            && self.may_fall_back(index)
         {
             // The only subflow delivers and the options have stopped coming: a path that has begun to strip them.
             let acknowledged = subflow.snd.una - 1;
-            drop(subflows);
             self.fall_back(shared, FallbackReason::OptionStripped);
             self.send.acknowledge(acknowledged.min(self.send.end()));
             return;
         }
-        drop(subflows);
         let covered = self
             .living()
             .any(|(_, subflow)| subflow.snd.outstanding().any(|(start, end)| start <= una && una < end));

@@ -213,3 +213,59 @@ fn a_gateway_on_one_of_two_paths_costs_that_path() {
     let failed = pair.log.iter().filter(|line| line.contains("Fail(")).count();
     assert!(failed > 0, "no MP_FAIL was sent");
 }
+
+/// RFC 8684 section 3.7: what counts is the only *established* subflow. One whose SYN, SYN/ACK or third ACK is on its
+/// way keeps neither side from falling back, and does not outlive that.
+#[test]
+fn a_join_under_way_does_not_keep_the_connection_from_falling_back() {
+    let joins = |segment: &Segment| segment.options.join().is_some();
+    // Whose data a gateway changes (the server's, the client's), what becomes of the join, whether MP_FAIL gets through:
+    // without it there is only the infinite mapping to know from.
+    for directions in [[true, false], [false, true]] {
+        for (name, lost) in
+            [("SYN", Flags::SYN), ("SYN/ACK", Flags::SYN.with(Flags::ACK)), ("third ACK", Flags::ACK)]
+        {
+            if directions[0] && lost == Flags::ACK {
+                // The client finds the wrong checksum, and can't know that the server lacks the third ACK: it gives the
+                // first subflow up and stays with the one that may be clean.
+                continue;
+            }
+            for told in [true, false] {
+                let case = format!("{directions:?}, {name} lost, MP_FAIL passes: {told}");
+                let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
+                let mut pair = Pair::new(1, vec![PathConfig::default(); 2], false, &config);
+                // Clean until the join is under way.
+                let mut gateway = gateway(directions, 20);
+                pair.middlebox = Some(Box::new(move |from_client, mut segment| {
+                    if joins(&segment) && segment.flags == lost {
+                        return None;
+                    }
+                    if !told {
+                        segment.options.mptcp.retain(|option| !matches!(option, MptcpOption::Fail(_)));
+                    }
+                    gateway(from_client, segment)
+                }));
+                let (up, down) = (pattern(400_000, 1), pattern(300_000, 2));
+                pair.send(up.clone(), down.clone());
+                assert!(pair.run(Duration::from_secs(120)), "{case}\n{}", pair.tail());
+                let finished = Some(CloseReason::Finished);
+                assert_eq!(
+                    (pair.client.closed, pair.server.closed),
+                    (finished, finished),
+                    "{case}\n{}",
+                    pair.tail()
+                );
+                for (received, sent) in [(&pair.client.received, &down), (&pair.server.received, &up)] {
+                    let same =
+                        received.iter().zip(sent).all(|(got, sent)| got == sent || *got == sent ^ 0x20);
+                    assert!(received.len() == sent.len() && same, "{case}: {} octets", received.len());
+                }
+                assert!(
+                    pair.client.info().fallback.is_some() && pair.server.info().fallback.is_some(),
+                    "{case}"
+                );
+                assert!(pair.log.iter().any(|line| line.contains("Join")), "{case}: no join was tried");
+            }
+        }
+    }
+}
