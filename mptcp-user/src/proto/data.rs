@@ -236,6 +236,11 @@ impl DataReceiver {
         !self.finished && self.reach_fin()
     }
 
+    /// Whether the data is known to end at `offset`.
+    pub(crate) fn ends_at(&self, offset: u64) -> bool {
+        self.fin == Some(offset)
+    }
+
     fn reach_fin(&mut self) -> bool {
         if !self.finished && self.fin == Some(self.nxt) {
             self.finished = true;

@@ -5,6 +5,7 @@ use super::config::{ConnectionConfig, EndpointConfig};
 use super::connection::options::is_usable;
 use super::connection::output::reset_for;
 use super::connection::{Connection, Opening, Policies};
+use super::counters::{Counter, Counters};
 use super::crypto::Key;
 use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 use super::info::ConnectionInfo;
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     secret: Secret,
     cookies: SynCookies,
     pub(crate) events: VecDeque<Event>,
+    counters: Counters,
     addresses: Vec<LocalAddress>,
     tuples: HashMap<Tuple, (u32, usize), Keyed>,
     tokens: HashMap<u32, u32, Keyed>,
@@ -76,6 +78,18 @@ struct Listener {
 }
 
 impl Shared {
+    /// It happened.
+    #[inline]
+    pub(crate) fn count(&mut self, counter: Counter) {
+        self.counters.add(counter, 1);
+    }
+
+    /// A connection is established, or no more.
+    pub(crate) fn note_established(&mut self, counter: Counter, now: bool) {
+        let before = self.counters.get(counter);
+        self.counters.set(counter, if now { before + 1 } else { before.saturating_sub(1) });
+    }
+
     pub(crate) fn random_u32(&mut self) -> u32 {
         self.rng.random()
     }
@@ -147,8 +161,13 @@ impl Shared {
     }
 
     fn reply_reset_because(&mut self, segment: &Segment, reason: Option<ResetReason>) {
-        if self.replies.len() < MAX_REPLIES && !segment.flags.has(Flags::RST) {
+        if segment.flags.has(Flags::RST) {
+            return;
+        }
+        if self.replies.len() < MAX_REPLIES {
             self.replies.push_back(reset_for(segment, reason));
+        } else {
+            self.count(Counter::ReplyDropped);
         }
     }
 
@@ -159,6 +178,7 @@ impl Shared {
             if !self.tokens.contains_key(&key.token) {
                 return key;
             }
+            self.count(Counter::TokenCollision);
         }
     }
 
@@ -210,6 +230,7 @@ impl Endpoint {
                 secret,
                 cookies: SynCookies::default(),
                 events: VecDeque::new(),
+                counters: Counters::default(),
                 addresses: Vec::new(),
                 tuples: HashMap::with_hasher(keyed.clone()),
                 tokens: HashMap::with_hasher(keyed),
@@ -288,6 +309,10 @@ impl Endpoint {
         }
         let policies = Policies::new(&config).map_err(ConnectError::UnknownPolicy)?;
         let version = config.versions.asked();
+        self.shared.count(Counter::ActiveOpens);
+        if config.multipath {
+            self.shared.count(Counter::MpCapableSynTx);
+        }
         let id = self.add_connection(Arc::new(config), policies, None, version, None);
         self.with(now, id, |connection, shared| {
             connection.add_initial_subflow(shared, now, local, remote, Opening::Active);
@@ -354,6 +379,7 @@ impl Endpoint {
 
     /// A segment came in. Checksums of IP and TCP have been verified by the driver. Super-segments are welcome.
     pub fn handle_segment(&mut self, now: Instant, segment: Segment) {
+        self.shared.counters.received(&segment);
         let tuple = (segment.dst, segment.src);
         if let Some(&(place, subflow)) = self.shared.tuples.get(&tuple) {
             if let Some(id) = self.id_at(place) {
@@ -366,36 +392,52 @@ impl Endpoint {
         let syn =
             segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) && !segment.flags.has(Flags::RST);
         if let Some(reply) = self.shared.time_waits.handle(now, tuple, &segment) {
-            if let Some(reply) = reply {
-                self.shared.replies.push_back(reply);
+            match reply {
+                Some(reply) if self.shared.replies.len() < MAX_REPLIES => {
+                    self.shared.replies.push_back(reply);
+                }
+                Some(_) => self.shared.count(Counter::ReplyDropped),
+                None => {}
             }
             return;
         }
         if syn {
             self.handle_syn(now, &segment);
         } else if !self.handle_third_ack(now, &segment) {
+            self.shared.count(Counter::NoConnection);
             self.shared.reply_reset(&segment);
         }
     }
 
     /// A SYN of an unknown four-tuple: a further subflow, a new connection, or nothing for us.
     fn handle_syn(&mut self, now: Instant, syn: &Segment) {
-        if let Some(Join::Syn { token, .. }) = syn.options.join() {
+        if let Some(Join::Syn { token, backup, .. }) = syn.options.join() {
+            self.shared.count(Counter::MpJoinSynRx);
+            if *backup {
+                self.shared.count(Counter::MpJoinSynBackupRx);
+            }
             let place = self.shared.tokens.get(token).copied();
             let joined = place.and_then(|place| self.id_at(place)).and_then(|id| {
                 self.with(now, id, |connection, shared| connection.accept_join(shared, now, syn))
             });
             if joined != Some(true) {
+                let unknown = joined.is_none();
+                self.shared.count(if unknown { Counter::MpJoinNoToken } else { Counter::MpJoinRejected });
                 self.shared.reply_reset_because(syn, Some(ResetReason::MptcpSpecific));
             }
             return;
         }
         let Some(id) = self.shared.listener_for(syn.dst) else {
+            self.shared.count(Counter::NoConnection);
             self.shared.reply_reset(syn);
             return;
         };
+        if syn.options.capable().is_some() {
+            self.shared.count(Counter::MpCapableSynRx);
+        }
         if self.living >= self.shared.config.max_connections {
             // The peer tries again; by then there may be room.
+            self.shared.count(Counter::ListenOverflows);
             return;
         }
         let crowded = self
@@ -420,6 +462,9 @@ impl Endpoint {
             let cookie = shared.cookies.issue(now, &shared.secret, syn);
             let mtu = shared.address(syn.dst.ip()).map_or(1500, |local| local.mtu);
             shared.replies.push_back(cookie.syn_ack(syn, &config, mtu));
+            shared.count(Counter::SyncookiesSent);
+        } else {
+            shared.count(Counter::ReplyDropped);
         }
     }
 
@@ -435,6 +480,7 @@ impl Endpoint {
         let Some(listener) = self.shared.listener_for(segment.dst) else { return false };
         // What follows a third ACK that was lost: the peer sends that again, too.
         let Some(redeemed) = self.shared.cookies.redeem(now, &self.shared.secret, segment) else {
+            self.shared.count(Counter::SyncookiesFailed);
             return true;
         };
         let token = Key::new(Version::V1, redeemed.key).token;
@@ -446,8 +492,14 @@ impl Endpoint {
             None => segment.options.mptcp.is_empty(),
         };
         if !usable || self.living >= self.shared.config.max_connections {
+            self.shared.count(match (usable, keys) {
+                (true, _) => Counter::ListenOverflows,
+                (false, Some(_)) => Counter::BadKeys,
+                (false, None) => Counter::NoConnection,
+            });
             return keys.is_none();
         }
+        self.shared.count(Counter::SyncookiesRecv);
         let opening = Opening::Cookie(&redeemed.syn, redeemed.sequence);
         self.accept(now, listener, segment, opening, Some(redeemed.key));
         true
@@ -461,6 +513,10 @@ impl Endpoint {
         let mut config = listener.config.clone();
         let wanted = config.multipath;
         let capable = first.options.capable().filter(|capable| is_usable(capable, config.versions));
+        self.shared.count(Counter::PassiveOpens);
+        if capable.is_none() && first.options.capable().is_some() {
+            self.shared.count(Counter::CapableUnusable);
+        }
         if capable.is_none() && wanted {
             let plain = ConnectionConfig { multipath: false, ..ConnectionConfig::clone(&config) };
             config = Arc::new(plain);
@@ -513,6 +569,12 @@ impl Endpoint {
     /// The next segment to send, if any. To be called until it gives `None` after any other call, as far as
     /// there is room to send; acknowledgments of a whole batch of received segments are made here.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Segment> {
+        let segment = self.next_segment(now)?;
+        self.shared.counters.sent(&segment);
+        Some(segment)
+    }
+
+    fn next_segment(&mut self, now: Instant) -> Option<Segment> {
         if let Some(reply) = self.shared.replies.pop_front() {
             return Some(reply);
         }
@@ -588,6 +650,11 @@ impl Endpoint {
         let place = self.places.get(connection.index as usize)?;
         let connection = place.connection.as_ref().filter(|_| place.generation == connection.generation)?;
         Some(connection.info())
+    }
+
+    /// What happened so far, by name.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
     }
 
     /// All connections.

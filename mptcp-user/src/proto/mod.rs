@@ -10,6 +10,7 @@
 mod config;
 mod congestion;
 mod connection;
+mod counters;
 mod crypto;
 mod data;
 mod endpoint;
@@ -28,6 +29,7 @@ mod time_wait;
 mod timer;
 
 pub use config::{ConnectionConfig, EcnPolicy, EndpointConfig, KeepAlive, Versions};
+pub use counters::{Counter, Counters};
 pub use endpoint::{ConnectError, Endpoint, ListenError};
 pub use event::{CloseReason, ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 pub use info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo, SubflowState};

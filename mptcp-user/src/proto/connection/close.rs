@@ -2,6 +2,7 @@
 
 use super::{Connection, MAX_ENDED, Mode};
 use crate::proto::Instant;
+use crate::proto::counters::Counter;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::{CloseReason, Event};
 use crate::proto::info::SubflowState;
@@ -196,6 +197,19 @@ impl Connection {
             return;
         }
         self.closed = Some(reason);
+        let established = !matches!(self.mode, Mode::Handshake(_));
+        if established {
+            shared.note_established(Counter::CurrEstab, false);
+        }
+        if self.is_multipath() {
+            shared.note_established(Counter::MpCurrEstab, false);
+        }
+        if reason != CloseReason::Finished {
+            shared.count(if established { Counter::EstabResets } else { Counter::AttemptFails });
+        }
+        if reason == CloseReason::TimedOut {
+            shared.count(Counter::AbortOnTimeout);
+        }
         if self.token().is_some() {
             shared.remove_token(self.local_key.token);
         }

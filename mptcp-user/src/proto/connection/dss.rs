@@ -2,11 +2,12 @@
 
 use super::{Connection, Mode};
 use crate::proto::Instant;
+use crate::proto::counters::Counter;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::CloseReason;
 use crate::proto::info::FallbackReason;
-use crate::proto::subflow::mapping::{RxMapping, WireMapping};
-use crate::wire::{DataSeq, Dss, Mapping, MptcpOption, ResetReason, Segment};
+use crate::proto::subflow::mapping::{Added, RxMapping, WireMapping};
+use crate::wire::{DataSeq, Dss, Join, Mapping, MptcpOption, ResetReason, Segment};
 
 /// A mapping may begin this far beyond the subflow's window: the segment itself may only just reach into it.
 const MAPPING_SLACK: i64 = 1 << 17;
@@ -27,11 +28,11 @@ impl Connection {
         for option in &segment.options.mptcp {
             match option {
                 MptcpOption::Dss(dss) => self.take_dss(shared, now, index, segment, dss, window),
+                // A server says it in its SYN/ACK only.
+                MptcpOption::Capable(_) if self.client => shared.count(Counter::OptionOutOfPlace),
                 MptcpOption::Capable(capable) => {
-                    if let Some((len, checksum)) = capable.data
-                        && !self.client
-                    {
-                        self.take_first_data(index, len, checksum);
+                    if let Some((len, checksum)) = capable.data {
+                        self.take_first_data(shared, index, len, checksum);
                     }
                     // The third ACK, or the first data: nothing is acknowledged at the data level yet.
                     self.send.edge = self.send.edge.max(window);
@@ -39,18 +40,23 @@ impl Connection {
                 MptcpOption::AddAddr(add) => self.take_add_address(shared, now, index, add),
                 MptcpOption::RemoveAddr(remove) => self.take_remove_address(shared, now, &remove.ids),
                 MptcpOption::Priority { backup, address_id: None } => {
+                    shared.count(Counter::MpPrioRx);
                     if let Some(subflow) = self.subflow(index) {
                         subflow.peer_backup = *backup;
                     }
                 }
                 MptcpOption::FastClose(_) => {
-                    if self.is_fast_close(option) {
+                    if self.is_fast_close(shared, option) {
                         self.reset_all_subflows();
                         self.close_now(shared, now, CloseReason::Reset);
                     }
                 }
                 MptcpOption::Fail(_) => self.take_fail(shared, index),
-                MptcpOption::Priority { .. } | MptcpOption::Join(_) | MptcpOption::Reset(_) => {}
+                // A third ACK of MP_JOIN comes again until it is answered.
+                MptcpOption::Join(Join::Ack { .. }) => {}
+                MptcpOption::Priority { .. } | MptcpOption::Join(_) | MptcpOption::Reset(_) => {
+                    shared.count(Counter::OptionOutOfPlace);
+                }
             }
             if self.closed.is_some() || !self.is_multipath() {
                 return;
@@ -86,6 +92,10 @@ impl Connection {
         let distance = ack.distance(una);
         let sent = self.send.nxt + u64::from(self.send.fin_sent);
         if distance < 0 || distance as u64 > sent - self.send.una {
+            // Those of the past came over a slower path.
+            if distance > 0 {
+                shared.count(Counter::BadDataAck);
+            }
             return;
         }
         let offset = self.send.una + distance as u64;
@@ -114,6 +124,7 @@ impl Connection {
         let dsn = if mapping.dsn_long { mapping.dsn } else { expected.expand(mapping.dsn.0 as u32) };
         let data = self.receive.nxt as i64 + dsn.distance(expected);
         if data < 0 {
+            shared.count(Counter::BadMapping);
             return;
         }
         let data = data as u64;
@@ -124,6 +135,9 @@ impl Connection {
         let len = u32::from(mapping.len) - u32::from(data_fin);
         if data_fin {
             let reached = self.receive.set_fin(data + u64::from(len));
+            if !self.receive.ends_at(data + u64::from(len)) {
+                shared.count(Counter::BadDataFin);
+            }
             if let Some(subflow) = self.subflow(index) {
                 // The peer waits for the Data ACK of its DATA_FIN, also if it came before.
                 subflow.rcv.ack_now = true;
@@ -140,20 +154,25 @@ impl Connection {
         let start = at + i64::from(mapping.subflow_seq.wrapping_sub(at as u32) as i32);
         let end = start + i64::from(len);
         if end <= subflow.rcv.nxt as i64 || start < 1 || start > subflow.rcv.edge as i64 + MAPPING_SLACK {
+            // A mapping of octets that have come is that of a retransmission.
+            if start < 1 || end > subflow.rcv.nxt as i64 {
+                shared.count(Counter::DssNoMatchTcp);
+            }
             return;
         }
         let checksum = mapping.checksum.filter(|_| self.checksum);
         let wire = WireMapping { dsn, subflow_seq: mapping.subflow_seq, len: mapping.len, checksum };
-        subflow.mappings.add(RxMapping::new(start as u64, len, data, wire));
+        let added = subflow.mappings.add(RxMapping::new(start as u64, len, data, wire));
+        note_mapping(shared, added);
     }
 
     /// Data in the segment with MP_CAPABLE: the first octets of both streams (RFC 8684 section 3.1).
-    fn take_first_data(&mut self, index: usize, len: u16, checksum: Option<u16>) {
+    fn take_first_data(&mut self, shared: &mut Shared, index: usize, len: u16, checksum: Option<u16>) {
         let Some(dsn) = self.remote_dsn(0) else { return };
         let checksum = checksum.filter(|_| self.checksum);
         if let Some(subflow) = self.subflow(index).filter(|subflow| subflow.rcv.nxt == 1) {
             let wire = WireMapping { dsn, subflow_seq: 1, len, checksum };
-            subflow.mappings.add(RxMapping::new(1, u32::from(len), 0, wire));
+            note_mapping(shared, subflow.mappings.add(RxMapping::new(1, u32::from(len), 0, wire)));
         }
     }
 
@@ -161,21 +180,35 @@ impl Connection {
     /// 3.7). With a reset, when there are more subflows, it says only why, and the reset does the rest. Not where the
     /// streams no longer correspond: then there is nothing that could be gone on with.
     fn take_fail(&mut self, shared: &mut Shared, index: usize) {
+        shared.count(Counter::MpFailRx);
         if self.may_follow_fallback(index) {
             self.fall_back(shared, FallbackReason::PeerChecksumFailed);
         } else if let Some(subflow) = self.subflow(index) {
+            shared.count(Counter::FallbackFailed);
             subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
         }
     }
 
     /// The peer falls back: its octets follow each other from here on, and there are no options any more.
     fn take_infinite_mapping(&mut self, shared: &mut Shared, index: usize, subflow_seq: u32, data: u64) {
+        shared.count(Counter::InfiniteMapRx);
         let Some(next) = self.subflow(index).map(|subflow| subflow.rcv.nxt) else { return };
         let start = next + u64::from(subflow_seq.wrapping_sub(next as u32));
         // Only where the two streams correspond one to one is there a way to go on.
         if start == data + 1 && self.may_follow_fallback(index) {
             self.fall_back(shared, FallbackReason::PeerFellBack);
             debug_assert!(matches!(self.mode, Mode::Plain(_)));
+        } else {
+            shared.count(Counter::FallbackFailed);
         }
+    }
+}
+
+/// Counts a mapping that was ignored.
+fn note_mapping(shared: &mut Shared, added: Added) {
+    match added {
+        Added::Taken => {}
+        Added::Contradicts => shared.count(Counter::DssNotMatching),
+        Added::TooMany => shared.count(Counter::MappingOverflow),
     }
 }

@@ -3,7 +3,8 @@
 use super::options::is_usable;
 use super::{Connection, Mode};
 use crate::proto::Instant;
-use crate::proto::congestion::Ack;
+use crate::proto::congestion::{Ack, Cause};
+use crate::proto::counters::Counter;
 use crate::proto::crypto::{self, Key};
 use crate::proto::endpoint::Shared;
 use crate::proto::event::{CloseReason, Unreachable};
@@ -52,6 +53,7 @@ impl Connection {
         let policy = self.config.ecn;
         let Some(subflow) = self.subflow(index) else { return };
         if segment.flags.has(Flags::ACK) && subflow.snd.offset(segment.ack) != 1 {
+            shared.count(Counter::BadAck);
             if !segment.flags.has(Flags::RST) {
                 shared.reply_reset(segment);
             }
@@ -60,10 +62,13 @@ impl Connection {
         if segment.flags.has(Flags::RST) {
             if segment.flags.has(Flags::ACK) {
                 self.subflow_refused(shared, now, index);
+            } else {
+                shared.count(Counter::BadReset);
             }
             return;
         }
         if !segment.flags.has(Flags::SYN) {
+            shared.count(Counter::OutOfWindow);
             return;
         }
         if !segment.flags.has(Flags::ACK) {
@@ -85,7 +90,7 @@ impl Connection {
                 self.subflow_established(index);
                 self.tell_established(shared);
             }
-            Kind::JoinActive { nonce, .. } => self.on_join_answer(now, index, nonce, segment),
+            Kind::JoinActive { nonce, .. } => self.on_join_answer(shared, now, index, nonce, segment),
             Kind::JoinPassive { .. } => {}
         }
     }
@@ -94,9 +99,14 @@ impl Connection {
     /// defined for that, so that the connection will be regular TCP; further subflows are not opened like this.
     fn open_simultaneously(&mut self, shared: &mut Shared, now: Instant, index: usize, syn: &Segment) {
         let policy = self.config.ecn;
-        let Some(subflow) = self.subflow(index).filter(|subflow| subflow.kind == Kind::Initial) else {
+        if self.subflow(index).is_none_or(|subflow| subflow.kind != Kind::Initial) {
+            shared.count(Counter::OptionOutOfPlace);
             return;
-        };
+        }
+        if self.config.multipath {
+            shared.count(Counter::SimultConnectFallback);
+        }
+        let Some(subflow) = self.subflow(index) else { return };
         subflow.take_syn_options(now, syn);
         subflow.ecn = EcnState::asked(policy, syn);
         subflow.state = SubflowState::SynReceived;
@@ -135,8 +145,19 @@ impl Connection {
             })
             .copied();
         match capable.and_then(|capable| Some((capable, capable.sender_key?))) {
-            Some((capable, key)) => self.become_multipath(capable, key),
-            None => self.fall_back(shared, reason),
+            Some((capable, key)) => {
+                shared.count(Counter::MpCapableSynAckRx);
+                self.become_multipath(capable, key);
+            }
+            None => {
+                if offered {
+                    shared.count(match segment.options.capable() {
+                        Some(_) => Counter::CapableUnusable,
+                        None => Counter::MpCapableFallbackSynAck,
+                    });
+                }
+                self.fall_back(shared, reason);
+            }
         }
     }
 
@@ -149,10 +170,21 @@ impl Connection {
     }
 
     /// The SYN/ACK of our MP_JOIN: its HMAC proves that the peer has the keys (RFC 8684 section 3.2).
-    fn on_join_answer(&mut self, now: Instant, index: usize, nonce: u32, segment: &Segment) {
+    fn on_join_answer(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        nonce: u32,
+        segment: &Segment,
+    ) {
         let (local, remote) = (self.local_key.key, self.remote_key.map_or(0, |key| key.key));
         let answer = match segment.options.join() {
             Some(&Join::SynAck { backup, address_id, mac, nonce: peer_nonce }) => {
+                shared.count(Counter::MpJoinSynAckRx);
+                if backup {
+                    shared.count(Counter::MpJoinSynAckBackupRx);
+                }
                 let expected = crypto::join_mac(self.version, remote, local, peer_nonce, nonce);
                 let good = crypto::same_secret(&expected[..8], &mac.to_be_bytes());
                 good.then(|| {
@@ -171,6 +203,7 @@ impl Connection {
                 self.subflow_established(index);
             }
             (None, Some(subflow)) => {
+                shared.count(Counter::MpJoinSynAckHmacFailure);
                 subflow.reset_due = Some(Some(ResetReason::MptcpSpecific));
                 self.refuse_path(now, index);
             }
@@ -190,6 +223,8 @@ impl Connection {
         if segment.flags.has(Flags::RST) {
             if segment.seq == subflow.rcv.ack_seq() {
                 self.subflow_refused(shared, now, index);
+            } else {
+                shared.count(Counter::BadReset);
             }
             return false;
         }
@@ -197,17 +232,23 @@ impl Connection {
             // Our SYN/ACK was lost, or their SYN came twice.
             if segment.seq == subflow.rcv.irs() && !segment.flags.has(Flags::ACK) {
                 subflow.handshake_due = true;
+            } else {
+                shared.count(Counter::OutOfWindow);
             }
             return false;
         }
         if !segment.flags.has(Flags::ACK) || subflow.rcv.is_from_the_past(now, segment) {
+            let past = segment.flags.has(Flags::ACK);
+            shared.count(if past { Counter::PawsEstab } else { Counter::NoAck });
             return false;
         }
         if subflow.snd.offset(segment.ack) != 1 {
+            shared.count(Counter::BadAck);
             shared.reply_reset(segment);
             return false;
         }
         if !subflow.rcv.acceptable(segment) {
+            shared.count(Counter::OutOfWindow);
             subflow.handshake_due = true;
             return false;
         }
@@ -217,11 +258,16 @@ impl Connection {
             Kind::JoinPassive { nonce, peer_nonce } => {
                 let Some(&Join::Ack { mac }) = segment.options.join() else {
                     // Without its HMAC this is not the segment that completes the handshake.
+                    shared.count(Counter::JoinAckMissing);
                     return false;
                 };
+                shared.count(Counter::MpJoinAckRx);
                 let (local, remote) = (self.local_key.key, self.remote_key.map_or(0, |key| key.key));
                 let expected = crypto::join_mac(self.version, remote, local, peer_nonce, nonce);
                 let good = crypto::same_secret(&expected, &mac);
+                if !good {
+                    shared.count(Counter::MpJoinAckHmacFailure);
+                }
                 if let Some(subflow) = self.subflow(index).filter(|_| !good) {
                     subflow.reset_due = Some(Some(ResetReason::MptcpSpecific));
                 }
@@ -255,11 +301,14 @@ impl Connection {
         }
         match segment.options.capable() {
             Some(capable) => {
+                shared.count(Counter::MpCapableAckRx);
                 let (Some(theirs), Some(ours)) = (capable.sender_key, capable.receiver_key) else {
+                    shared.count(Counter::BadKeys);
                     return false;
                 };
                 let known = self.remote_key.is_none_or(|known| known.key == theirs);
                 if !known || !crypto::same_secret(&ours.to_be_bytes(), &self.local_key.key.to_be_bytes()) {
+                    shared.count(Counter::BadKeys);
                     return false;
                 }
                 self.become_multipath(*capable, theirs);
@@ -277,6 +326,7 @@ impl Connection {
                 known
             }
             None => {
+                shared.count(Counter::MpCapableFallbackAck);
                 self.fall_back(shared, FallbackReason::OptionStripped);
                 true
             }
@@ -287,9 +337,15 @@ impl Connection {
         let plain = !self.is_multipath();
         let Some(subflow) = self.subflow(index) else { return };
         let reset = segment.flags.has(Flags::RST);
-        if !reset && subflow.rcv.is_from_the_past(now, &segment) || !subflow.rcv.acceptable(&segment) {
+        let past = !reset && subflow.rcv.is_from_the_past(now, &segment);
+        if past || !subflow.rcv.acceptable(&segment) {
+            shared.count(match (past, reset) {
+                (true, _) => Counter::PawsEstab,
+                (false, true) => Counter::BadReset,
+                (false, false) => Counter::OutOfWindow,
+            });
             if !reset {
-                self.answer_unacceptable(now, index, &segment);
+                self.answer_unacceptable(shared, now, index, &segment);
             }
             return;
         }
@@ -298,20 +354,19 @@ impl Connection {
             return;
         }
         if segment.flags.has(Flags::SYN) {
-            if subflow.may_challenge(now) {
-                subflow.rcv.ack_now = true;
-            }
+            shared.count(Counter::SynChallenge);
+            self.challenge(shared, now, index);
             return;
         }
         if !segment.flags.has(Flags::ACK) {
+            shared.count(Counter::NoAck);
             return;
         }
         let ack = subflow.snd.offset(segment.ack);
         if ack > subflow.snd.nxt as i64 || ack < subflow.snd.una as i64 - subflow.snd.largest_window() {
             // RFC 5961 section 5.2.
-            if subflow.may_challenge(now) {
-                subflow.rcv.ack_now = true;
-            }
+            shared.count(Counter::BadAck);
+            self.challenge(shared, now, index);
             return;
         }
         subflow.rcv.note_timestamp(now, &segment);
@@ -339,6 +394,7 @@ impl Connection {
         if self.is_multipath() && !self.dss_received && self.plain_segments > 0 && ack > 1 && self.contiguous
         {
             // Our data was acknowledged by someone who does not see the options: they are stripped on the way.
+            shared.count(Counter::MpCapableDataFallback);
             self.fall_back(shared, FallbackReason::OptionStripped);
         }
         self.take_ack(shared, now, index, &segment, ack, window);
@@ -346,15 +402,13 @@ impl Connection {
     }
 
     /// A segment outside the window: an acknowledgment tells the peer where we are (RFC 9293 section 3.10.7.4).
-    fn answer_unacceptable(&mut self, now: Instant, index: usize, segment: &Segment) {
+    fn answer_unacceptable(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: &Segment) {
         let handshake_lost = segment.flags.has(Flags::SYN) && segment.flags.has(Flags::ACK);
         let Some(subflow) = self.subflow(index) else { return };
         let start = subflow.rcv.offset(segment.seq);
         if segment.payload.is_empty() && !segment.flags.has(Flags::FIN) && !handshake_lost {
             // Window and keep-alive probes, and blind guesses.
-            if subflow.may_challenge(now) {
-                subflow.rcv.ack_now = true;
-            }
+            self.challenge(shared, now, index);
             return;
         }
         if handshake_lost && matches!(subflow.kind, Kind::JoinActive { .. }) {
@@ -367,15 +421,34 @@ impl Connection {
         }
     }
 
+    /// An acknowledgment tells a confused peer where we are, and a blind attacker nothing (RFC 5961 section 7).
+    fn challenge(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        let Some(subflow) = self.subflow(index) else { return };
+        if subflow.may_challenge(now) {
+            subflow.rcv.ack_now = true;
+            shared.count(Counter::ChallengeAck);
+        } else {
+            shared.count(Counter::AckSkippedChallenge);
+        }
+    }
+
     fn on_reset(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: &Segment) {
         let Some(subflow) = self.subflow(index) else { return };
         if segment.seq != subflow.rcv.ack_seq() {
-            if subflow.may_challenge(now) {
-                subflow.rcv.ack_now = true;
-            }
+            shared.count(Counter::BadReset);
+            self.challenge(shared, now, index);
             return;
         }
-        let fast_close = segment.options.mptcp.iter().any(|option| self.is_fast_close(option));
+        let mut fast_close = false;
+        for option in &segment.options.mptcp {
+            match option {
+                MptcpOption::FastClose(_) => fast_close |= self.is_fast_close(shared, option),
+                MptcpOption::Reset(_) => shared.count(Counter::MpRstRx),
+                MptcpOption::Fail(_) => shared.count(Counter::MpFailRx),
+                MptcpOption::Dss(_) => {}
+                _ => shared.count(Counter::OptionOutOfPlace),
+            }
+        }
         if fast_close || !self.is_multipath() {
             self.close_now(shared, now, CloseReason::Reset);
             return;
@@ -385,9 +458,11 @@ impl Connection {
         self.end_subflow(shared, now, index);
     }
 
-    pub(super) fn is_fast_close(&self, option: &MptcpOption) -> bool {
-        matches!(option, MptcpOption::FastClose(close)
-            if crypto::same_secret(&close.receiver_key.to_be_bytes(), &self.local_key.key.to_be_bytes()))
+    pub(super) fn is_fast_close(&self, shared: &mut Shared, option: &MptcpOption) -> bool {
+        let authentic = matches!(option, MptcpOption::FastClose(close)
+            if crypto::same_secret(&close.receiver_key.to_be_bytes(), &self.local_key.key.to_be_bytes()));
+        shared.count(if authentic { Counter::MpFastcloseRx } else { Counter::BadFastclose });
+        authentic
     }
 
     fn take_ack(
@@ -441,8 +516,13 @@ impl Connection {
         };
         let outcome = subflow.snd.acknowledge(now, &input, &self.congestion_paths[index], &mut subflow.rtt);
         if outcome.acked > 0 {
-            subflow.stale = false;
+            if std::mem::take(&mut subflow.stale) {
+                shared.count(Counter::SubflowRecover);
+            }
             subflow.bytes_acked += outcome.acked - u64::from(subflow.fin_sent && subflow.snd.is_idle());
+        }
+        if outcome.congestion == Some(Cause::Loss) {
+            shared.count(Counter::SackRecovery);
         }
         self.control_congestion(now, index, &outcome);
         if plain && outcome.acked > 0 {
@@ -537,6 +617,11 @@ impl Connection {
                 };
                 match subflow.mappings.map(start, &mut payload) {
                     Mapped::Data(offset, octets) => {
+                        self.note_arrival(shared, offset, octets.len() as u64);
+                        let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut)
+                        else {
+                            return;
+                        };
                         let finished = self.receive.finished;
                         readable |= self.receive.insert(offset, octets);
                         if self.receive.finished && !finished {
@@ -573,6 +658,19 @@ impl Connection {
         }
     }
 
+    /// Counts what can be said of octets of the data stream before they are taken in.
+    fn note_arrival(&self, shared: &mut Shared, offset: u64, octets: u64) {
+        let (next, edge) = (self.receive.nxt, self.receive.nxt + self.receive.advertised());
+        if offset + octets > edge {
+            shared.count(Counter::NoDssInWindow);
+        }
+        if offset + octets <= next {
+            shared.count(Counter::DuplicateData);
+        } else if offset > next && offset < edge {
+            shared.count(Counter::OfoQueue);
+        }
+    }
+
     /// In-order octets without a mapping: the path strips options. As long as the two streams correspond one to one
     /// the connection falls back (`true`; RFC 8684 section 3.7); otherwise the subflow can't be trusted any more.
     /// Where checksums protect the data and have been seen to work, unprotected octets are not believed.
@@ -581,10 +679,14 @@ impl Connection {
         let fits = self.corresponds(index, start);
         let Some(subflow) = self.subflow(index) else { return false };
         if fits && !(checksum && subflow.mappings.seen) {
+            let first = !subflow.mappings.seen;
+            shared.count(if first { Counter::MpCapableDataFallback } else { Counter::DssFallback });
             self.fall_back(shared, FallbackReason::MappingMissing);
             return true;
         }
         subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
+        shared.count(Counter::FallbackFailed);
+        shared.count(Counter::DssCorruptionReset);
         false
     }
 
@@ -596,6 +698,8 @@ impl Connection {
         let fits = self.corresponds(index, begin);
         let Some(subflow) = self.subflow(index) else { return false };
         subflow.fail_due = Some(dsn);
+        shared.count(Counter::DataCsumErr);
+        shared.count(if fits { Counter::DssCorruptionFallback } else { Counter::DssCorruptionReset });
         if !fits {
             subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
             return false;
@@ -643,6 +747,7 @@ impl Connection {
         let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
         let quoted = subflow.snd.offset(SeqNumber(unreachable.seq));
         if quoted < subflow.snd.una as i64 || quoted >= subflow.snd.nxt as i64 {
+            shared.count(Counter::OutOfWindowIcmps);
             return;
         }
         if let Some(mtu) = unreachable.mtu {

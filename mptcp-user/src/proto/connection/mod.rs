@@ -19,6 +19,7 @@ mod timers;
 use super::Instant;
 use super::config::ConnectionConfig;
 use super::congestion::{self, CongestionControl, Path};
+use super::counters::Counter;
 use super::crypto::Key;
 use super::data::{DataReceiver, DataSender};
 use super::endpoint::Shared;
@@ -312,6 +313,10 @@ impl Connection {
             None => Event::Connected(self.id),
         };
         shared.established(self.listener);
+        shared.note_established(Counter::CurrEstab, true);
+        if self.is_multipath() {
+            shared.note_established(Counter::MpCurrEstab, true);
+        }
         shared.events.push_back(event);
     }
 
@@ -323,6 +328,9 @@ impl Connection {
         }
         if self.token().is_some() {
             shared.remove_token(self.local_key.token);
+        }
+        if self.is_multipath() {
+            shared.note_established(Counter::MpCurrEstab, false);
         }
         let tell = self.is_multipath() && reason != FallbackReason::PeerFellBack;
         self.mode = Mode::Plain(reason);

@@ -2,6 +2,7 @@
 
 use super::{Connection, Mode};
 use crate::proto::Instant;
+use crate::proto::counters::Counter;
 use crate::proto::endpoint::Shared;
 use crate::proto::info::SubflowState;
 use crate::proto::scheduler::Candidate;
@@ -73,7 +74,7 @@ impl Connection {
             return self.transmit_reset(shared, now, index, reason);
         }
         if subflow.handshake_due {
-            return self.transmit_handshake(now, index);
+            return self.transmit_handshake(shared, now, index);
         }
         if !subflow.is_synchronised() {
             return None;
@@ -90,6 +91,7 @@ impl Connection {
                     (whole / path.mss * path.mss).clamp(path.mss, shared.config.max_super_segment as u64);
                 let record = subflow.snd.retransmit(now, limit, stamp, path, &subflow.rtt).map(Sent::from);
                 if let Some(record) = record {
+                    shared.count(Counter::RetransSegs);
                     return Some(self.data_segment(now, index, record));
                 }
             } else {
@@ -157,9 +159,12 @@ impl Connection {
         segment
     }
 
-    fn transmit_handshake(&mut self, now: Instant, index: usize) -> Option<Segment> {
+    fn transmit_handshake(&mut self, shared: &mut Shared, now: Instant, index: usize) -> Option<Segment> {
         let receive = &mut self.receive;
         let subflow = self.subflows.get_mut(index)?.as_deref_mut()?;
+        if subflow.handshake_sends > 0 {
+            shared.count(Counter::SynRetrans);
+        }
         subflow.handshake_sent(now);
         if subflow.state == SubflowState::Established {
             return self.ack_segment(now, index);
@@ -180,7 +185,7 @@ impl Connection {
     }
 
     /// New data, data that another subflow failed to deliver, or a DATA_FIN by itself.
-    fn transmit_data(&mut self, shared: &Shared, now: Instant) -> Option<Segment> {
+    fn transmit_data(&mut self, shared: &mut Shared, now: Instant) -> Option<Segment> {
         if let Some(again) = self.send.next_reinjection()
             && let Some(index) = self.choose(now, again.end - again.start, Some(again.not_on))
         {
@@ -188,6 +193,7 @@ impl Connection {
             let segment = self.send_data(shared, now, index, again.start, end);
             let sent = segment.payload.len() as u64;
             self.send.reinjected(sent);
+            shared.count(Counter::MptcpRetrans);
             self.contiguous = false;
             return Some(segment);
         }

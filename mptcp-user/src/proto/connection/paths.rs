@@ -2,6 +2,7 @@
 
 use super::{Connection, Mode, Opening};
 use crate::proto::congestion::Path;
+use crate::proto::counters::Counter;
 use crate::proto::crypto;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::Event;
@@ -249,6 +250,7 @@ impl Connection {
         let remote_id =
             self.paths.remote.iter().find(|(_, address)| *address == remote).map_or(0, |(id, _)| *id);
         let kind = Kind::JoinActive { nonce, mac: [0; 20] };
+        shared.count(Counter::MpJoinSynTx);
         let birth = self.birth(shared, now, (local, remote), kind, local_id, remote_id);
         self.add_subflow(shared, Subflow::connecting(&birth));
         true
@@ -263,6 +265,7 @@ impl Connection {
         remote: SocketAddr,
     ) {
         self.paths.wanted.retain(|wanted| *wanted != (local, remote));
+        shared.count(Counter::MpJoinSynTxConnectErr);
         self.refuse(now, local, remote);
         self.manage_paths(shared, now);
         self.progress_close(shared, now);
@@ -340,15 +343,17 @@ impl Connection {
             let family = self.paths.initial_remote.map(|remote| remote.is_ipv4());
             addresses.sort_by_key(|local| Some(local.address.is_ipv4()) != family);
             for address in addresses {
-                self.announce(now, address);
+                self.announce(shared, now, address);
             }
         }
     }
 
-    fn announce(&mut self, now: Instant, local: LocalAddress) {
+    fn announce(&mut self, shared: &mut Shared, now: Instant, local: LocalAddress) {
         let known = self.paths.announcements.iter().any(|known| known.address == local.address);
         let id = self.paths.local_id(local.address);
-        if id != 0 && !known && self.paths.announcements.len() < MAX_REMOTE {
+        if id != 0 && !known && self.paths.announcements.len() >= MAX_REMOTE {
+            shared.count(Counter::AddAddrTxDrop);
+        } else if id != 0 && !known {
             self.paths.announcements.push(Announcement {
                 id,
                 address: local.address,
@@ -363,7 +368,7 @@ impl Connection {
     pub(crate) fn address_added(&mut self, shared: &mut Shared, now: Instant, local: LocalAddress) {
         self.paths.refused.retain(|refusal| refusal.local != local.address);
         if self.paths.announced {
-            self.announce(now, local);
+            self.announce(shared, now, local);
         }
         self.manage_paths(shared, now);
     }
@@ -378,10 +383,13 @@ impl Connection {
         self.paths.wanted.retain(|(local, _)| *local != address);
         self.paths.announcements.retain(|known| known.address != address);
         if self.is_multipath() {
-            if let Some((_, id)) = self.paths.local_ids.iter().find(|(known, _)| *known == address) {
-                let _ = self.paths.removals.try_push(*id);
+            if let Some((_, id)) = self.paths.local_ids.iter().find(|(known, _)| *known == address)
+                && self.paths.removals.try_push(*id).is_err()
+            {
+                shared.count(Counter::RmAddrTxDrop);
             }
             for index in affected {
+                shared.count(Counter::RmSubflow);
                 self.end_subflow(shared, now, index);
             }
         }
@@ -399,6 +407,9 @@ impl Connection {
             if let Some(known) = self.paths.announcements.iter_mut().find(|known| known.id == add.address_id)
             {
                 known.at = None;
+                shared.count(Counter::EchoAdd);
+            } else {
+                shared.count(Counter::BadEcho);
             }
             return;
         }
@@ -414,8 +425,13 @@ impl Connection {
             );
             let given = add.mac.unwrap_or_default();
             if add.mac.is_none() || !crypto::same_secret(&expected.to_be_bytes(), &given.to_be_bytes()) {
+                shared.count(Counter::AddAddrHmacFailure);
                 return;
             }
+        }
+        shared.count(Counter::AddAddr);
+        if add.port.is_some() {
+            shared.count(Counter::PortAdd);
         }
         // Who can authenticate an address has both keys.
         self.fully_established = true;
@@ -424,24 +440,39 @@ impl Connection {
         self.paths.remote.retain(|(id, _)| *id != add.address_id);
         if self.paths.remote.len() < MAX_REMOTE && usable_remote(add.address) {
             self.paths.remote.push((add.address_id, address));
+        } else {
+            shared.count(Counter::AddAddrDrop);
         }
         if self.version == Version::V1
             && self.paths.echoes.iter().all(|echo| echo.address_id != add.address_id)
+            && self.paths.echoes.try_push(AddAddr { echo: true, mac: None, ..*add }).is_err()
         {
-            let _ = self.paths.echoes.try_push(AddAddr { echo: true, mac: None, ..*add });
+            shared.count(Counter::EchoAddTxDrop);
         }
         self.manage_paths(shared, now);
     }
 
     /// REMOVE_ADDR: no new subflows there, and those that exist end (RFC 8684 section 3.4.2).
     pub(super) fn take_remove_address(&mut self, shared: &mut Shared, now: Instant, ids: &[u8]) {
+        shared.count(Counter::RmAddr);
+        for id in ids {
+            let known = self.paths.remote.iter().any(|(known, _)| known == id)
+                || self.living().any(|(_, subflow)| subflow.remote_id == *id);
+            if !known {
+                shared.count(Counter::RmAddrDrop);
+            }
+        }
         self.paths.remote.retain(|(id, _)| !ids.contains(id));
         let others = self.living().any(|(_, subflow)| !ids.contains(&subflow.remote_id));
         for index in 0..self.subflows.len() {
             if let Some(subflow) = self.subflow(index)
                 && ids.contains(&subflow.remote_id)
-                && others
             {
+                if !others {
+                    shared.count(Counter::RmAddrLast);
+                    continue;
+                }
+                shared.count(Counter::RmSubflow);
                 subflow.reset_due = Some(Some(ResetReason::Unspecified));
             }
         }

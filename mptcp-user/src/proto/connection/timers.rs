@@ -3,6 +3,7 @@
 use super::{Connection, Mode};
 use crate::proto::Instant;
 use crate::proto::congestion::Cause;
+use crate::proto::counters::Counter;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::CloseReason;
 use crate::proto::info::{FallbackReason, SubflowState};
@@ -64,6 +65,7 @@ impl Connection {
         if due(self.persist_deadline) {
             self.persist_deadline = None;
             self.persist_expiries += 1;
+            shared.count(if self.is_multipath() { Counter::MptcpWinProbe } else { Counter::WinProbe });
             if let Some(subflow) = self.subflows.iter_mut().flatten().find(|subflow| subflow.can_send()) {
                 subflow.window_probe_due = true;
             }
@@ -109,12 +111,14 @@ impl Connection {
                 return;
             }
             subflow.keep_alives += 1;
+            shared.count(Counter::KeepAlive);
             subflow.window_probe_due = true;
         }
         let action = subflow.snd.handle_timeout(now, &self.congestion_paths[index], &subflow.rtt);
         match action {
             Some(TimerAction::Timeout { first }) => self.subflow_timeout(shared, now, index, first),
             Some(TimerAction::Congestion) => {
+                shared.count(Counter::SackRecovery);
                 let before = (self.congestion_paths[index].cwnd, self.congestion_paths[index].ssthresh);
                 let cause = Cause::Loss;
                 self.policies.congestion.on_congestion(now, index, cause, &mut self.congestion_paths);
@@ -125,7 +129,8 @@ impl Connection {
                     }
                 }
             }
-            Some(TimerAction::Probe) | None => {}
+            Some(TimerAction::Probe) => shared.count(Counter::LossProbes),
+            None => {}
         }
     }
 
@@ -138,6 +143,7 @@ impl Connection {
             (SubflowState::SynSent, Kind::Initial) => {
                 subflow.handshake_due = true;
                 if offered && sends >= SYNS_WITH_OPTION {
+                    shared.count(Counter::MpCapableSynTxDrop);
                     self.mode = Mode::Handshake(false);
                     shared.remove_token(self.local_key.token);
                 }
@@ -168,6 +174,7 @@ impl Connection {
     /// A subflow's retransmission timer expired: the path may be dead. Its data goes over the others at once
     /// (RFC 8684 section 3.3.6), while the subflow keeps trying.
     fn subflow_timeout(&mut self, shared: &mut Shared, now: Instant, index: usize, first: bool) {
+        shared.count(Counter::Timeouts);
         if first {
             self.policies.congestion.on_timeout(now, index, &mut self.congestion_paths);
         }
@@ -175,7 +182,9 @@ impl Connection {
         path.cwnd = path.mss;
         let user_timeout = self.user_timeout;
         let Some(subflow) = self.subflow(index) else { return };
-        subflow.stale = true;
+        if !std::mem::replace(&mut subflow.stale, true) {
+            shared.count(Counter::SubflowStale);
+        }
         let given_up = now - subflow.snd.progress >= user_timeout;
         self.reinject_outstanding(index);
         if given_up {
@@ -190,6 +199,7 @@ impl Connection {
         if !others {
             self.close_now(shared, now, CloseReason::TimedOut);
         } else if let Some(subflow) = self.subflow(index) {
+            shared.count(Counter::AbortOnTimeout);
             subflow.reset_due = Some(Some(ResetReason::UnacceptablePerformance));
             self.refuse_path(now, index);
         }
@@ -228,6 +238,7 @@ impl Connection {
         {
             // The only subflow delivers and the options have stopped coming: a path that has begun to strip them.
             let acknowledged = subflow.snd.una - 1;
+            shared.count(Counter::DssFallback);
             self.fall_back(shared, FallbackReason::OptionStripped);
             self.send.acknowledge(acknowledged.min(self.send.end()));
             return;

@@ -53,6 +53,17 @@ pub(crate) enum Mapped {
     Corrupt(DataSeq, Payload),
 }
 
+/// What became of a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Added {
+    /// It counts, or was known.
+    Taken,
+    /// It contradicts an earlier one, which counts.
+    Contradicts,
+    /// There are too many already.
+    TooMany,
+}
+
 /// All mappings of one subflow that are still of use, in the order of the subflow's octets.
 #[derive(Debug, Default)]
 pub(crate) struct RxMappings {
@@ -64,20 +75,21 @@ pub(crate) struct RxMappings {
 }
 
 impl RxMappings {
-    /// Adds a mapping; one that contradicts an earlier one is ignored (the first one counts). `false` if ignored.
-    pub(crate) fn add(&mut self, mapping: RxMapping) -> bool {
+    /// Adds a mapping; one that contradicts an earlier one is ignored (the first one counts).
+    pub(crate) fn add(&mut self, mapping: RxMapping) -> Added {
         self.seen = true;
         let at = self.list.partition_point(|known| known.end() <= mapping.start);
         if let Some(known) = self.list.get(at)
             && known.start < mapping.end()
         {
-            return known.start == mapping.start && known.wire == mapping.wire;
+            let same = known.start == mapping.start && known.wire == mapping.wire;
+            return if same { Added::Taken } else { Added::Contradicts };
         }
         if mapping.len == 0 || self.list.len() >= MAX_MAPPINGS {
-            return false;
+            return Added::TooMany;
         }
         self.list.insert(at, mapping);
-        true
+        Added::Taken
     }
 
     /// From subflow offset `start` on, octets follow each other in the data stream from `data` on, for ever.
@@ -156,10 +168,10 @@ mod tests {
     #[test]
     fn octets_go_where_the_first_mapping_for_them_says() {
         let mut mappings = RxMappings::default();
-        assert!(mappings.add(mapping(11, 5, 100, None)));
-        assert!(mappings.add(mapping(1, 10, 0, None)));
-        assert!(mappings.add(mapping(1, 10, 0, None)));
-        assert!(!mappings.add(mapping(4, 10, 77, None)));
+        assert_eq!(mappings.add(mapping(11, 5, 100, None)), Added::Taken);
+        assert_eq!(mappings.add(mapping(1, 10, 0, None)), Added::Taken);
+        assert_eq!(mappings.add(mapping(1, 10, 0, None)), Added::Taken);
+        assert_eq!(mappings.add(mapping(4, 10, 77, None)), Added::Contradicts);
         let mut payload: Payload = (0..20).collect::<Vec<u8>>().into();
         assert_eq!(mappings.map(1, &mut payload), Mapped::Data(0, (0..10).collect::<Vec<u8>>().into()));
         assert_eq!(mappings.map(11, &mut payload), Mapped::Data(100, (10..15).collect::<Vec<u8>>().into()));
