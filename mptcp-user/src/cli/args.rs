@@ -2,7 +2,7 @@
 #![allow(rustdoc::broken_intra_doc_links)] // help texts write IPv6 addresses in brackets
 
 use super::address::{ListenAddress, Target};
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use mptcp_user::proto::{ConnectionConfig, EcnPolicy, KeepAlive, Versions};
 use mptcp_user::stack::{AttachMode, Stack, StackBuilder};
@@ -135,10 +135,10 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32), default_value_t = 8)]
     pub(crate) max_subflows: u16,
     /// Which subflow takes the next data
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ConnectionConfig::schedulers()), default_value_t = ConnectionConfig::default().scheduler)]
+    #[arg(long, value_name = "NAME", value_parser = explained(ConnectionConfig::schedulers()), default_value_t = ConnectionConfig::default().scheduler)]
     pub(crate) scheduler: String,
     /// Congestion control algorithm
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ConnectionConfig::congestion_algorithms()), default_value_t = ConnectionConfig::default().congestion)]
+    #[arg(long, value_name = "NAME", value_parser = explained(ConnectionConfig::congestion_algorithms()), default_value_t = ConnectionConfig::default().congestion)]
     pub(crate) congestion: String,
     /// Which subflows are opened
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ConnectionConfig::path_managers()), default_value_t = ConnectionConfig::default().path_manager)]
@@ -279,6 +279,13 @@ impl StackArgs {
     }
 }
 
+/// One of these names, each with what it is for.
+fn explained(names: impl Iterator<Item = &'static str>) -> PossibleValuesParser {
+    PossibleValuesParser::new(
+        names.map(|name| PossibleValue::new(name).help(ConnectionConfig::purpose(name).unwrap_or_default())),
+    )
+}
+
 /// A number of octets with an optional binary suffix, at least 4 KiB.
 fn size(text: &str) -> Result<usize, String> {
     let (digits, shift) = match text.trim_end_matches(['B', 'b']).trim_end_matches('i') {
@@ -313,6 +320,17 @@ mod tests {
     #[test]
     fn the_interface_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_scheduler_and_congestion_control_says_what_it_is_for() {
+        let mut command = Args::command();
+        let help = command.find_subcommand_mut("connect").expect("known").render_long_help().to_string();
+        for name in ConnectionConfig::schedulers().chain(ConnectionConfig::congestion_algorithms()) {
+            let purpose = ConnectionConfig::purpose(name).expect("explained");
+            let line = help.lines().find(|line| line.trim().starts_with(&format!("- {name}:")));
+            assert!(line.is_some_and(|line| line.contains(purpose)), "{name} in {help}");
+        }
     }
 
     #[test]

@@ -101,11 +101,17 @@ impl Default for KeepAlive {
 impl ConnectionConfig {
     /// Names that [`congestion`](Self::congestion) may have.
     pub fn congestion_algorithms() -> impl Iterator<Item = &'static str> {
-        super::congestion::ALGORITHMS.iter().map(|(name, _)| *name)
+        super::congestion::ALGORITHMS.iter().map(|(name, ..)| *name)
     }
     /// Names that [`scheduler`](Self::scheduler) may have.
     pub fn schedulers() -> impl Iterator<Item = &'static str> {
-        super::scheduler::POLICIES.iter().map(|(name, _)| *name)
+        super::scheduler::POLICIES.iter().map(|(name, ..)| *name)
+    }
+    /// What a congestion control algorithm or a scheduler of this name is for, in a line.
+    pub fn purpose(name: &str) -> Option<&'static str> {
+        let algorithms = super::congestion::ALGORITHMS.iter().map(|(name, purpose, _)| (*name, *purpose));
+        let schedulers = super::scheduler::POLICIES.iter().map(|(name, purpose, _)| (*name, *purpose));
+        algorithms.chain(schedulers).find(|(known, _)| *known == name).map(|(_, purpose)| purpose)
     }
     /// Names that [`path_manager`](Self::path_manager) may have.
     pub fn path_managers() -> impl Iterator<Item = &'static str> {

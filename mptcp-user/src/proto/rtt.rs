@@ -49,6 +49,11 @@ impl RttEstimator {
         self.srtt
     }
 
+    /// Variation of the round-trip time.
+    pub(crate) fn rttvar(&self) -> Duration {
+        self.rttvar
+    }
+
     pub(crate) fn min(&self) -> Option<Duration> {
         self.srtt.map(|_| self.min)
     }

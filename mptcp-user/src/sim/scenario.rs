@@ -302,7 +302,8 @@ fn random_connection(random: &mut Random, kind: Kind) -> ConnectionConfig {
         send_buffer: random.between_log(16_384, 4 << 20) as usize,
         receive_buffer: random.between_log(16_384, 4 << 20) as usize,
         congestion: (*random.pick(&algorithms)).into(),
-        scheduler: (*random.pick(&["lowest-rtt", "lowest-rtt", "round-robin"])).into(),
+        scheduler: (*random.pick(&["lowest-rtt", "lowest-rtt", "round-robin", "redundant", "blest", "ecf"]))
+            .into(),
         multipath: kind == Kind::Clean || random.chance(0.95),
         ..defaults
     }

@@ -182,23 +182,39 @@ pub(crate) trait CongestionControl: Send + Debug {
     fn on_reset(&mut self, path: usize);
 }
 
-/// Constructor by name.
-type Algorithm = (&'static str, fn() -> Box<dyn CongestionControl>);
+/// Name, what it is for, and constructor.
+type Algorithm = (&'static str, &'static str, fn() -> Box<dyn CongestionControl>);
 
 /// All algorithms.
 pub(crate) const ALGORITHMS: &[Algorithm] = &[
-    ("cubic", || Box::new(cubic::Cubic::default())),
-    ("reno", || Box::new(reno::Reno::default())),
-    ("bbr", || Box::new(bbr::Bbr::default())),
-    ("lia", || Box::new(lia::Lia::default())),
-    ("olia", || Box::new(olia::Olia::default())),
-    ("balia", || Box::new(balia::Balia::default())),
-    ("wvegas", || Box::new(wvegas::WVegas::default())),
+    (
+        "cubic",
+        "each path by itself, as most hosts do it; grows back quickly where the bandwidth is large",
+        || Box::new(cubic::Cubic::default()),
+    ),
+    ("reno", "each path by itself, the standard's plain rules", || Box::new(reno::Reno::default())),
+    (
+        "bbr",
+        "each path by itself, by its measured rate; keeps queues short and does not mind random losses",
+        || Box::new(bbr::Bbr::default()),
+    ),
+    ("lia", "all paths together no more than one TCP on the best of them (RFC 6356)", || {
+        Box::new(lia::Lia::default())
+    }),
+    ("olia", "as lia, and moves from congested paths to better ones sooner", || {
+        Box::new(olia::Olia::default())
+    }),
+    ("balia", "as lia, a compromise between friendliness and quick reactions", || {
+        Box::new(balia::Balia::default())
+    }),
+    ("wvegas", "all paths together, by delay; gives way to everybody who fills queues", || {
+        Box::new(wvegas::WVegas::default())
+    }),
 ];
 
 /// A controller by its name.
 pub(crate) fn by_name(name: &str) -> Option<Box<dyn CongestionControl>> {
-    ALGORITHMS.iter().find(|(known, _)| *known == name).map(|(_, make)| make())
+    ALGORITHMS.iter().find(|(known, ..)| *known == name).map(|(_, _, make)| make())
 }
 
 /// Per-path state of an algorithm, made as paths appear.

@@ -164,7 +164,9 @@ impl Connection {
 
     /// Queues everything in flight on a subflow for the others.
     pub(super) fn reinject_outstanding(&mut self, index: usize) {
-        if !self.is_multipath() {
+        let others = self.living().any(|(other, subflow)| other != index && subflow.can_send());
+        // A scheduler that sends everything everywhere has done so, or will.
+        if !self.is_multipath() || (self.policies.scheduler.duplicates() && others) {
             return;
         }
         let Some(subflow) = self.subflows.get(index).and_then(Option::as_deref) else { return };

@@ -26,7 +26,7 @@ use super::endpoint::Shared;
 use super::event::{CloseReason, ConnectionId, Event, ListenerId};
 use super::info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo};
 use super::path::{self, PathManager};
-use super::scheduler::{self, Scheduler};
+use super::scheduler::{self, Guard, Scheduler};
 use super::subflow::{Kind, Subflow};
 use super::timer::Deadline;
 use crate::wire::{DataSeq, MpCapable, Segment, SeqNumber, Version};
@@ -110,6 +110,8 @@ pub(crate) struct Connection {
     congestion_paths: Vec<Path>,
     ended: VecDeque<SubflowInfo>,
     policies: Policies,
+    /// Keeps slow paths from holding up the others.
+    guard: Guard,
     pub(crate) send: DataSender,
     pub(crate) receive: DataReceiver,
     paths: Paths,
@@ -172,6 +174,7 @@ impl Connection {
             congestion_paths: Vec::new(),
             ended: VecDeque::new(),
             policies,
+            guard: Guard::default(),
             send: DataSender::default(),
             receive,
             paths: Paths::default(),

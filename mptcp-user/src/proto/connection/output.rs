@@ -5,14 +5,13 @@ use crate::proto::Instant;
 use crate::proto::counters::Counter;
 use crate::proto::endpoint::Shared;
 use crate::proto::info::SubflowState;
-use crate::proto::scheduler::Candidate;
+use crate::proto::scheduler::{Candidate, Candidates, Queue, best_tier};
 use crate::proto::subflow::Kind;
 use crate::proto::subflow::ecn::EcnState;
 use crate::proto::subflow::scoreboard::{Record, TxMapping};
 use crate::wire::{
     FastClose, Flags, MptcpOption, Payload, ResetReason, Segment, TcpOptions, TcpReset, Version, dss_checksum,
 };
-use arrayvec::ArrayVec;
 
 /// After so many segments of data in a row, acknowledgments that are due go first: a driver that can't send as fast as
 /// there is data would never get to them.
@@ -187,10 +186,10 @@ impl Connection {
     /// New data, data that another subflow failed to deliver, or a DATA_FIN by itself.
     fn transmit_data(&mut self, shared: &mut Shared, now: Instant) -> Option<Segment> {
         if let Some(again) = self.send.next_reinjection()
-            && let Some(index) = self.choose(now, again.end - again.start, Some(again.not_on))
+            && let Some((index, start, end)) =
+                self.choose(self.queue(now, again.start, again.end, true), Some(again.not_on))
         {
-            let end = again.end;
-            let segment = self.send_data(shared, now, index, again.start, end);
+            let segment = self.send_data(shared, now, index, start, end);
             let sent = segment.payload.len() as u64;
             self.send.reinjected(sent);
             shared.count(Counter::MptcpRetrans);
@@ -201,18 +200,68 @@ impl Connection {
         if self.is_multipath() {
             end = end.min(self.send.edge);
         }
-        if self.send.nxt < end {
-            let index = self.choose(now, end - self.send.nxt, None)?;
-            if self.waits_for_more(index, end - self.send.nxt) {
+        let nxt = self.send.nxt;
+        // A peer that takes its window back (which it must not) leaves less than nothing.
+        let queue = self.queue(now, nxt, end.max(nxt), false);
+        if nxt < end || (self.policies.scheduler.duplicates() && self.is_multipath() && self.send.una < nxt) {
+            if let Some((index, start, end)) = self.choose(queue, None) {
+                if start == nxt && self.waits_for_more(index, end - nxt) {
+                    return None;
+                }
+                let segment = self.send_data(shared, now, index, start, end);
+                let sent = segment.payload.len() as u64;
+                if start == nxt {
+                    self.send.nxt += sent;
+                } else {
+                    self.send.reinjected += sent;
+                    self.contiguous = false;
+                }
+                self.arm_data_timer(now, false);
+                return Some(segment);
+            }
+            if nxt < end {
                 return None;
             }
-            let start = self.send.nxt;
-            let segment = self.send_data(shared, now, index, start, end);
-            self.send.nxt = start + segment.payload.len() as u64;
-            self.arm_data_timer(now, false);
-            return Some(segment);
         }
+        self.look_into_window(&queue);
         self.transmit_data_fin(now)
+    }
+
+    /// What a scheduler is asked about.
+    fn queue(&self, now: Instant, start: u64, end: u64, again: bool) -> Queue {
+        Queue { now, una: self.send.una, start, end, edge: self.send.edge, again }
+    }
+
+    /// Everything that may be sent is under way. If it is the shared window that says so, or the send buffer, while a
+    /// subflow has room, the one that holds up the oldest octet is to be known.
+    fn look_into_window(&mut self, queue: &Queue) {
+        let closed = queue.edge <= queue.start && self.send.buffer.end() > queue.start;
+        let full = self.writable_wanted && self.send.buffer.end() == queue.start;
+        if !self.is_multipath() || !(closed || full) || self.subflows.len() < 2 {
+            return;
+        }
+        if !self.guard.looks_into(queue.una) {
+            return;
+        }
+        let candidates = self.candidates(queue.now, None);
+        let waits = |candidate: &&Candidate| candidate.room >= candidate.mss;
+        let Some(fast) = candidates.iter().filter(waits).min_by_key(|candidate| candidate.srtt) else {
+            return;
+        };
+        if closed {
+            self.policies.scheduler.on_blocked(queue.now);
+        }
+        let holds = |candidate: &&Candidate| {
+            let subflow = self.subflows[candidate.subflow].as_deref();
+            let first = subflow.and_then(|subflow| subflow.snd.outstanding().next());
+            candidate.srtt > fast.srtt
+                && first.is_some_and(|(start, end)| start <= queue.una && queue.una < end)
+        };
+        if let Some(slow) = candidates.iter().find(holds)
+            && let Some(srtt) = slow.srtt
+        {
+            self.guard.blocked(queue.now, queue.una, slow.subflow, srtt);
+        }
     }
 
     /// Nagle's algorithm, in Minshall's variant: a segment that is not full waits until the one before it that was not
@@ -254,42 +303,61 @@ impl Connection {
         Some(segment)
     }
 
-    /// Which subflow takes the next octets; not `not_on` if there is any other.
-    fn choose(&mut self, now: Instant, waiting: u64, not_on: Option<usize>) -> Option<usize> {
-        let mut best_tier = u8::MAX;
-        let mut candidates: ArrayVec<Candidate, 64> = ArrayVec::new();
-        for (index, subflow) in self.subflows.iter().enumerate() {
-            let Some(subflow) = subflow.as_deref().filter(|subflow| subflow.can_send()) else { continue };
-            if not_on == Some(index) {
+    /// The subflows that may carry data and are to be used by preference, without `not_on`.
+    fn candidates(&self, now: Instant, not_on: Option<usize>) -> Candidates {
+        let mut candidates = Candidates::new();
+        for (index, subflow) in self.living() {
+            if not_on == Some(index) || !subflow.can_send() {
                 continue;
             }
-            let tier = u8::from(subflow.backup || subflow.peer_backup) + 2 * u8::from(subflow.stale);
-            if tier < best_tier {
-                best_tier = tier;
-                candidates.clear();
-            }
             let path = &self.congestion_paths[index];
-            if tier == best_tier {
-                let _ = candidates.try_push(Candidate {
-                    subflow: index,
-                    srtt: subflow.rtt.srtt(),
-                    room: if subflow.snd.may_depart(now, path) { subflow.snd.room(path) } else { 0 },
-                    mss: path.mss,
-                    cwnd: path.cwnd,
-                });
-            }
+            let _ = candidates.try_push(Candidate {
+                subflow: index,
+                srtt: subflow.rtt.srtt(),
+                rttvar: subflow.rtt.rttvar(),
+                room: if subflow.snd.may_depart(now, path) { subflow.snd.room(path) } else { 0 },
+                mss: path.mss,
+                cwnd: path.cwnd,
+                slow_start: path.in_slow_start(),
+                in_flight: subflow.snd.in_flight(),
+                pacing_rate: path.pacing_rate,
+                backup: subflow.backup || subflow.peer_backup,
+                stale: subflow.stale,
+                carried: subflow.carried,
+            });
         }
-        for candidate in &candidates {
+        best_tier(&mut candidates);
+        candidates
+    }
+
+    /// Which subflow takes which octets.
+    fn choose(&mut self, queue: Queue, not_on: Option<usize>) -> Option<(usize, u64, u64)> {
+        let mut candidates = self.candidates(queue.now, not_on);
+        let waiting = queue.waiting();
+        let duplicates = self.policies.scheduler.duplicates();
+        candidates.retain(|candidate| {
             let path = &self.congestion_paths[candidate.subflow];
-            let Some(subflow) = self.subflows[candidate.subflow].as_deref_mut() else { continue };
-            if subflow.snd.congestion_room(path) < candidate.mss.min(waiting) {
+            let least = candidate.mss.min(if duplicates { candidate.mss } else { waiting });
+            let Some(subflow) = self.subflows[candidate.subflow].as_deref_mut() else { return false };
+            if subflow.snd.congestion_room(path) < least {
                 subflow.snd.note_limited();
-            } else if candidate.room == 0 && !subflow.snd.may_depart(now, path) {
+            } else if candidate.room == 0 && !subflow.snd.may_depart(queue.now, path) {
                 subflow.snd.wait_to_depart();
+                return true;
             }
+            // One that can send nothing, and from which nothing will be heard, is not to be waited for.
+            candidate.room >= least || candidate.in_flight > 0
+        });
+        if !duplicates {
+            self.guard.admit(&mut candidates, &queue);
         }
-        let picked = self.policies.scheduler.pick(&candidates, waiting)?;
-        candidates.get(picked).map(|candidate| candidate.subflow)
+        let pick = self.policies.scheduler.pick(&candidates, &queue)?;
+        let subflow = candidates.get(pick.candidate)?.subflow;
+        // Regular TCP has one stream, and no mapping that could say otherwise.
+        let start = if self.is_multipath() { pick.start.clamp(queue.una, queue.start) } else { queue.start };
+        // Old and new octets are not mixed in one segment.
+        let end = if start < queue.start { pick.end.min(queue.start) } else { pick.end.min(queue.end) };
+        (start < end).then_some((subflow, start, end))
     }
 
     /// Sends octets from `start` on, at most up to `end`, on a subflow that has room.
@@ -336,6 +404,7 @@ impl Connection {
             self.contiguous = false;
         }
         subflow.bytes_sent += len;
+        subflow.carried = subflow.carried.max(start + len);
         let record = Sent::from(subflow.snd.send(now, payload, mapping, false, path, &subflow.rtt));
         let reduced = if subflow.snd.take_cwr() { subflow.ecn.reduced_flag() } else { Flags::default() };
         let mut segment = self.data_segment(now, index, record);

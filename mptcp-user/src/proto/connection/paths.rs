@@ -192,6 +192,7 @@ impl Connection {
             self.congestion_paths[index] = path;
         }
         self.policies.congestion.on_reset(index);
+        self.guard.on_reset(index);
         self.subflows[index] = Some(Box::new(subflow));
     }
 

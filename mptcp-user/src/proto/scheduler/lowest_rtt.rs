@@ -1,6 +1,6 @@
 //! The subflow with the lowest round-trip time that has room; the next one when its window is full.
 
-use super::{Candidate, Scheduler};
+use super::{Candidate, Pick, Queue, Scheduler, fastest};
 
 /// The policy.
 #[derive(Debug)]
@@ -11,9 +11,7 @@ impl Scheduler for LowestRtt {
         "lowest-rtt"
     }
 
-    fn pick(&mut self, candidates: &[Candidate], waiting: u64) -> Option<usize> {
-        (0..candidates.len())
-            .filter(|index| candidates[*index].takes(waiting))
-            .min_by_key(|index| candidates[*index].srtt.unwrap_or_default())
+    fn pick(&mut self, candidates: &[Candidate], queue: &Queue) -> Option<Pick> {
+        fastest(candidates, |candidate| candidate.takes(queue.waiting())).map(|place| queue.next_on(place))
     }
 }

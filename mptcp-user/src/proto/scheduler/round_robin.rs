@@ -1,6 +1,6 @@
 //! One subflow after the other, those without room left out.
 
-use super::{Candidate, Scheduler};
+use super::{Candidate, Pick, Queue, Scheduler};
 
 /// The policy.
 #[derive(Debug, Default)]
@@ -13,13 +13,13 @@ impl Scheduler for RoundRobin {
         "round-robin"
     }
 
-    fn pick(&mut self, candidates: &[Candidate], waiting: u64) -> Option<usize> {
-        let usable = |index: &usize| candidates[*index].takes(waiting);
+    fn pick(&mut self, candidates: &[Candidate], queue: &Queue) -> Option<Pick> {
+        let usable = |place: &usize| candidates[*place].takes(queue.waiting());
         let next = (0..candidates.len())
             .filter(usable)
-            .find(|index| candidates[*index].subflow > self.last)
+            .find(|place| candidates[*place].subflow > self.last)
             .or_else(|| (0..candidates.len()).find(usable))?;
         self.last = candidates[next].subflow;
-        Some(next)
+        Some(queue.next_on(next))
     }
 }

@@ -99,6 +99,8 @@ pub(crate) struct Subflow {
     /// A segment is to be sent that makes the peer answer with its window.
     pub(crate) window_probe_due: bool,
     challenges: (u64, u32),
+    /// End of the highest octets of the data stream that it ever carried.
+    pub(crate) carried: u64,
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_acked: u64,
     pub(crate) bytes_received: u64,
@@ -185,6 +187,7 @@ impl Subflow {
             fin_sent: false,
             window_probe_due: false,
             challenges: (0, 0),
+            carried: 0,
             bytes_sent: 0,
             bytes_acked: 0,
             bytes_received: 0,

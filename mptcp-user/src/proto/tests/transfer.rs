@@ -81,6 +81,7 @@ fn random_networks_deliver_the_stream_exactly() {
         }
     };
     let algorithms: Vec<_> = ConnectionConfig::congestion_algorithms().collect();
+    let schedulers: Vec<_> = ConnectionConfig::schedulers().collect();
     for seed in seeds {
         use rand::{Rng, SeedableRng};
         let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(seed);
@@ -98,7 +99,7 @@ fn random_networks_deliver_the_stream_exactly() {
             versions: if rng.random_bool(0.25) { Versions::Zero } else { Versions::Auto },
             ecn: if rng.random_bool(0.3) { EcnPolicy::Ask } else { EcnPolicy::Accept },
             congestion: algorithms[rng.random_range(0..algorithms.len())].into(),
-            scheduler: ["lowest-rtt", "round-robin"][rng.random_range(0..2)].into(),
+            scheduler: schedulers[rng.random_range(0..schedulers.len())].into(),
             receive_buffer: 1 << rng.random_range(12..24),
             nagle: rng.random_bool(0.2),
             connect_timeout: Duration::from_secs(600),
