@@ -232,6 +232,8 @@ counters! {
     CapableUnusable = "MptcpCapableUnusable";
     /// Segments on a joined subflow before the third ACK with its HMAC.
     JoinAckMissing = "MptcpJoinAckMissing";
+    /// Joins that were not completed and made room for others, or ran out of time.
+    JoinForgotten = "MptcpJoinForgotten";
     /// Keys drawn again because another connection had the token.
     TokenCollision = "MptcpTokenCollision";
     /// Data ACKs of data that was never sent.

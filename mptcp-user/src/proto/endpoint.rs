@@ -715,3 +715,22 @@ impl Endpoint {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 8684 section 3.1: a token must be unique on its host. A key whose token another connection has is not used.
+    #[test]
+    fn a_key_whose_token_is_taken_is_drawn_again() {
+        let mut endpoint = Endpoint::new(EndpointConfig::default(), [3; 32]);
+        let mut rng = endpoint.shared.rng.clone();
+        let taken: Vec<u32> = (0..3).map(|_| Key::new(Version::V1, rng.random()).token).collect();
+        endpoint.shared.tokens.extend(taken.iter().map(|token| (*token, u32::MAX)));
+        let (local, remote) = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into());
+        let id = endpoint.connect(Instant::ZERO, local, remote, ConnectionConfig::default());
+        let token = endpoint.connection(id.expect("free")).and_then(|connection| connection.token());
+        assert!(token.is_some_and(|token| !taken.contains(&token)));
+        assert_eq!(endpoint.counters().get(Counter::TokenCollision), 3);
+    }
+}

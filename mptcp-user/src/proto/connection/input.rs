@@ -265,13 +265,17 @@ impl Connection {
                 let (local, remote) = (self.local_key.key, self.remote_key.map_or(0, |key| key.key));
                 let expected = crypto::join_mac(self.version, remote, local, peer_nonce, nonce);
                 let good = crypto::same_secret(&expected, &mac);
+                let room = self.subflow_count() < self.config.max_subflows;
                 if !good {
                     shared.count(Counter::MpJoinAckHmacFailure);
+                } else if !room {
+                    shared.count(Counter::MpJoinRejected);
                 }
-                if let Some(subflow) = self.subflow(index).filter(|_| !good) {
-                    subflow.reset_due = Some(Some(ResetReason::MptcpSpecific));
+                if let Some(subflow) = self.subflow(index).filter(|_| !good || !room) {
+                    let reason = if good { ResetReason::LackOfResources } else { ResetReason::MptcpSpecific };
+                    subflow.reset_due = Some(Some(reason));
                 }
-                good
+                good && room
             }
             Kind::JoinActive { .. } => false,
         };

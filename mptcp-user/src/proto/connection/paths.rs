@@ -17,6 +17,9 @@ use std::time::Duration;
 
 /// Addresses of the peer that are remembered.
 const MAX_REMOTE: usize = 32;
+/// Joins of the peer whose third ACK has not come yet. They do not count as subflows; one more pushes the oldest out, so
+/// that neither memory nor room for honest joins runs out when somebody who has seen the token sends SYNs.
+const MAX_HALF_OPEN: usize = 16;
 /// Pairs of addresses that did not work out and are remembered.
 const MAX_REFUSED: usize = 64;
 /// First wait before a failed pair of addresses is tried again; it doubles with each failure.
@@ -218,9 +221,12 @@ impl Connection {
         let Some(&Join::Syn { backup, address_id, nonce: peer_nonce, .. }) = syn.options.join() else {
             return false;
         };
-        let full = self.living().count() >= self.config.max_subflows;
+        let full = self.subflow_count() >= self.config.max_subflows;
         if !self.is_multipath() || !self.fully_established || full || self.closed.is_some() {
             return false;
+        }
+        if self.half_open() >= MAX_HALF_OPEN {
+            self.drop_oldest_half_open(shared);
         }
         let nonce = shared.random_u32();
         let local_id = self.paths.local_id(syn.dst.ip());
@@ -230,6 +236,36 @@ impl Connection {
         subflow.peer_backup = backup;
         self.add_subflow(shared, subflow);
         true
+    }
+
+    /// Subflows that are established, or that we are opening.
+    pub(super) fn subflow_count(&self) -> usize {
+        self.living().filter(|(_, subflow)| !subflow.is_half_open()).count()
+    }
+
+    /// Joins of the peer that it has not completed.
+    fn half_open(&self) -> usize {
+        self.living().filter(|(_, subflow)| subflow.is_half_open()).count()
+    }
+
+    /// Whether so many joins are half-open that no more is done for them than must be.
+    pub(super) fn joins_crowded(&self) -> bool {
+        self.half_open() > MAX_HALF_OPEN / 2
+    }
+
+    fn drop_oldest_half_open(&mut self, shared: &mut Shared) {
+        let half_open = self.living().filter(|(_, subflow)| subflow.is_half_open());
+        if let Some((index, _)) = half_open.min_by_key(|(_, subflow)| subflow.heard) {
+            self.drop_half_open(shared, index);
+        }
+    }
+
+    /// Forgets a join that was never completed. Nobody is told: its SYN may have come under a false name.
+    pub(super) fn drop_half_open(&mut self, shared: &mut Shared, index: usize) {
+        if let Some(subflow) = self.subflows[index].take() {
+            shared.count(Counter::JoinForgotten);
+            shared.remove_subflow(&subflow);
+        }
     }
 
     /// The driver has found a way for a subflow that the path manager wants. `false` if it is not wanted any more.
@@ -242,7 +278,7 @@ impl Connection {
     ) -> bool {
         let before = self.paths.wanted.len();
         self.paths.wanted.retain(|wanted| *wanted != (local.ip(), remote));
-        let full = self.living().count() >= self.config.max_subflows;
+        let full = self.subflow_count() >= self.config.max_subflows;
         if before == self.paths.wanted.len() || !self.is_multipath() || self.closed.is_some() || full {
             return false;
         }
@@ -307,7 +343,8 @@ impl Connection {
         let remote: ArrayVec<SocketAddr, { MAX_REMOTE + 1 }> =
             initial.into_iter().chain(self.paths.remote.iter().map(|(_, address)| *address)).collect();
         loop {
-            let living = self.living().map(|(_, subflow)| (subflow.local.ip(), subflow.remote));
+            let living = self.living().filter(|(_, subflow)| !subflow.is_half_open());
+            let living = living.map(|(_, subflow)| (subflow.local.ip(), subflow.remote));
             let subflows: Vec<_> = living.chain(self.paths.wanted.iter().copied()).collect();
             let view = View {
                 client: self.client,
@@ -464,7 +501,8 @@ impl Connection {
             }
         }
         self.paths.remote.retain(|(id, _)| !ids.contains(id));
-        let others = self.living().any(|(_, subflow)| !ids.contains(&subflow.remote_id));
+        let others =
+            self.living().any(|(_, subflow)| subflow.is_synchronised() && !ids.contains(&subflow.remote_id));
         for index in 0..self.subflows.len() {
             if let Some(subflow) = self.subflow(index)
                 && ids.contains(&subflow.remote_id)

@@ -160,9 +160,18 @@ impl Connection {
             (SubflowState::SynReceived, Kind::Initial) => {
                 self.close_now(shared, now, CloseReason::ConnectTimeout);
             }
-            _ if sends < JOIN_ATTEMPTS => subflow.handshake_due = true,
+            (SubflowState::SynReceived, _) if sends >= JOIN_ATTEMPTS || self.joins_crowded() => {
+                self.drop_half_open(shared, index);
+            }
+            _ if sends < JOIN_ATTEMPTS => {
+                if let Some(subflow) = self.subflow(index) {
+                    subflow.handshake_due = true;
+                }
+            }
             _ => {
-                subflow.reset_due = Some(Some(ResetReason::UnacceptablePerformance));
+                if let Some(subflow) = self.subflow(index) {
+                    subflow.reset_due = Some(Some(ResetReason::UnacceptablePerformance));
+                }
                 self.refuse_path(now, index);
                 if self.subflow(index).is_some_and(|subflow| subflow.state == SubflowState::SynSent) {
                     self.end_subflow(shared, now, index);

@@ -303,6 +303,11 @@ impl Subflow {
         self.challenges.1 <= CHALLENGE_ACKS
     }
 
+    /// The peer has asked to join with it and has not proven that it may.
+    pub(crate) fn is_half_open(&self) -> bool {
+        self.state == SubflowState::SynReceived && matches!(self.kind, Kind::JoinPassive { .. })
+    }
+
     /// The handshake is complete and neither direction has failed.
     pub(crate) fn is_synchronised(&self) -> bool {
         !matches!(self.state, SubflowState::SynSent | SubflowState::SynReceived | SubflowState::Closed)

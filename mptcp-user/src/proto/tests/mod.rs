@@ -8,5 +8,6 @@ mod handshake;
 mod pair;
 mod regular;
 mod sans_io;
+mod security;
 mod transfer;
 mod version;
