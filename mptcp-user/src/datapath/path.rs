@@ -3,7 +3,7 @@
 //! The kernel's answers are cached per pair of addresses, and asked again when it says that something changed. A
 //! next hop whose link-layer address is not known is resolved by the kernel; a few segments wait for it.
 
-use super::netlink::{Neighbour, Netlink, Reachability};
+use super::netlink::{Neighbour, Netlink, Reachability, Route, RouteKind};
 use crate::proto::Instant;
 use crate::wire::Segment;
 use std::collections::{HashMap, VecDeque};
@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Pairs of addresses in the cache; at this many, all are forgotten.
 const MAX_ROUTES: usize = 1 << 16;
+/// Pairs of addresses whose SYNs came in elsewhere than where our address is; at this many, all are forgotten.
+const MAX_ARRIVALS: usize = 1 << 12;
 /// Next hops that are being resolved at once: bounds what a flood of spoofed SYNs can make us ask.
 const MAX_PENDING: usize = 1024;
 /// Segments that wait for one next hop.
@@ -68,6 +70,8 @@ pub(super) struct Paths {
     /// Interfaces that may be used, by the addresses they have.
     locals: HashMap<IpAddr, u32>,
     routes: HashMap<(IpAddr, IpAddr), CachedRoute>,
+    /// Where SYNs of a peer came in, if not by the interface of the address they were for.
+    arrivals: HashMap<(IpAddr, IpAddr), u32>,
     next_hops: HashMap<(u32, IpAddr), NextHop>,
     pending: usize,
     /// Raised when anything changes that a cached answer may depend on.
@@ -85,6 +89,7 @@ impl Paths {
             netlink,
             locals: HashMap::new(),
             routes: HashMap::new(),
+            arrivals: HashMap::new(),
             next_hops: HashMap::new(),
             pending: 0,
             generation: 0,
@@ -139,6 +144,33 @@ impl Paths {
         Ok(())
     }
 
+    /// A SYN came in. Where it came in by another interface than that of the address it is for, and the kernel's own
+    /// answers to its sender leave by that one, ours do too: the sender may be bound to the link. (A forged SYN can make
+    /// us do no more than what the kernel does anyway.)
+    pub(super) fn arrived(&mut self, interface: u32, local: IpAddr, remote: IpAddr) {
+        let elsewhere = self.interface_of(local).is_some_and(|own| own != interface);
+        let known = self.arrivals.get(&(local, remote)).copied();
+        if known == elsewhere.then_some(interface) {
+            return;
+        }
+        self.routes.remove(&(local, remote));
+        if !elsewhere {
+            self.arrivals.remove(&(local, remote));
+            return;
+        }
+        if self.arrivals.len() >= MAX_ARRIVALS {
+            self.arrivals.clear();
+        }
+        self.arrivals.insert((local, remote), interface);
+    }
+
+    /// The kernel's own way to a peer, if that is the one its SYN came by.
+    fn way_back(&mut self, local: IpAddr, remote: IpAddr) -> Option<Route> {
+        let arrival = *self.arrivals.get(&(local, remote))?;
+        let route = self.netlink.route(remote, Some(local), None).ok().flatten()?;
+        (route.kind == RouteKind::Unicast && route.interface == arrival).then_some(route)
+    }
+
     /// Which way a segment between two addresses goes.
     #[inline]
     pub(super) fn hop(&mut self, now: Instant, local: IpAddr, remote: IpAddr) -> Hop {
@@ -157,10 +189,16 @@ impl Paths {
 
     #[cold]
     fn look_up(&mut self, now: Instant, local: IpAddr, remote: IpAddr) -> Hop {
-        let Some(interface) = self.interface_of(local) else { return Hop::NoRoute };
-        let Ok(Some(route)) = self.netlink.route_over(remote, local, interface) else {
-            self.remember((local, remote), Hop::NoRoute, Some(now + NO_ROUTE_AGAIN), None);
-            return Hop::NoRoute;
+        let Some(own) = self.interface_of(local) else { return Hop::NoRoute };
+        let (interface, route) = match self.way_back(local, remote) {
+            Some(route) => (route.interface, route),
+            None => match self.netlink.route_over(remote, local, own) {
+                Ok(Some(route)) => (own, route),
+                _ => {
+                    self.remember((local, remote), Hop::NoRoute, Some(now + NO_ROUTE_AGAIN), None);
+                    return Hop::NoRoute;
+                }
+            },
         };
         let next_hop = route.next_hop(remote);
         let entry = self.next_hops.get(&(interface, next_hop));
@@ -262,6 +300,7 @@ impl Paths {
 
     /// Forgets all next hops of an interface that is gone.
     pub(super) fn forget_interface(&mut self, interface: u32) {
+        self.arrivals.retain(|_, arrival| *arrival != interface);
         let before = self.next_hops.len();
         let mut pending = 0;
         self.next_hops.retain(|(of, _), entry| {
@@ -285,6 +324,7 @@ mod tests {
             netlink: Netlink::new().expect("netlink"),
             locals: HashMap::new(),
             routes: HashMap::new(),
+            arrivals: HashMap::new(),
             next_hops: HashMap::new(),
             pending: 0,
             generation: 0,

@@ -6,7 +6,7 @@ use super::super::transmit::Flushed;
 use super::{KEY_TRANSMIT, Shard};
 use crate::proto::{Instant, Unreachable};
 use crate::wire::packet::LinkHeader;
-use crate::wire::{Segment, coalesce};
+use crate::wire::{Flags, Segment, coalesce};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn gather(held: &mut Vec<Segment>, segment: Segment, receiver: &mut Receiver, mu
 impl Shard {
     /// Receives a batch from every socket. Whether there was anything.
     pub(super) fn receive(&mut self, time: Instant) -> bool {
-        let Self { attachments, receiver, endpoint, coalescing, capture, .. } = self;
+        let Self { attachments, receiver, endpoint, coalescing, capture, paths, .. } = self;
         let mut packets = 0;
         for attachment in attachments {
             for socket in &mut attachment.sockets {
@@ -49,6 +49,9 @@ impl Shard {
                         capture.received(attachment.index, packet.buffers);
                     }
                     if let Ok(segment) = receiver.segment(packet.buffers) {
+                        if segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) {
+                            paths.arrived(attachment.index, segment.dst.ip(), segment.src.ip());
+                        }
                         gather(coalescing, segment, receiver, |segment| {
                             endpoint.handle_segment(time, segment);
                         });
@@ -151,7 +154,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Flags, SeqNumber};
+    use crate::wire::SeqNumber;
 
     fn segment(port: u16, seq: u32, len: usize) -> Segment {
         let mut segment = Segment::new(([10, 0, 0, 1], port).into(), ([10, 0, 0, 2], 2).into());
