@@ -160,7 +160,12 @@ fn socket(protocol: Protocol, address: SocketAddr) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn option<T>(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &T) -> Result<()> {
+/// Closing the connection will be a reset: a fast close, where it is Multipath TCP.
+pub fn abort_on_close(stream: &TcpStream) -> Result<()> {
+    option(stream, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 })
+}
+
+fn option<T>(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, value: &T) -> Result<()> {
     // SAFETY: the value is valid for its size during the call.
     let result = unsafe {
         libc::setsockopt(

@@ -111,8 +111,17 @@ pub struct Lab {
     /// Namespace of the side that listens.
     pub right: Namespace,
     links: usize,
-    /// One for each emulated link, in a namespace of their own that lives as long as they do.
-    emulators: Vec<Process>,
+    /// One for each emulated link with its number, in a namespace of their own that lives as long as they do.
+    emulators: Vec<(usize, Process)>,
+}
+
+/// One link of [`Lab::of_links`].
+#[derive(Clone, Debug)]
+pub struct LinkPlan<'a> {
+    /// Families of the addresses at its ends.
+    pub families: Vec<Family>,
+    /// Options of `mptcp lab`, if it is an emulated one.
+    pub emulator: Option<Vec<&'a str>>,
 }
 
 /// Time within which an emulator starts and ends.
@@ -137,12 +146,26 @@ impl Lab {
     /// One link through `mptcp lab` for each of the given lists of its options. The calling thread must outlive the
     /// emulators.
     pub fn emulated(links: &[&[&str]], families: &[Family]) -> Result<Self> {
-        let mut lab = Self { links: links.len(), ..Self::build(0, &[])? };
+        Self::of_links(
+            &links
+                .iter()
+                .map(|words| LinkPlan { families: families.to_vec(), emulator: Some(words.to_vec()) })
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    /// A link for each plan. The calling thread must outlive the emulators.
+    pub fn of_links(plans: &[LinkPlan<'_>]) -> Result<Self> {
+        let mut lab = Self { links: plans.len(), ..Self::build(0, &[])? };
         let middle = Namespace::new("middle")?;
-        for (number, words) in (1..).zip(links) {
+        for (number, plan) in (1..).zip(plans) {
+            let Some(words) = &plan.emulator else {
+                lab.join(number, &plan.families)?;
+                continue;
+            };
             for side in [Side::Left, Side::Right] {
                 let (interface, inner) = (side.interface(number), side.middle_interface(number));
-                let addresses = side.addresses(number, families);
+                let addresses = side.addresses(number, &plan.families);
                 let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
                 link(
                     &End { namespace: lab.namespace(side), interface: &interface, addresses: &addresses },
@@ -152,17 +175,25 @@ impl Lab {
             let ends = [Side::Left, Side::Right].map(|side| side.middle_interface(number));
             let mut command = middle.command(mptcp_binary());
             let mut emulator =
-                Process::start(command.args(["-v", "lab", "--json"]).args(ends).args(*words), true)?;
+                Process::start(command.args(["-v", "lab", "--json"]).args(ends).args(words), true)?;
             emulator.wait_for("forwarding between", PATIENCE)?;
-            lab.emulators.push(emulator);
+            lab.emulators.push((number, emulator));
         }
         Ok(lab)
+    }
+
+    /// Stops the emulator of a link, so that packets vanish without a word, or lets it go on.
+    pub fn silence(&self, number: usize, silent: bool) {
+        for (_, emulator) in self.emulators.iter().filter(|(link, _)| *link == number) {
+            emulator.signal(if silent { libc::SIGSTOP } else { libc::SIGCONT });
+        }
     }
 
     /// Ends the emulators, and with them the links; gives each one's report, as `mptcp lab --json` prints it.
     pub fn end_emulation(&mut self) -> Result<Vec<serde_json::Value>> {
         let mut reports = Vec::new();
-        for emulator in self.emulators.drain(..) {
+        for (_, emulator) in self.emulators.drain(..) {
+            emulator.signal(libc::SIGCONT);
             emulator.signal(libc::SIGINT);
             let finished = emulator.finish(PATIENCE)?;
             ensure!(finished.status.code() == Some(130), "the emulator failed: {}", finished.stderr);
@@ -175,18 +206,22 @@ impl Lab {
         let (left, right) = (Namespace::new("left")?, Namespace::new("right")?);
         let lab = Self { left, right, links, emulators: Vec::new() };
         for number in 1..=links {
-            let ends = [Side::Left, Side::Right]
-                .map(|side| (lab.namespace(side), side.interface(number), side.addresses(number, families)));
-            let addresses =
-                ends.each_ref().map(|(.., all)| all.iter().map(String::as_str).collect::<Vec<_>>());
-            let [left, right] = [0, 1].map(|end| End {
-                namespace: ends[end].0,
-                interface: &ends[end].1,
-                addresses: &addresses[end],
-            });
-            link(&left, &right)?;
+            lab.join(number, families)?;
         }
         Ok(lab)
+    }
+
+    /// Joins the two namespaces by a link without an emulator.
+    fn join(&self, number: usize, families: &[Family]) -> Result<()> {
+        let ends = [Side::Left, Side::Right]
+            .map(|side| (self.namespace(side), side.interface(number), side.addresses(number, families)));
+        let addresses = ends.each_ref().map(|(.., all)| all.iter().map(String::as_str).collect::<Vec<_>>());
+        let [left, right] = [0, 1].map(|end| End {
+            namespace: ends[end].0,
+            interface: &ends[end].1,
+            addresses: &addresses[end],
+        });
+        link(&left, &right)
     }
 
     /// The namespace of a side.

@@ -3,6 +3,7 @@
 //! * [`netns`]: network namespaces and the links between them;
 //! * [`process`]: programs inside a namespace, never left behind;
 //! * [`kernel`]: the kernel's own Multipath TCP (and regular TCP) as the peer;
+//! * [`interop`]: this stack against the kernel, case by case;
 //! * [`counters`]: the kernel's SNMP and MIB counters in a namespace;
 //! * [`xdp`]: the XDP program and crafted packets;
 //! * [`data`]: seeded test data and its SHA-256;
@@ -19,6 +20,7 @@ pub mod capture;
 pub mod counters;
 pub mod data;
 pub mod demo;
+pub mod interop;
 pub mod kernel;
 pub mod lab;
 pub mod netns;

@@ -95,7 +95,8 @@ impl Process {
         }
         let mut child =
             command.stderr(Stdio::piped()).spawn().with_context(|| format!("can't start {command:?}"))?;
-        let stdout = child.stdout.take().filter(|_| keep_stdout).map(|mut pipe| {
+        let kept = if keep_stdout { child.stdout.take() } else { None };
+        let stdout = kept.map(|mut pipe| {
             thread::spawn(move || {
                 let mut all = Vec::new();
                 // What was read before an error is still worth showing.
@@ -124,6 +125,11 @@ impl Process {
     /// The pipe to the program's standard input, if it was made one.
     pub fn take_stdin(&mut self) -> Option<std::process::ChildStdin> {
         self.child.stdin.take()
+    }
+
+    /// The pipe from the program's standard output, if it was made one and is not kept.
+    pub fn take_stdout(&mut self) -> Option<std::process::ChildStdout> {
+        self.child.stdout.take()
     }
 
     /// Sends a signal.

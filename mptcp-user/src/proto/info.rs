@@ -74,6 +74,8 @@ pub struct SubflowInfo {
     pub interface: u32,
     /// Whether this is the subflow the connection began with.
     pub initial: bool,
+    /// Whether the peer is known to have accepted it: both proved to have the keys, if it joined.
+    pub confirmed: bool,
     /// State of the subflow's TCP.
     pub state: SubflowState,
     /// Whether either side asked to use it as backup only.

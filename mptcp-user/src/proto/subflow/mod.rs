@@ -338,6 +338,7 @@ impl Subflow {
             remote: self.remote,
             interface: self.interface,
             initial: self.kind == Kind::Initial,
+            confirmed: self.confirmed,
             state: self.state,
             backup: self.backup || self.peer_backup,
             stale: self.stale,

@@ -1,0 +1,26 @@
+//! All scenarios with their variants, by theme.
+
+mod joins;
+mod transfers;
+
+use super::case::{Case, Row};
+
+/// All rows.
+pub fn rows() -> impl Iterator<Item = &'static Row> {
+    [transfers::ROWS, joins::ROWS].into_iter().flatten()
+}
+
+/// All cases.
+pub fn all() -> impl Iterator<Item = Case> {
+    rows().flat_map(|row| row.variants.iter().map(move |&variant| Case { row, variant }))
+}
+
+const K: u64 = 1 << 10;
+const M: u64 = 1 << 20;
+
+/// Links without an emulator.
+const ONE: &[&[&str]] = &[&[]];
+const TWO: &[&[&str]] = &[&[], &[]];
+const THREE: &[&[&str]] = &[&[], &[], &[]];
+/// Links with a delay of 5 ms in each direction.
+const TWO_SLOW: &[&[&str]] = &[&["--both", "delay=5ms"], &["--both", "delay=5ms"]];

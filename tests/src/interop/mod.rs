@@ -1,0 +1,11 @@
+//! This stack against the kernel's Multipath TCP, case by case.
+//!
+//! * [`case`]: what a case is; * [`world`]: what a scenario acts in; [`end`]: the applications at both ends;
+//! * [`cases`]: all scenarios with their variants, by theme;
+//! * [`runner`]: runs the cases of a theme, several at once.
+
+pub mod case;
+pub mod cases;
+pub mod end;
+pub mod runner;
+pub mod world;

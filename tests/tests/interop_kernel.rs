@@ -1,0 +1,19 @@
+//! This stack against the kernel's Multipath TCP: a table of cases, each a sentence. `tests/src/interop` has them.
+//!
+//! One case alone: `MPTCP_INTEROP_CASE='part of its name' cargo test -p mptcp-tests --test interop_kernel`.
+
+use mptcp_tests::interop::case::Theme;
+use mptcp_tests::interop::runner;
+use mptcp_tests::require_root;
+
+#[test]
+fn data_and_its_end_over_one_subflow() {
+    require_root!();
+    runner::run(Theme::Transfers);
+}
+
+#[test]
+fn subflows_opened_by_the_client() {
+    require_root!();
+    runner::run(Theme::Joins);
+}
