@@ -15,8 +15,10 @@ pub(crate) struct DataSender {
     pub(crate) una: u64,
     /// Next offset to be given to a subflow for the first time.
     pub(crate) nxt: u64,
-    /// Right edge of the peer's window.
+    /// Right edge of the peer's window; never moves left.
     pub(crate) edge: u64,
+    /// Largest window that the peer has offered.
+    largest_window: u64,
     /// The application has finished.
     pub(crate) finished: bool,
     /// DATA_FIN has been sent at least once.
@@ -51,6 +53,19 @@ impl DataSender {
     /// DATA_FIN is acknowledged or in flight, and everything before it was sent.
     pub(crate) fn all_sent(&self) -> bool {
         self.nxt == self.buffer.end()
+    }
+
+    /// The peer offers `window` octets from `offset` on.
+    pub(crate) fn take_window(&mut self, offset: u64, window: u64) {
+        self.edge = self.edge.max(offset + window);
+        self.largest_window = self.largest_window.max(window);
+    }
+
+    /// Whether the window lets through only so little that it is not worth a segment of its own (RFC 9293 section
+    /// 3.8.6.2.1): more room will come.
+    pub(crate) fn is_silly(&self, mss: u64) -> bool {
+        let usable = self.edge.saturating_sub(self.nxt);
+        self.edge < self.buffer.end() && usable < mss.min(self.largest_window / 2).max(1)
     }
 
     /// The peer acknowledged everything before `offset`. The caller has checked that it was sent.
@@ -167,24 +182,36 @@ impl DataReceiver {
         self.ready_octets
     }
 
-    /// The window field to advertise, relative to `nxt`, under a window scale. The right edge never moves left,
-    /// also not by rounding: what the field promises is what will be accepted.
-    pub(crate) fn advertise(&mut self, scale: u8) -> u16 {
-        let free = self.capacity.saturating_sub(self.ready_octets + self.taken);
-        let window = free.max(self.edge.saturating_sub(self.nxt));
-        let field = window.div_ceil(1 << scale).min(u64::from(u16::MAX));
+    /// The window field to advertise, relative to `nxt`, under a window scale; `mss`: a full segment of the peer.
+    ///
+    /// The right edge that is honoured never moves left, and never lies beyond what the buffer holds. Both can't be told
+    /// in units of the scale at all times: what is left of an earlier promise is rounded down, and accepted all the same
+    /// (RFC 7323 section 2.4 and appendix F). Rounding up would let a peer that sends single octets push the edge before
+    /// it for ever. The edge moves by a worthwhile step or not at all (RFC 9293 section 3.8.6.2.2).
+    pub(crate) fn advertise(&mut self, scale: u8, mss: u64) -> u16 {
+        let step = mss.min(self.capacity / 2);
+        let granted = self.edge.saturating_sub(self.nxt);
+        let window = if self.window_growth() >= step { self.free() } else { granted };
+        let field = (window.max(granted) >> scale).min(u64::from(u16::MAX));
         self.edge = self.edge.max(self.nxt + (field << scale));
         field as u16
     }
 
-    /// By how much the window would grow if it were advertised now.
-    pub(crate) fn window_growth(&self) -> u64 {
-        (self.nxt + self.capacity.saturating_sub(self.ready_octets + self.taken)).saturating_sub(self.edge)
+    /// Octets in order that the buffer still has room for.
+    fn free(&self) -> u64 {
+        self.capacity.saturating_sub(self.ready_octets + self.taken)
     }
 
-    /// Capacity of the buffer.
-    pub(crate) fn capacity(&self) -> u64 {
-        self.capacity
+    /// By how much the window would grow if it were advertised now.
+    pub(crate) fn window_growth(&self) -> u64 {
+        (self.nxt + self.free()).saturating_sub(self.edge)
+    }
+
+    /// Whether the window would grow by so much that the peer is to be told at once.
+    pub(crate) fn owes_update(&self, mss: u64) -> bool {
+        let growth = self.window_growth();
+        growth >= (2 * mss).min(self.capacity / 2).max(1)
+            && growth >= self.advertised().min(self.capacity / 4)
     }
 
     /// Window last advertised, from `nxt` on.
@@ -293,7 +320,7 @@ mod tests {
     #[test]
     fn octets_of_two_paths_come_out_in_order_and_end() {
         let mut receiver = DataReceiver::new(100);
-        receiver.advertise(0);
+        receiver.advertise(0, 1);
         assert!(!receiver.insert(10, octets(10..20)));
         assert!(!receiver.set_fin(20));
         assert!(receiver.insert(0, octets(0..12)));
@@ -308,18 +335,76 @@ mod tests {
     #[test]
     fn the_right_edge_of_the_window_never_moves_left() {
         let mut receiver = DataReceiver::new(50);
-        assert_eq!(receiver.advertise(0), 50);
+        assert_eq!(receiver.advertise(0, 1), 50);
         receiver.insert(0, octets(0..40));
-        assert_eq!(receiver.advertise(0), 10);
+        assert_eq!(receiver.advertise(0, 1), 10);
         receiver.insert(40, octets(40..60));
-        assert_eq!((receiver.nxt, receiver.advertise(0)), (50, 0));
+        assert_eq!((receiver.nxt, receiver.advertise(0, 1)), (50, 0));
         let mut out = Vec::new();
         receiver.take(20, &mut out);
-        assert_eq!(receiver.advertise(0), 0);
+        assert_eq!(receiver.advertise(0, 1), 0);
         receiver.consumed(20);
         assert_eq!(receiver.window_growth(), 20);
-        assert_eq!(receiver.advertise(3), 3);
-        assert_eq!(receiver.advertised(), 24);
+        assert_eq!(receiver.advertise(3, 1), 2);
+        assert_eq!(receiver.advertised(), 16);
+        // A smaller field of a larger scale takes nothing back.
+        assert_eq!(receiver.advertise(5, 20), 0);
+        assert!(receiver.insert(50, octets(0..16)));
+        assert_eq!(receiver.nxt, 66);
+    }
+
+    /// The peer has the window rounded up with each acknowledgment if it can: octet by octet it would never end.
+    #[test]
+    fn no_peer_gets_more_into_the_buffer_than_it_holds() {
+        for scale in 0..=14 {
+            for piece in [1, 7, 100, 255] {
+                let capacity = 40_000;
+                let mut receiver = DataReceiver::new(capacity);
+                let mut edge = 0;
+                for _ in 0..80_000 {
+                    let field = receiver.advertise(scale, 1460);
+                    let told = receiver.nxt + (u64::from(field) << scale);
+                    assert!(told <= capacity, "scale {scale}: {told}");
+                    assert!(told + (1 << scale) > edge, "scale {scale}: {told} after {edge}");
+                    edge = edge.max(told);
+                    if !receiver.insert(receiver.nxt, octets(0..piece)) {
+                        break;
+                    }
+                }
+                assert_eq!(receiver.nxt, edge, "what was promised is taken");
+                assert!(receiver.queued() <= capacity);
+            }
+        }
+    }
+
+    #[test]
+    fn the_window_opens_in_worthwhile_steps() {
+        let mut receiver = DataReceiver::new(10_000);
+        receiver.advertise(0, 1460);
+        while receiver.insert(receiver.nxt, octets(0..250)) {}
+        assert_eq!((receiver.nxt, receiver.advertise(0, 1460)), (10_000, 0));
+        let mut told = 0;
+        for _ in 0..10_000 {
+            receiver.take(1, &mut Vec::new());
+            receiver.consumed(1);
+            let field = receiver.advertise(0, 1460);
+            let news = u64::from(field) - told;
+            assert!(news == 0 || news >= 1460, "{news}");
+            told += news;
+        }
+        assert_eq!(told, 8760);
+        // Where the buffer is smaller than a segment, half of it is worthwhile.
+        let mut receiver = DataReceiver::new(1000);
+        receiver.advertise(0, 8960);
+        while receiver.insert(receiver.nxt, octets(0..250)) {}
+        receiver.take(499, &mut Vec::new());
+        receiver.consumed(499);
+        assert!(!receiver.owes_update(8960));
+        assert_eq!(receiver.advertise(0, 8960), 0);
+        receiver.take(1, &mut Vec::new());
+        receiver.consumed(1);
+        assert!(receiver.owes_update(8960));
+        assert_eq!(receiver.advertise(0, 8960), 500);
     }
 
     #[test]

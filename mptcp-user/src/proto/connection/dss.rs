@@ -35,7 +35,7 @@ impl Connection {
                         self.take_first_data(shared, index, len, checksum);
                     }
                     // The third ACK, or the first data: nothing is acknowledged at the data level yet.
-                    self.send.edge = self.send.edge.max(window);
+                    self.send.take_window(0, window);
                 }
                 MptcpOption::AddAddr(add) => self.take_add_address(shared, now, index, add),
                 MptcpOption::RemoveAddr(remove) => self.take_remove_address(shared, now, &remove.ids),
@@ -99,7 +99,7 @@ impl Connection {
             return;
         }
         let offset = self.send.una + distance as u64;
-        self.send.edge = self.send.edge.max(offset + window);
+        self.send.take_window(offset, window);
         if distance > 0 {
             self.send.acknowledge(offset);
             self.data_expiries = 0;

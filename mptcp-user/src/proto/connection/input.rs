@@ -130,7 +130,7 @@ impl Connection {
 
     /// Decides by the SYN/ACK whether the connection is Multipath TCP.
     fn settle_initial(&mut self, shared: &mut Shared, segment: &Segment) {
-        self.send.edge = u64::from(segment.window);
+        self.send.take_window(0, u64::from(segment.window));
         let reason = match self.mode {
             Mode::Handshake(true) => FallbackReason::NoMpCapable,
             _ if self.config.multipath => FallbackReason::SynRetransmission,

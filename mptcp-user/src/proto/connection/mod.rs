@@ -135,6 +135,8 @@ pub(crate) struct Connection {
     data_waits_since: Option<Instant>,
     persist_deadline: Option<Instant>,
     persist_expiries: u32,
+    /// What little the peer's window lets through is to be sent: it has not opened further for long enough.
+    window_override: bool,
     /// The connection is given up at this time: handshake, orphaned close, no subflow left.
     patience: Option<Instant>,
     /// Segments of data sent since the last look at acknowledgments.
@@ -191,6 +193,7 @@ impl Connection {
             data_waits_since: None,
             persist_deadline: None,
             persist_expiries: 0,
+            window_override: false,
             patience: None,
             data_run: 0,
             refused_by_peer: false,
@@ -280,9 +283,8 @@ impl Connection {
     /// The application has read: the window may open, and the peer must learn of it if that makes a difference.
     pub(crate) fn consumed(&mut self, octets: usize) {
         self.receive.consumed(octets as u64);
-        let growth = self.receive.window_growth();
         let mss = self.congestion_paths.first().map_or(1460, |path| path.mss);
-        if growth >= 2 * mss && growth >= self.receive.advertised().min(self.receive.capacity() / 4) {
+        if self.receive.owes_update(mss) {
             for subflow in self.subflows.iter_mut().flatten() {
                 if subflow.is_synchronised() && !subflow.stale {
                     subflow.rcv.ack_now = true;

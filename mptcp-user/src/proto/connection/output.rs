@@ -177,7 +177,7 @@ impl Connection {
         };
         let mut segment = subflow.segment(0, flags.with(ecn));
         // The window of a SYN is never scaled (RFC 7323 section 2.2).
-        segment.window = receive.advertise(0);
+        segment.window = receive.advertise(0, u64::from(subflow.mss));
         subflow.rcv.advertised(u64::from(segment.window));
         segment.options = self.handshake_options(now, index)?;
         Some(segment)
@@ -212,6 +212,7 @@ impl Connection {
                 let sent = segment.payload.len() as u64;
                 if start == nxt {
                     self.send.nxt += sent;
+                    self.window_override = false;
                 } else {
                     self.send.reinjected += sent;
                     self.contiguous = false;
@@ -264,9 +265,16 @@ impl Connection {
         }
     }
 
-    /// Nagle's algorithm, in Minshall's variant: a segment that is not full waits until the one before it that was not
-    /// is acknowledged (RFC 9293 section 3.7.4).
+    /// Whether a small segment is better not sent yet. The peer's window may be about to open further; and with Nagle's
+    /// algorithm, in Minshall's variant, a segment that is not full waits until the one before it that was not is
+    /// acknowledged (RFC 9293 section 3.7.4).
     fn waits_for_more(&self, index: usize, waiting: u64) -> bool {
+        if self.is_multipath()
+            && !self.window_override
+            && self.send.is_silly(self.congestion_paths[index].mss)
+        {
+            return true;
+        }
         self.config.nagle
             && !self.send.finished
             && waiting < self.congestion_paths[index].mss
@@ -316,7 +324,7 @@ impl Connection {
                 srtt: subflow.rtt.srtt(),
                 rttvar: subflow.rtt.rttvar(),
                 room: if subflow.snd.may_depart(now, path) { subflow.snd.room(path) } else { 0 },
-                mss: path.mss,
+                mss: if self.window_override { 1 } else { subflow.snd.worthwhile(path) },
                 cwnd: path.cwnd,
                 slow_start: path.in_slow_start(),
                 in_flight: subflow.snd.in_flight(),
@@ -473,7 +481,7 @@ impl Connection {
     fn finish_segment(&mut self, now: Instant, index: usize, segment: &mut Segment) {
         let Some(subflow) = self.subflows[index].as_deref_mut() else { return };
         let scale = subflow.rcv.scale;
-        segment.window = self.receive.advertise(scale);
+        segment.window = self.receive.advertise(scale, self.congestion_paths[index].mss);
         subflow.rcv.advertised(u64::from(segment.window) << scale);
         subflow.segments_sent += 1;
         let bare =

@@ -150,7 +150,7 @@ impl Connection {
                 birth.iss = sequence;
                 let mut subflow = Subflow::answering(&birth, now, syn);
                 subflow.handshake_due = false;
-                subflow.rcv.advertised(u64::from(self.receive.advertise(0)));
+                subflow.rcv.advertised(u64::from(self.receive.advertise(0, u64::from(subflow.mss))));
                 subflow
             }
         };

@@ -66,6 +66,7 @@ impl Connection {
             self.persist_deadline = None;
             self.persist_expiries += 1;
             shared.count(if self.is_multipath() { Counter::MptcpWinProbe } else { Counter::WinProbe });
+            self.window_override = true;
             if let Some(subflow) = self.subflows.iter_mut().flatten().find(|subflow| subflow.can_send()) {
                 subflow.window_probe_due = true;
             }
@@ -264,14 +265,17 @@ impl Connection {
         self.arm_data_timer(now, true);
     }
 
-    /// Data waits, nothing is in flight, and the window is closed: the update that opens it may have been lost
-    /// (RFC 9293 section 3.8.6.1).
+    /// Data waits, nothing is in flight, and the window is closed, or not open far enough to be worth a segment: the
+    /// update that opens it may have been lost, or never come (RFC 9293 sections 3.8.6.1 and 3.8.6.2.1).
     fn arm_persist(&mut self, now: Instant) {
         let waiting = self.send.buffer.end() > self.send.nxt;
         let idle = self.living().all(|(_, subflow)| subflow.snd.is_idle());
         let open = self.living().any(|(index, subflow)| {
-            subflow.can_send() && subflow.snd.room(&self.congestion_paths[index]) > 0
-        }) && (!self.is_multipath() || self.send.edge > self.send.nxt);
+            let path = &self.congestion_paths[index];
+            let worthwhile = subflow.snd.worthwhile(path).min(self.send.buffer.end() - self.send.nxt);
+            let silly = self.is_multipath() && self.send.is_silly(path.mss);
+            subflow.can_send() && subflow.snd.room(path) >= worthwhile && !silly
+        });
         if !waiting || !idle || open || self.closed.is_some() || self.subflows.iter().all(Option::is_none) {
             self.persist_deadline = None;
             if open {

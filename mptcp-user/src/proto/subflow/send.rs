@@ -215,6 +215,12 @@ impl SendSide {
         congestion.min(self.edge.saturating_sub(self.nxt))
     }
 
+    /// What is worth a segment of its own: a full one, or half of what the peer's buffer takes where that is less
+    /// (RFC 9293 section 3.8.6.2.1).
+    pub(crate) fn worthwhile(&self, path: &Path) -> u64 {
+        path.mss.min(self.largest_window / 2).max(1)
+    }
+
     /// How many octets the congestion window lets through: a full segment at least if nothing is in flight, since
     /// nothing else would ever open the window again.
     pub(crate) fn congestion_room(&self, path: &Path) -> u64 {

@@ -1,6 +1,7 @@
 //! Two endpoints, a virtual clock, and a network in memory between them.
 
 mod addresses;
+mod buffers;
 mod counters;
 mod ecn;
 mod flood;
