@@ -4,7 +4,7 @@
 use super::address::{ListenAddress, Target};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Parser, Subcommand, ValueEnum};
-use mptcp_user::proto::{ConnectionConfig, EcnPolicy, KeepAlive, Versions};
+use mptcp_user::proto::{ConnectionConfig, EcnPolicy, InterfaceRule, InterfaceUse, KeepAlive, Versions};
 use mptcp_user::stack::{AttachMode, Stack, StackBuilder};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,6 +49,7 @@ Examples:
   mptcp listen 5000 > received            receive a file over all interfaces, then end
   mptcp listen 5000 --file page.html -k   give a file to everyone who connects
   mptcp listen 192.0.2.1:5000 -i eth0 -i wlan0 --json --output received
+  mptcp listen 5000 --announce-port 5001  take subflows to the other addresses on port 5001
 
 A listener with nothing to send ends its side after the peer has. The kernel keeps all other ports of these
 interfaces.")]
@@ -75,6 +76,12 @@ Examples:
   mptcp connect example.org:5000 --file disk.img     send a file over all interfaces
   mptcp connect '[2001:db8::1]:5000' < request       IPv6, data from standard input
   mptcp connect 192.0.2.1:5000 -i eth0 -i wlan0 --pcap out.pcapng --json=stats.json
+  mptcp connect example.org:5000 --interface-rule 'wlan0=prefer,wwan0=backup'
+                                                     Wi-Fi, and cellular when that fails
+  mptcp connect example.org:5000 --interface-rule 'eth*=allow,*=deny'
+                                                     nothing but wired interfaces
+  mptcp connect example.org:5000 --path-manager ndiffports --ndiffports 4
+                                                     four subflows, for routers with equal-cost paths
 
 When the input ends, this side of the connection is closed (like `nc -N`) and the peer's answer is still received.")]
 pub(crate) struct ConnectArgs {
@@ -140,9 +147,34 @@ pub(crate) struct ConnectionArgs {
     /// Congestion control algorithm
     #[arg(long, value_name = "NAME", value_parser = explained(ConnectionConfig::congestion_algorithms()), default_value_t = ConnectionConfig::default().congestion)]
     pub(crate) congestion: String,
-    /// Which subflows are opened
+    /// Which subflows are opened: one for each pair of addresses (full-mesh), several on the first pair from different
+    /// ports (ndiffports), those beside the first path in reserve (backup), one at a time (single-path), none by this
+    /// side, the peer being told all addresses (signal) or nothing (none)
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ConnectionConfig::path_managers()), default_value_t = ConnectionConfig::default().path_manager)]
     pub(crate) path_manager: String,
+    /// Subflows that the path manager ndiffports opens between one pair of addresses, the first one included
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32), default_value_t = 2)]
+    pub(crate) ndiffports: u16,
+    /// What interfaces are for (repeatable, or separated by commas): NAME=deny, metered (only while nothing else
+    /// works), backup, allow or prefer. NAME may end with *; the first rule that fits decides
+    #[arg(long = "interface-rule", value_name = "NAME=USE", value_delimiter = ',')]
+    pub(crate) interface_rules: Vec<InterfaceRule>,
+    /// Use this interface as backup, and ask the peer to do so, too: short for --interface-rule NAME=backup (repeatable)
+    #[arg(long = "backup", value_name = "NAME")]
+    pub(crate) backup: Vec<String>,
+    /// Leave a path, while another one works, when nothing sent over it is acknowledged for so many seconds after it
+    /// should have been
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0.5")]
+    pub(crate) path_timeout: Duration,
+    /// Announce this host's other addresses with this port, and take subflows there
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) announce_port: Option<u16>,
+    /// Don't announce this host's other addresses, whatever the path manager says
+    #[arg(long)]
+    pub(crate) no_announce: bool,
+    /// Ask the peer not to open subflows to the address and port that the connection begins with (flag C)
+    #[arg(long)]
+    pub(crate) no_join_initial: bool,
     /// Ask for DSS checksums, which find middleboxes that change the data
     #[arg(long)]
     pub(crate) checksum: bool,
@@ -229,6 +261,11 @@ pub(crate) enum Ecn {
 }
 
 impl ConnectionArgs {
+    fn rules(&self) -> Vec<InterfaceRule> {
+        let backup = |name: &String| InterfaceRule { pattern: name.clone(), usage: InterfaceUse::Backup };
+        self.backup.iter().map(backup).chain(self.interface_rules.iter().cloned()).collect()
+    }
+
     /// The engine's choices for one connection.
     pub(crate) fn config(&self) -> ConnectionConfig {
         let default = ConnectionConfig::default();
@@ -241,6 +278,12 @@ impl ConnectionArgs {
             },
             checksum: self.checksum,
             max_subflows: usize::from(self.max_subflows),
+            ndiffports: usize::from(self.ndiffports),
+            interface_rules: self.rules(),
+            path_timeout: self.path_timeout,
+            announce_port: self.announce_port,
+            announce_addresses: !self.no_announce,
+            no_join_initial: self.no_join_initial,
             send_buffer: self.send_buffer.unwrap_or(default.send_buffer),
             receive_buffer: self.receive_buffer.unwrap_or(default.receive_buffer),
             congestion: self.congestion.clone(),
@@ -350,6 +393,22 @@ mod tests {
         for wrong in ["0", "-1", "NaN", "inf", "1e9", "x"] {
             assert!(seconds(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn rules_are_lists_and_backup_is_one_of_them() {
+        let words =
+            ["mptcp", "connect", "--interface-rule", "w*=prefer,eth1=deny", "--backup", "wwan0", "host:1"];
+        let Command::Connect(args) = Args::try_parse_from(words).expect("valid").command else {
+            panic!("connect")
+        };
+        let rules: Vec<_> =
+            args.connection.config().interface_rules.iter().map(ToString::to_string).collect();
+        assert_eq!(rules, ["wwan0=backup", "w*=prefer", "eth1=deny"]);
+        let wrong = Args::try_parse_from(["mptcp", "connect", "--interface-rule", "eth0=fast", "host:1"]);
+        assert!(
+            wrong.expect_err("no such use").to_string().contains("deny, metered, backup, allow or prefer")
+        );
     }
 
     #[test]

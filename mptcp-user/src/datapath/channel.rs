@@ -5,7 +5,7 @@
 //! when it waits.
 
 use super::Error;
-use crate::proto::{CloseReason, ConnectionConfig, ConnectionId, ConnectionInfo, ListenerId};
+use crate::proto::{CloseReason, ConnectionConfig, ConnectionId, ConnectionInfo, ListenerId, SubflowSlot};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io;
@@ -43,6 +43,17 @@ pub(crate) enum Command {
     CloseListener(ListenerId),
     /// What is known of a connection; the channel keeps the last of it.
     Info(ConnectionId, oneshot::Sender<Option<ConnectionInfo>>),
+    /// Changes the priority of a subflow (MP_PRIO).
+    SetBackup {
+        /// The connection.
+        connection: ConnectionId,
+        /// The subflow.
+        subflow: SubflowSlot,
+        /// Whether to use it only when no others work.
+        backup: bool,
+        /// Whether there is such a subflow.
+        reply: oneshot::Sender<bool>,
+    },
     /// Ends the shard when all connections have ended, or after `patience`.
     Stop {
         /// How long to wait for connections.

@@ -1,5 +1,6 @@
 //! What can be chosen, for the whole endpoint and for one connection.
 
+use super::interface_rule::InterfaceRule;
 use crate::wire::Version;
 use std::time::Duration;
 
@@ -12,10 +13,22 @@ pub struct ConnectionConfig {
     pub versions: Versions,
     /// Ask for DSS checksums (RFC 8684 section 3.1, flag A). They are also used when only the peer asks.
     pub checksum: bool,
-    /// Largest number of subflows at once, the initial one included.
+    /// Largest number of subflows at once, the initial one included; at most [`MAX_SUBFLOWS`](Self::MAX_SUBFLOWS).
     pub max_subflows: usize,
+    /// How many subflows the path manager `ndiffports` wants between one pair of addresses, the initial one included.
+    pub ndiffports: usize,
+    /// What interfaces may be used for. The first rule that fits an interface decides; without one it may be used.
+    pub interface_rules: Vec<InterfaceRule>,
+    /// When a path is left while another one works: nothing that was sent over it is acknowledged for so long after it
+    /// should have been. Four mean deviations of the round-trip time (100 ms at least) are enough to say so earlier.
+    pub path_timeout: Duration,
     /// Announce this host's other addresses to the peer (ADD_ADDR).
     pub announce_addresses: bool,
+    /// Announce them with this port instead of that of the initial subflow. The driver keeps it free for that.
+    pub announce_port: Option<u16>,
+    /// Ask the peer not to open subflows to the address and port that the connection begins with (RFC 8684 section
+    /// 3.1, flag C), for servers behind a load balancer.
+    pub no_join_initial: bool,
     /// Octets that may wait in the send buffer, unacknowledged ones included.
     pub send_buffer: usize,
     /// Octets that may wait in the receive buffer, which is what the advertised window is made from.
@@ -99,6 +112,9 @@ impl Default for KeepAlive {
 }
 
 impl ConnectionConfig {
+    /// The most that [`max_subflows`](Self::max_subflows) may be.
+    pub const MAX_SUBFLOWS: usize = 32;
+
     /// Names that [`congestion`](Self::congestion) may have.
     pub fn congestion_algorithms() -> impl Iterator<Item = &'static str> {
         super::congestion::ALGORITHMS.iter().map(|(name, ..)| *name)
@@ -126,7 +142,12 @@ impl Default for ConnectionConfig {
             versions: Versions::default(),
             checksum: false,
             max_subflows: 8,
+            ndiffports: 2,
+            interface_rules: Vec::new(),
+            path_timeout: Duration::from_millis(500),
             announce_addresses: true,
+            announce_port: None,
+            no_join_initial: false,
             send_buffer: 8 << 20,
             receive_buffer: 8 << 20,
             nagle: false,

@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) events: VecDeque<Event>,
     counters: Counters,
     addresses: Vec<LocalAddress>,
+    /// Names of the interfaces that addresses are on.
+    interface_names: BTreeMap<u32, Box<str>>,
     tuples: HashMap<Tuple, (u32, usize), Keyed>,
     tokens: HashMap<u32, u32, Keyed>,
     free_slots: Vec<u32>,
@@ -104,6 +106,11 @@ impl Shared {
 
     pub(crate) fn address(&self, address: IpAddr) -> Option<LocalAddress> {
         self.addresses.iter().find(|known| known.address == address).copied()
+    }
+
+    /// The name of an interface; empty if nobody has said.
+    pub(crate) fn interface_name(&self, interface: u32) -> &str {
+        self.interface_names.get(&interface).map_or("", |name| name)
     }
 
     pub(crate) fn take_slot(&mut self) -> SubflowSlot {
@@ -232,6 +239,7 @@ impl Endpoint {
                 events: VecDeque::new(),
                 counters: Counters::default(),
                 addresses: Vec::new(),
+                interface_names: BTreeMap::new(),
                 tuples: HashMap::with_hasher(keyed.clone()),
                 tokens: HashMap::with_hasher(keyed),
                 free_slots: Vec::new(),
@@ -247,6 +255,12 @@ impl Endpoint {
             ready: VecDeque::new(),
             next_listener: 0,
         }
+    }
+
+    /// What an interface is called: to be told before its addresses, so that [`InterfaceRule`](super::InterfaceRule)s
+    /// find them.
+    pub fn name_interface(&mut self, interface: u32, name: &str) {
+        self.shared.interface_names.insert(interface, name.into());
     }
 
     /// An address appeared (or its properties changed): path managers may use it.
@@ -420,10 +434,11 @@ impl Endpoint {
             let joined = place.and_then(|place| self.id_at(place)).and_then(|id| {
                 self.with(now, id, |connection, shared| connection.accept_join(shared, now, syn))
             });
-            if joined != Some(true) {
+            let outcome = joined.unwrap_or(Err(ResetReason::MptcpSpecific));
+            if let Err(reason) = outcome {
                 let unknown = joined.is_none();
                 self.shared.count(if unknown { Counter::MpJoinNoToken } else { Counter::MpJoinRejected });
-                self.shared.reply_reset_because(syn, Some(ResetReason::MptcpSpecific));
+                self.shared.reply_reset_because(syn, Some(reason));
             }
             return;
         }
@@ -643,6 +658,18 @@ impl Endpoint {
     /// nothing is left.
     pub fn release(&mut self, now: Instant, connection: ConnectionId) {
         self.with(now, connection, |connection, shared| connection.release(shared, now));
+    }
+
+    /// Asks the peer to use a subflow only when no others work, or again like any other (MP_PRIO, RFC 8684 section
+    /// 3.3.8), and does so, too. `false` if the connection has no such subflow.
+    pub fn set_backup(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        subflow: SubflowSlot,
+        backup: bool,
+    ) -> bool {
+        self.with(now, connection, |connection, _| connection.set_backup(subflow, backup)).unwrap_or(false)
     }
 
     /// What is known of a connection; `None` once it is released.

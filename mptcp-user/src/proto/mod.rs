@@ -16,6 +16,7 @@ mod data;
 mod endpoint;
 mod event;
 mod info;
+mod interface_rule;
 mod path;
 mod reassembly;
 mod rtt;
@@ -33,6 +34,7 @@ pub use counters::{Counter, Counters};
 pub use endpoint::{ConnectError, Endpoint, ListenError};
 pub use event::{CloseReason, ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 pub use info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo, SubflowState};
+pub use interface_rule::{InterfaceRule, InterfaceUse};
 pub use time::Instant;
 
 #[cfg(test)]

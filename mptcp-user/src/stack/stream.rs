@@ -3,7 +3,7 @@
 use super::Inner;
 use crate::datapath::Arena;
 use crate::datapath::channel::{Command, Handle};
-use crate::proto::{CloseReason, ConnectionInfo, ConnectionState};
+use crate::proto::{CloseReason, ConnectionInfo, ConnectionState, SubflowSlot};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -60,6 +60,15 @@ impl MptcpStream {
         self.stack.mailbox.send(Command::Info(channel.id(), reply));
         let info = answer.await.ok().flatten();
         info.or_else(|| channel.final_info()).unwrap_or_else(nothing_known)
+    }
+
+    /// Asks the peer to use a subflow (its `slot` in [`info`](Self::info)) only when no others work, or again like any
+    /// other, and does so, too (MP_PRIO, RFC 8684 section 3.3.8). `false` if there is no such subflow any more.
+    pub async fn set_backup(&self, slot: u32, backup: bool) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let (connection, subflow) = (self.handle.0.id(), SubflowSlot(slot));
+        self.stack.mailbox.send(Command::SetBackup { connection, subflow, backup, reply });
+        answer.await.unwrap_or(false)
     }
 
     /// Resolves when the connection is over at the protocol level, with the reason.

@@ -64,6 +64,9 @@ impl Shard {
             Event::Released(id) => {
                 if let Some(connection) = self.connections.remove(&id) {
                     connection.channel.close(CloseReason::Finished, None);
+                    if let Some(port) = connection.announced {
+                        self.unuse_port(port);
+                    }
                 }
             }
         }
@@ -97,7 +100,8 @@ impl Shard {
                 true
             }
         };
-        self.insert(id, channel, None);
+        let announced = listener.config.announce_port;
+        self.insert(id, channel, None, announced);
         if refused {
             self.endpoint.abort(time, id);
         }

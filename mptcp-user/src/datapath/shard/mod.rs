@@ -78,6 +78,8 @@ struct Connection {
     channel: Arc<Channel>,
     /// Waits for the connection to be established.
     opening: Option<oneshot::Sender<Result<Handle, Error>>>,
+    /// Port that our addresses are announced with.
+    announced: Option<u16>,
     closed: bool,
     finished: bool,
     released: bool,
@@ -277,6 +279,7 @@ impl Shard {
         }
         tracing::debug!("attached to {name}: {}", attachment.report.reason);
         self.attachments.push(attachment);
+        self.endpoint.name_interface(index, &name);
         for address in facts.usable_addresses(index) {
             self.add_address(now(), index, address);
         }

@@ -39,7 +39,11 @@ impl Shard {
         attachment.up = up;
         attachment.report.up = up;
         attachment.report.mtu = link.mtu;
-        attachment.report.name.clone_from(&link.name);
+        if attachment.report.name != link.name {
+            attachment.report.name.clone_from(&link.name);
+            self.endpoint.name_interface(link.index, &link.name);
+        }
+        let Some(attachment) = self.attachment(link.index) else { return };
         attachment.mac = link.mac.unwrap_or(attachment.mac);
         attachment.retry = None;
         attachment.blocked = false;

@@ -5,7 +5,10 @@ use super::super::channel::{Channel, Command, Handle, Listening};
 use super::super::netlink::{Route, RouteKind};
 use super::super::port::{PortError, PortReservation};
 use super::{Connection, Drain, Listener, Shard, SharedPort};
-use crate::proto::{ConnectError, ConnectionConfig, ConnectionId, Instant, ListenError};
+use crate::proto::{
+    ConnectError, ConnectionConfig, ConnectionId, Instant, InterfaceRule, InterfaceUse, ListenError,
+};
+use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -51,6 +54,9 @@ impl Shard {
             Command::CloseListener(id) => self.close_listener(time, id),
             Command::Info(id, reply) => {
                 let _ = reply.send(self.endpoint.info(id));
+            }
+            Command::SetBackup { connection, subflow, backup, reply } => {
+                let _ = reply.send(self.endpoint.set_backup(time, connection, subflow, backup));
             }
             Command::Stop { patience, reply } => {
                 let ids: Vec<_> = self.listeners.keys().copied().collect();
@@ -118,7 +124,7 @@ impl Shard {
         match result {
             Ok((id, local)) => {
                 let channel = Channel::new(id, (local, remote), self.mailbox.clone(), config);
-                self.insert(id, channel, Some(reply));
+                self.insert(id, channel, Some(reply), config.announce_port);
             }
             Err(error) => {
                 let _ = reply.send(Err(error));
@@ -131,9 +137,23 @@ impl Shard {
         id: ConnectionId,
         channel: Arc<Channel>,
         opening: Option<oneshot::Sender<Result<Handle, Error>>>,
+        announced: Option<u16>,
     ) {
-        let connection = Connection { channel, opening, closed: false, finished: false, released: false };
+        if let Some(port) = announced {
+            self.use_port(port);
+        }
+        let connection =
+            Connection { channel, opening, announced, closed: false, finished: false, released: false };
         self.connections.insert(id, connection);
+    }
+
+    /// Reserves the port that our addresses are announced with, where that is another one. It is given back by
+    /// [`unuse_port`](Self::unuse_port) or [`release_if_unused`](Self::release_if_unused).
+    fn reserve_announced(&mut self, config: &ConnectionConfig) -> Result<(), PortError> {
+        match config.announce_port {
+            Some(port) if !self.ports.contains_key(&port) => self.reserve(port).map(|_| ()),
+            _ => Ok(()),
+        }
     }
 
     /// Finds a way, reserves a port, and lets the engine connect.
@@ -150,8 +170,10 @@ impl Shard {
             return Err(Error::BadRemote(remote));
         }
         let wanted = local.map(|local| local.ip()).filter(|ip| !ip.is_unspecified());
-        let address = self.local_for(ip, wanted)?;
-        let port = self.reserve(local.map_or(0, |local| local.port()))?;
+        let address = self.local_for(ip, wanted, config)?;
+        self.reserve_announced(config)?;
+        let port = self.reserve(local.map_or(0, |local| local.port()));
+        let port = port.inspect_err(|_| self.release_announced(config))?;
         let local = SocketAddr::new(address, port);
         match self.endpoint.connect(time, local, remote, config.clone()) {
             Ok(id) => {
@@ -160,6 +182,7 @@ impl Shard {
             }
             Err(error) => {
                 self.release_if_unused(port);
+                self.release_announced(config);
                 Err(match error {
                     ConnectError::UnknownPolicy(kind) => Error::unknown_policy(kind, config),
                     error => error.into(),
@@ -168,8 +191,26 @@ impl Shard {
         }
     }
 
+    fn release_announced(&mut self, config: &ConnectionConfig) {
+        if let Some(port) = config.announce_port {
+            self.release_if_unused(port);
+        }
+    }
+
+    /// What a connection's rules say of an interface.
+    fn usage(&self, interface: u32, config: &ConnectionConfig) -> InterfaceUse {
+        let attachment = self.attachments.iter().find(|attachment| attachment.index == interface);
+        let name = attachment.map_or("", |attachment| &attachment.report.name);
+        InterfaceRule::first(&config.interface_rules, name)
+    }
+
     /// The local address to connect from.
-    fn local_for(&mut self, remote: IpAddr, wanted: Option<IpAddr>) -> Result<IpAddr, Error> {
+    fn local_for(
+        &mut self,
+        remote: IpAddr,
+        wanted: Option<IpAddr>,
+        config: &ConnectionConfig,
+    ) -> Result<IpAddr, Error> {
         let question = |error| Error::System("asking for a route", error);
         let direct = self.paths.netlink().route(remote, None, None).map_err(question)?;
         match direct.map(|route| route.kind) {
@@ -186,22 +227,26 @@ impl Shard {
             let route = self.paths.netlink().route_over(remote, local, interface).map_err(question)?;
             return route.map(|_| local).ok_or_else(|| no_route(self));
         }
-        if let Some(Route { interface, source: Some(source), .. }) = direct
+        if config.interface_rules.is_empty()
+            && let Some(Route { interface, source: Some(source), .. }) = direct
             && self.paths.interface_of(source) == Some(interface)
         {
             return Ok(source);
         }
-        // The kernel would go elsewhere: the best of our own interfaces.
+        // The kernel would go elsewhere, or the rules may want it: the best of our own interfaces.
         let mut candidates: Vec<(IpAddr, u32)> =
             self.paths.locals().filter(|(local, _)| local.is_ipv4() == remote.is_ipv4()).collect();
         candidates.sort();
-        let mut best: Option<(Route, IpAddr)> = None;
+        let kernels = direct.and_then(|route| route.source);
+        let mut best: Option<(_, IpAddr)> = None;
         for (local, interface) in candidates {
+            let usage = self.usage(interface, config);
             let route = self.paths.netlink().route_over(remote, local, interface).map_err(question)?;
-            if let Some(route) = route
-                && best.is_none_or(|(other, _)| (route.prefix, other.metric) > (other.prefix, route.metric))
-            {
-                best = Some((route, local));
+            if let Some(route) = route.filter(|_| usage > InterfaceUse::Deny) {
+                let rank = (usage, kernels == Some(local), route.prefix, Reverse(route.metric));
+                if best.is_none_or(|(other, _)| rank > other) {
+                    best = Some((rank, local));
+                }
             }
         }
         best.map(|(_, local)| local).ok_or_else(|| no_route(self))
@@ -247,11 +292,13 @@ impl Shard {
         if local.port() == 0 || !self.ports.contains_key(&local.port()) {
             local.set_port(self.reserve(local.port())?);
         }
+        self.reserve_announced(&config).inspect_err(|_| self.release_if_unused(local.port()))?;
         let result = self.endpoint.listen(local, config.clone());
         let id = match result {
             Ok(id) => id,
             Err(error) => {
                 self.release_if_unused(local.port());
+                self.release_announced(&config);
                 return Err(match error {
                     ListenError::UnknownPolicy(kind) => Error::unknown_policy(kind, &config),
                     error => Error::Listen(error, local),
@@ -259,6 +306,9 @@ impl Shard {
             }
         };
         self.use_port(local.port());
+        if let Some(port) = config.announce_port {
+            self.use_port(port);
+        }
         let mut entries = vec![local];
         if local.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
             entries.push((Ipv4Addr::UNSPECIFIED, local.port()).into());
@@ -284,5 +334,8 @@ impl Shard {
         }
         self.endpoint.close_listener(time, id);
         self.unuse_port(listener.port);
+        if let Some(port) = listener.config.announce_port {
+            self.unuse_port(port);
+        }
     }
 }

@@ -47,7 +47,7 @@ impl Connection {
         } else if self.patience.is_none() {
             self.patience = Some(now + WITHOUT_SUBFLOW);
             self.manage_paths(shared, now);
-            if self.paths.wanted.is_empty() && (self.client || self.reset_seen) {
+            if !self.paths.is_waiting() && (self.client || self.reset_seen) {
                 self.close_now(shared, now, reason);
             }
         }

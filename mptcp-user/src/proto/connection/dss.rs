@@ -37,13 +37,11 @@ impl Connection {
                     // The third ACK, or the first data: nothing is acknowledged at the data level yet.
                     self.send.take_window(0, window);
                 }
-                MptcpOption::AddAddr(add) => self.take_add_address(shared, now, index, add),
+                MptcpOption::AddAddr(add) => self.take_add_address(shared, now, add),
                 MptcpOption::RemoveAddr(remove) => self.take_remove_address(shared, now, &remove.ids),
-                MptcpOption::Priority { backup, address_id: None } => {
+                MptcpOption::Priority { backup, address_id } => {
                     shared.count(Counter::MpPrioRx);
-                    if let Some(subflow) = self.subflow(index) {
-                        subflow.peer_backup = *backup;
-                    }
+                    self.take_priority(index, *backup, *address_id);
                 }
                 MptcpOption::FastClose(_) => {
                     if self.is_fast_close(shared, option) {
@@ -54,7 +52,7 @@ impl Connection {
                 MptcpOption::Fail(_) => self.take_fail(shared, index),
                 // A third ACK of MP_JOIN comes again until it is answered.
                 MptcpOption::Join(Join::Ack { .. }) => {}
-                MptcpOption::Priority { .. } | MptcpOption::Join(_) | MptcpOption::Reset(_) => {
+                MptcpOption::Join(_) | MptcpOption::Reset(_) => {
                     shared.count(Counter::OptionOutOfPlace);
                 }
             }

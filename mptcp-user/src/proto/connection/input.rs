@@ -166,7 +166,7 @@ impl Connection {
         self.mode = Mode::Multipath;
         self.remote_key = Some(Key::new(self.version, remote_key));
         self.checksum |= capable.checksum;
-        self.paths.no_join_initial = capable.no_join_initial;
+        self.paths.no_join_initial |= capable.no_join_initial;
     }
 
     /// The SYN/ACK of our MP_JOIN: its HMAC proves that the peer has the keys (RFC 8684 section 3.2).
@@ -376,6 +376,11 @@ impl Connection {
         subflow.rcv.note_timestamp(now, &segment);
         subflow.heard = now;
         subflow.keep_alives = 0;
+        if subflow.must_answer_by.take().is_some() {
+            subflow.stale = false;
+        } else if subflow.stale {
+            subflow.snd.try_again(now, &subflow.rtt);
+        }
         if !subflow.confirmed {
             // Any answer shows that the third ACK of our MP_JOIN has arrived.
             subflow.confirmed = true;
@@ -519,8 +524,10 @@ impl Connection {
             duplicate,
         };
         let outcome = subflow.snd.acknowledge(now, &input, &self.congestion_paths[index], &mut subflow.rtt);
+        let mut revived = false;
         if outcome.acked > 0 {
-            if std::mem::take(&mut subflow.stale) {
+            revived = std::mem::take(&mut subflow.stale);
+            if revived {
                 shared.count(Counter::SubflowRecover);
             }
             subflow.bytes_acked += outcome.acked - u64::from(subflow.fin_sent && subflow.snd.is_idle());
@@ -538,6 +545,9 @@ impl Connection {
             self.tell_writable(shared);
         }
         self.subflow_fin_acknowledged(shared, now, index);
+        if revived {
+            self.manage_paths(shared, now);
+        }
     }
 
     /// Tells congestion control and keeps the window accordingly.

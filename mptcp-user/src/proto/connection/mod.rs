@@ -5,9 +5,11 @@
 //! * [`output`]: which segment leaves next;
 //! * [`options`]: what options it carries;
 //! * [`timers`]: what happens when time passes;
-//! * [`paths`]: addresses and the coming and going of subflows;
+//! * [`paths`]: the coming and going of subflows;
+//! * [`addresses`]: what the two sides tell each other of their addresses;
 //! * [`close`]: the ends of subflows and connection.
 
+mod addresses;
 mod close;
 mod dss;
 mod input;
@@ -30,6 +32,7 @@ use super::scheduler::{self, Guard, Scheduler};
 use super::subflow::{Kind, Subflow};
 use super::timer::Deadline;
 use crate::wire::{DataSeq, MpCapable, Segment, SeqNumber, Version};
+use addresses::Addresses;
 use bytes::Bytes;
 use paths::Paths;
 use std::collections::VecDeque;
@@ -75,7 +78,7 @@ impl Policies {
         Ok(Self {
             congestion: congestion::by_name(&config.congestion).ok_or("congestion control algorithm")?,
             scheduler: scheduler::by_name(&config.scheduler).ok_or("scheduler")?,
-            path_manager: path::by_name(&config.path_manager).ok_or("path manager")?,
+            path_manager: path::by_name(config).ok_or("path manager")?,
         })
     }
 }
@@ -115,6 +118,7 @@ pub(crate) struct Connection {
     pub(crate) send: DataSender,
     pub(crate) receive: DataReceiver,
     paths: Paths,
+    addresses: Addresses,
     /// Told the driver that it is readable; it has not read since.
     readable_told: bool,
     /// The driver saw a full send buffer.
@@ -180,6 +184,7 @@ impl Connection {
             send: DataSender::default(),
             receive,
             paths: Paths::default(),
+            addresses: Addresses::default(),
             readable_told: false,
             writable_wanted: false,
             released: false,
@@ -217,6 +222,7 @@ impl Connection {
         self.refused_by_peer = wanted && capable.is_none();
         if let Some(capable) = capable {
             self.checksum |= capable.checksum;
+            self.paths.no_join_initial |= capable.no_join_initial;
             // Version 0 has the key in the SYN already.
             self.remote_key = capable.sender_key.map(|key| Key::new(self.version, key));
         }
@@ -285,8 +291,9 @@ impl Connection {
         self.receive.consumed(octets as u64);
         let mss = self.congestion_paths.first().map_or(1460, |path| path.mss);
         if self.receive.owes_update(mss) {
+            let all_stale = self.living().all(|(_, subflow)| subflow.stale);
             for subflow in self.subflows.iter_mut().flatten() {
-                if subflow.is_synchronised() && !subflow.stale {
+                if subflow.is_synchronised() && (!subflow.stale || all_stale) {
                     subflow.rcv.ack_now = true;
                 }
             }
@@ -342,6 +349,7 @@ impl Connection {
         self.send.clear_reinjections();
         self.send.fin_due = false;
         self.paths = Paths::default();
+        self.addresses = Addresses::default();
         let mut readable = false;
         for index in 0..self.subflows.len() {
             let Some(subflow) = self.subflows[index].as_deref_mut() else { continue };

@@ -25,8 +25,8 @@ use crate::proto::subflow::{Kind, Subflow};
 use crate::proto::syn_cookie::Cookie;
 use crate::proto::{ConnectionConfig, Instant, Versions};
 use crate::wire::{
-    AddAddr, Dss, Join, Mapping, MpCapable, MptcpOption, OPTION_SPACE, Payload, RemoveAddr, TcpOptions,
-    UserTimeout, Version, dss_checksum,
+    Dss, Join, Mapping, MpCapable, MptcpOption, OPTION_SPACE, Payload, TcpOptions, UserTimeout, Version,
+    dss_checksum,
 };
 
 impl Connection {
@@ -51,6 +51,7 @@ impl Connection {
         options.mptcp.extend(match subflow.kind {
             Kind::Initial if offered => Some(MptcpOption::Capable(MpCapable {
                 checksum: self.checksum,
+                no_join_initial: self.config.no_join_initial,
                 sender_key: (syn_ack || self.version == Version::V0).then_some(local),
                 ..MpCapable::new(self.version)
             })),
@@ -160,17 +161,10 @@ impl Connection {
         if let Some(backup) = backup {
             return Some(MptcpOption::Priority { backup, address_id: None });
         }
-        if let Some(echo) = self.paths.echoes.pop() {
-            return Some(MptcpOption::AddAddr(echo));
+        if self.news_carrier() != Some(index) {
+            return None;
         }
-        if !self.paths.removals.is_empty() {
-            let ids = self.paths.removals.drain(..).collect();
-            return Some(MptcpOption::RemoveAddr(RemoveAddr { ids }));
-        }
-        let (id, address) = self.announcement_due(now).map(|known| (known.id, known.address))?;
-        let mac = self.announcement_mac(id, address);
-        self.paths.announced(id, now, self.version);
-        Some(MptcpOption::AddAddr(AddAddr { echo: false, address_id: id, address, port: None, mac }))
+        self.address_news(now)
     }
 
     /// After a fallback: from this octet on the two streams correspond one to one (RFC 8684 section 3.7).
@@ -190,6 +184,7 @@ impl Connection {
     fn capable_option(&self, data: Option<(u16, Option<u16>)>) -> MptcpOption {
         MptcpOption::Capable(MpCapable {
             checksum: self.checksum,
+            no_join_initial: self.config.no_join_initial,
             sender_key: Some(self.local_key.key),
             receiver_key: self.remote_key.map(|key| key.key),
             data,
@@ -221,6 +216,7 @@ pub(crate) fn stateless_syn_ack_options(
     options.mptcp.extend(capable.map(|capable| {
         MptcpOption::Capable(MpCapable {
             checksum: config.checksum || capable.checksum,
+            no_join_initial: config.no_join_initial,
             sender_key: Some(cookie.key),
             ..MpCapable::new(capable.version)
         })
@@ -249,7 +245,7 @@ fn fit(options: &mut TcpOptions) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{DataSeq, SackBlock, Timestamps};
+    use crate::wire::{AddAddr, DataSeq, SackBlock, Timestamps};
     use std::net::IpAddr;
 
     fn acknowledgment(sack: usize, news: Option<MptcpOption>) -> TcpOptions {

@@ -451,10 +451,7 @@ impl Connection {
         let news = self.is_multipath()
             && subflow.confirmed
             && self.fully_established
-            && (subflow.priority_due
-                || !self.paths.echoes.is_empty()
-                || !self.paths.removals.is_empty()
-                || self.announcement_due(now).is_some());
+            && (subflow.priority_due || self.addresses.has_news(now) && self.news_carrier() == Some(index));
         if !news && !subflow.rcv.ack_due(now) {
             return None;
         }

@@ -24,6 +24,9 @@ const SYN_ACK_ATTEMPTS: u32 = 4;
 const MAX_PERSIST: Duration = Duration::from_secs(60);
 /// Data-level timeouts are not shorter: subflows retransmit by themselves, this is for what they can't know.
 const MIN_DATA_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often a path that others have taken the place of is tried with a segment, so that it is used again soon after it
+/// has come back.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Connection {
     /// Computes when [`handle_timeout`](Self::handle_timeout) is next to be called.
@@ -40,8 +43,9 @@ impl Connection {
         self.deadline.wanted = subflows
             .chain(probes)
             .chain(
-                [self.data_deadline, self.persist_deadline, self.patience, self.paths.deadline(now)]
+                [self.data_deadline, self.persist_deadline, self.patience]
                     .into_iter()
+                    .chain([self.paths.deadline(), self.addresses.deadline(now)])
                     .flatten(),
             )
             .min();
@@ -99,6 +103,9 @@ impl Connection {
             subflow.handshake_deadline = None;
             self.handshake_timeout(shared, now, index);
         }
+        if self.subflow(index).is_some_and(|subflow| subflow.must_answer_by.is_some_and(|at| at <= now)) {
+            self.answer_overdue(shared, index);
+        }
         let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
         if subflow.rcv.ack_due(now) {
             subflow.rcv.ack_now = true;
@@ -130,8 +137,39 @@ impl Connection {
                     }
                 }
             }
+            Some(TimerAction::Suspect) => self.suspect(shared, now, index),
             Some(TimerAction::Probe) => shared.count(Counter::LossProbes),
             None => {}
+        }
+    }
+
+    /// An acknowledgment on this subflow is overdue. While nothing else works that is no reason to do anything; a
+    /// retransmission timeout will be. Otherwise what is outstanding goes over the others now, and nothing new over this
+    /// one until it shows that it is alive.
+    fn suspect(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        if self.is_multipath() && (self.works_without(index) || self.could_replace(shared, now, index)) {
+            if self.subflow(index).is_some_and(|subflow| !std::mem::replace(&mut subflow.stale, true)) {
+                shared.count(Counter::SubflowStale);
+            }
+            self.reinject_outstanding(index);
+            self.manage_paths(shared, now);
+        }
+    }
+
+    /// Whether another subflow than this one works.
+    pub(super) fn works_without(&self, index: usize) -> bool {
+        self.living().any(|(other, subflow)| other != index && subflow.can_send() && !subflow.stale)
+    }
+
+    /// The peer has said that the address of this subflow is gone, and the subflow does not prove otherwise.
+    fn answer_overdue(&mut self, shared: &mut Shared, index: usize) {
+        let others = self.works_without(index);
+        if let Some(subflow) = self.subflow(index) {
+            subflow.must_answer_by = None;
+            if others {
+                shared.count(Counter::RmSubflow);
+                subflow.reset_due = Some(Some(ResetReason::Unspecified));
+            }
         }
     }
 
@@ -190,23 +228,26 @@ impl Connection {
         }
         let path = &mut self.congestion_paths[index];
         path.cwnd = path.mss;
-        let user_timeout = self.user_timeout;
+        let (user_timeout, others) = (self.user_timeout, self.works_without(index));
         let Some(subflow) = self.subflow(index) else { return };
         if !std::mem::replace(&mut subflow.stale, true) {
             shared.count(Counter::SubflowStale);
+        }
+        if others {
+            subflow.snd.probe_within(now, subflow.rtt.rto().max(PROBE_INTERVAL));
         }
         let given_up = now - subflow.snd.progress >= user_timeout;
         self.reinject_outstanding(index);
         if given_up {
             self.give_up_subflow(shared, now, index);
+        } else {
+            self.manage_paths(shared, now);
         }
     }
 
     /// The peer does not answer on a subflow any more: it ends, and the connection with it unless others are alive.
     fn give_up_subflow(&mut self, shared: &mut Shared, now: Instant, index: usize) {
-        let others =
-            self.living().any(|(other, subflow)| other != index && subflow.can_send() && !subflow.stale);
-        if !others {
+        if !self.works_without(index) {
             self.close_now(shared, now, CloseReason::TimedOut);
         } else if let Some(subflow) = self.subflow(index) {
             shared.count(Counter::AbortOnTimeout);

@@ -65,7 +65,7 @@ pub(crate) struct Subflow {
     /// We, or the peer, asked to use it as backup only.
     pub(crate) backup: bool,
     pub(crate) peer_backup: bool,
-    /// Timeouts in a row, or the path is gone: others take its data.
+    /// What was sent is not acknowledged as it should be, or the path is said to be gone: others take its data.
     pub(crate) stale: bool,
     /// The peer has answered the third ACK of our MP_JOIN: data may be sent.
     pub(crate) confirmed: bool,
@@ -110,6 +110,8 @@ pub(crate) struct Subflow {
     pub(crate) heard: Instant,
     /// Keep-alive probes sent since.
     pub(crate) keep_alives: u32,
+    /// The subflow is over unless something is heard on it by then.
+    pub(crate) must_answer_by: Option<Instant>,
     /// Our SYN was there first.
     active: bool,
 }
@@ -135,6 +137,7 @@ pub(crate) struct Birth {
     pub(crate) backup: bool,
     pub(crate) scale: u8,
     pub(crate) ecn: EcnPolicy,
+    pub(crate) path_timeout: Duration,
 }
 
 impl Subflow {
@@ -153,6 +156,8 @@ impl Subflow {
 
     fn new(birth: &Birth, state: SubflowState, irs: SeqNumber) -> Self {
         let link_mss = link_mss(birth.local, birth.mtu);
+        let mut snd = SendSide::new(birth.iss);
+        snd.path_timeout = birth.path_timeout;
         Self {
             slot: birth.slot,
             local: birth.local,
@@ -166,7 +171,7 @@ impl Subflow {
             peer_backup: false,
             stale: false,
             confirmed: birth.kind == Kind::Initial,
-            snd: SendSide::new(birth.iss),
+            snd,
             rcv: ReceiveSide::new(irs, birth.scale),
             sacks: SackIntake::default(),
             rtt: RttEstimator::new(),
@@ -195,6 +200,7 @@ impl Subflow {
             segments_received: 0,
             heard: Instant::ZERO,
             keep_alives: 0,
+            must_answer_by: None,
             active: state == SubflowState::SynSent,
         }
     }
@@ -323,7 +329,9 @@ impl Subflow {
 
     /// The earliest of this subflow's timers.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        [self.snd.next_timeout(), self.rcv.ack_deadline, self.handshake_deadline].into_iter().flatten().min()
+        let times =
+            [self.snd.next_timeout(), self.rcv.ack_deadline, self.handshake_deadline, self.must_answer_by];
+        times.into_iter().flatten().min()
     }
 
     /// The four-tuple as this host sees it.

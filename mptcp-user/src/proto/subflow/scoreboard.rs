@@ -140,6 +140,11 @@ impl Scoreboard {
         self.lost > 0
     }
 
+    /// When the first of what is not acknowledged was sent last.
+    pub(super) fn oldest_sent_at(&self) -> Option<Instant> {
+        self.records.front().map(|record| record.sent_at)
+    }
+
     /// What was sent just now.
     pub(super) fn push(&mut self, record: Record) -> &Record {
         self.octets += record.len();

@@ -19,6 +19,9 @@ use std::time::Duration;
 
 /// Duplicate acknowledgments that mean loss where the peer does not do SACK (RFC 5681).
 const DUP_THRESH: u32 = 3;
+/// The least time after an acknowledgment was due until the path is suspected dead: more than receivers and schedulers
+/// usually hold one back.
+const MIN_SUSPICION: Duration = Duration::from_millis(100);
 
 /// What an acknowledgment brought.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,6 +57,8 @@ pub(crate) enum TimerAction {
     Congestion,
     /// A tail loss probe is to be sent.
     Probe,
+    /// Nothing is acknowledged although it should have been: the path may be dead.
+    Suspect,
 }
 
 /// Acknowledgment fields, translated to offsets.
@@ -96,6 +101,13 @@ pub(crate) struct SendSide {
     timeout: Option<Instant>,
     reordering: Option<Instant>,
     probe: TailProbe,
+    /// When the path is suspected dead unless something is delivered before.
+    suspicion: Option<Instant>,
+    /// It is suspected already; nothing was delivered since.
+    suspected: bool,
+    /// The longest that an acknowledgment may be overdue before that.
+    pub(crate) path_timeout: Duration,
+    last_delivery: Instant,
     rate: RateSampler,
     pacer: Pacer,
     round_end: u64,
@@ -134,6 +146,10 @@ impl SendSide {
             timeout: None,
             reordering: None,
             probe: TailProbe::default(),
+            suspicion: None,
+            suspected: false,
+            path_timeout: Duration::MAX,
+            last_delivery: Instant::ZERO,
             rate: RateSampler::default(),
             pacer: Pacer::default(),
             round_end: 1,
@@ -295,6 +311,9 @@ impl SendSide {
         self.recovery.sent(record.len());
         self.sent(now, rtt);
         self.arm_probe(now, path, rtt);
+        if self.suspicion.is_none() && self.expiries == 0 {
+            self.arm_suspicion(now, rtt);
+        }
         self.board.push(record)
     }
 
@@ -411,6 +430,14 @@ impl SendSide {
             true if marked => Some(Cause::EcnEcho),
             _ => None,
         };
+        if outcome.delivered > 0 {
+            self.last_delivery = now;
+            self.suspected = false;
+            self.suspicion = None;
+            if let Some(sent_at) = self.board.oldest_sent_at() {
+                self.arm_suspicion(sent_at, rtt);
+            }
+        }
         if self.board.is_empty() {
             (self.timeout, self.reordering) = (None, None);
             self.probe.disarm();
@@ -534,9 +561,34 @@ impl SendSide {
         }
     }
 
+    /// The oldest segment in flight was sent at this time: when the path is to be suspected. Unlike the retransmission
+    /// timeout this counts from when the segment was sent, not from the last acknowledgment: where data flows, one is due
+    /// every moment, and its absence tells much sooner. It costs nothing but sending twice, and only where there is
+    /// another path, so that it can be bolder.
+    fn arm_suspicion(&mut self, sent_at: Instant, rtt: &RttEstimator) {
+        if let Some(srtt) = rtt.srtt().filter(|_| !self.suspected) {
+            let overdue = (rtt.rttvar() * 4).max(MIN_SUSPICION).min(self.path_timeout);
+            self.suspicion = Some((sent_at + srtt).max(self.last_delivery) + overdue);
+        }
+    }
+
+    /// Something was heard on a path that was suspected dead: whether it is alive is tried at once, unless it just was.
+    pub(crate) fn try_again(&mut self, now: Instant, rtt: &RttEstimator) {
+        if let Some(timeout) = self.timeout
+            && now - self.last_sent >= rtt.srtt().unwrap_or_default()
+        {
+            self.timeout = Some(timeout.min(now));
+        }
+    }
+
+    /// There is another path: this one is tried again after `wait`, however often that was in vain.
+    pub(crate) fn probe_within(&mut self, now: Instant, wait: Duration) {
+        self.timeout = self.timeout.map(|timeout| timeout.min(now + wait));
+    }
+
     /// The earliest of the timers.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        [self.timeout, self.probe.deadline(), self.reordering, self.pacer.deadline()]
+        [self.timeout, self.probe.deadline(), self.reordering, self.suspicion, self.pacer.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -562,6 +614,11 @@ impl SendSide {
         if due(self.timeout) {
             return Some(self.time_out(now, path, rtt));
         }
+        if due(self.suspicion) {
+            self.suspicion = None;
+            self.suspected = true;
+            return Some(TimerAction::Suspect);
+        }
         if due(self.probe.deadline()) {
             self.probe.expire();
             return Some(TimerAction::Probe);
@@ -573,7 +630,8 @@ impl SendSide {
         let first = self.expiries == 0;
         self.expiries += 1;
         self.timeouts += 1;
-        self.reordering = None;
+        (self.reordering, self.suspicion) = (None, None);
+        self.suspected = true;
         self.probe = TailProbe::default();
         self.board.lose_all();
         self.recovery.time_out(first, self.nxt, (path.cwnd, path.ssthresh));
@@ -585,7 +643,7 @@ impl SendSide {
     /// The subflow is gone: nothing is in flight any more.
     pub(crate) fn clear(&mut self) {
         self.board = Scoreboard::default();
-        (self.timeout, self.reordering) = (None, None);
+        (self.timeout, self.reordering, self.suspicion) = (None, None, None);
         self.probe = TailProbe::default();
         self.pacer = Pacer::default();
         self.una = self.nxt;
