@@ -19,6 +19,7 @@ A direction is a list of settings:
   reorder=1%             packets held back by reorder-by=10ms
   duplicate=1% corrupt=0.1%
   queue=100              packets that wait before the bottleneck (queue-octets=64kB: or octets); codel: managed
+  mtu=1300               longer packets disappear without a word: a black hole for path MTU discovery
 
 A box stands between FIRST and the link and is one of:
   strip,option=mptcp,when=syn   remove an option (drop,…: drop the segment); when=always, syn, not-syn, data;

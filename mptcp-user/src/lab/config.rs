@@ -66,7 +66,8 @@ pub struct LinkSettings(Settings);
 
 /// The keys of a link, for help texts.
 const LINK_KEYS: &str = "rate, delay, jitter, jitter-reorders, loss, burst (mean length of a loss burst in packets), \
-                         reorder, reorder-by, duplicate, corrupt, queue (packets), queue-octets, codel";
+                         reorder, reorder-by, duplicate, corrupt, queue (packets), queue-octets, codel, \
+                         mtu (longer packets disappear)";
 
 impl LinkSettings {
     /// Reads `rate=100mbit,delay=20ms,loss=1%`.
@@ -100,6 +101,7 @@ impl LinkSettings {
                 "corrupt" => units::probability(&text).map(|probability| link.corrupt = probability),
                 "queue" => units::count(&text).map(|packets| link.queue_packets = packets.max(1)),
                 "queue-octets" => units::octets(&text).map(|octets| link.queue_octets = octets.max(1)),
+                "mtu" => units::octets(&text).map(|octets| link.mtu = Some(octets)),
                 "codel" => truth(&text).map(|truth| {
                     link.discipline = if truth { Discipline::CODEL } else { Discipline::DropTail };
                 }),
@@ -354,6 +356,7 @@ mod tests {
             [reverse]
             codel = true
             corrupt = 0.01
+            mtu = 1300
             [[box]]
             kind = "strip"
             option = "mptcp"
@@ -373,7 +376,7 @@ mod tests {
             LinkSettings::parse("rate=100mbit,queue=50").unwrap().apply(link).unwrap();
         }
         LinkSettings::parse("delay=20ms, loss=1%").unwrap().apply(&mut flags.forward).unwrap();
-        LinkSettings::parse("codel,corrupt=1%").unwrap().apply(&mut flags.reverse).unwrap();
+        LinkSettings::parse("codel,corrupt=1%,mtu=1300").unwrap().apply(&mut flags.reverse).unwrap();
         let boxes = ["strip,option=mptcp,when=syn", "nat,external=203.0.113.1", "split,size=500,way=reverse"];
         for text in boxes {
             flags.boxes.push(BoxSettings::parse(text).unwrap().build().unwrap());

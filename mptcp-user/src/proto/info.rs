@@ -110,8 +110,10 @@ pub struct SubflowInfo {
     pub ssthresh: Option<u64>,
     /// Octets in flight.
     pub in_flight: u64,
-    /// Largest payload of one packet, in octets.
+    /// Largest TCP payload of one packet, options counted with it, in octets.
     pub mss: u32,
+    /// Largest packet that the path is believed to take, in octets: what that and the headers of IP and TCP make.
+    pub path_mtu: u32,
 }
 
 /// What is known of a connection. Octets are data-level octets unless said otherwise.

@@ -9,6 +9,9 @@ use crate::proto::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+/// Octets of a frame that an MTU does not count.
+const ETHERNET_HEADER: usize = 14;
+
 /// What a link does with a packet.
 pub trait Packet: Queued + Clone {
     /// Damages one bit. Says whether anything arrives: a simulated receiver would throw the packet away.
@@ -63,6 +66,10 @@ pub struct LinkConfig {
     pub queue_octets: usize,
     /// How the queue is managed.
     pub discipline: Discipline,
+    /// Longest packet that passes, from the IP header on; longer ones disappear.
+    pub mtu: Option<usize>,
+    /// The router before the link says so to the sender of a packet that is too long (simulations only).
+    pub reports_mtu: bool,
 }
 
 impl Default for LinkConfig {
@@ -80,6 +87,8 @@ impl Default for LinkConfig {
             queue_packets: 1000,
             queue_octets: usize::MAX,
             discipline: Discipline::DropTail,
+            mtu: None,
+            reports_mtu: false,
         }
     }
 }
@@ -96,6 +105,10 @@ impl LinkConfig {
             queue_octets: octets.max(15_140),
             ..Self::default()
         }
+    }
+    /// Whether a frame of so many octets is longer than what passes.
+    pub fn is_too_long(&self, frame: usize) -> bool {
+        self.mtu.is_some_and(|mtu| frame > ETHERNET_HEADER + mtu)
     }
     /// The same with a loss probability.
     #[must_use]
@@ -127,6 +140,8 @@ pub struct LinkStats {
     pub duplicated: u64,
     /// Held back so that others overtook them.
     pub reordered: u64,
+    /// Dropped because they were longer than the link's MTU.
+    pub too_long: u64,
     /// Dropped because the link was down.
     pub down_drops: u64,
     /// Most octets that ever waited.
@@ -201,6 +216,10 @@ impl<P: Packet> Link<P> {
         self.stats.offered += 1;
         if !self.up {
             self.stats.down_drops += 1;
+            return;
+        }
+        if self.config.is_too_long(packet.wire_len()) {
+            self.stats.too_long += 1;
             return;
         }
         self.transmit(now);

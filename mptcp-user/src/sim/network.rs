@@ -3,10 +3,10 @@
 use super::link::{Link, LinkConfig, LinkStats};
 use super::middlebox::{BoxConfig, Chain, Way};
 use super::random::Random;
-use super::segment::check_on_the_wire;
-use crate::proto::Instant;
+use super::segment::{check_on_the_wire, frame_len};
+use crate::proto::{Instant, Unreachable};
 use crate::wire::{Segment, segmentize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 /// One of the two hosts.
@@ -74,10 +74,35 @@ struct Path {
     reverse: Link<Segment>,
 }
 
+impl Path {
+    /// What the router before the link says to the sender of packets that are too long for it, and when that arrives
+    /// there. What boxes may have made of a packet the client would not recognise: then nothing is said.
+    fn report(&self, now: Instant, from: Side, segment: &Segment) -> Option<(Instant, Unreachable)> {
+        let link = match from {
+            Side::Client if self.chain.is_empty() => &self.forward,
+            Side::Client => return None,
+            Side::Server => &self.reverse,
+        };
+        let mtu = link.config().mtu.filter(|_| link.config().reports_mtu)?;
+        let packet = segmentize(segment).find(|packet| link.config().is_too_long(frame_len(packet)))?;
+        let report = Unreachable {
+            local: packet.src,
+            remote: packet.dst,
+            seq: packet.seq.0,
+            mtu: u32::try_from(mtu).ok(),
+            hard: false,
+        };
+        Some((now + link.config().delay, report))
+    }
+}
+
 /// All paths between two hosts.
 pub struct Network {
     paths: Vec<Path>,
     arrived: VecDeque<(Side, Segment)>,
+    /// Reports of routers on their way, by time of arrival and number.
+    reports: BTreeMap<(Instant, u64), (Side, Unreachable)>,
+    reported: u64,
     /// Build and parse each packet on its way.
     check_wire: bool,
     unroutable: u64,
@@ -98,7 +123,14 @@ impl Network {
                 reverse: Link::new(config.reverse, random.fork()),
             })
             .collect();
-        Self { paths, arrived: VecDeque::new(), check_wire, unroutable: 0 }
+        Self {
+            paths,
+            arrived: VecDeque::new(),
+            reports: BTreeMap::new(),
+            reported: 0,
+            check_wire,
+            unroutable: 0,
+        }
     }
 
     /// The path that a segment of that side takes.
@@ -119,6 +151,10 @@ impl Network {
             self.unroutable += 1;
             return;
         };
+        if let Some((at, report)) = self.paths[place].report(now, from, segment) {
+            self.reported += 1;
+            self.reports.insert((at, self.reported), (from, report));
+        }
         let path = &mut self.paths[place];
         for mut packet in segmentize(segment) {
             packet.options.truncate_to_wire();
@@ -145,7 +181,14 @@ impl Network {
                 [path.forward.next_event(), path.reverse.next_event(), path.chain.next_timeout()]
             })
             .flatten()
+            .chain(self.reports.keys().next().map(|(at, _)| *at))
             .min()
+    }
+
+    /// The next report of a router that has arrived somewhere.
+    pub fn poll_report(&mut self, now: Instant) -> Option<(Side, Unreachable)> {
+        let entry = self.reports.first_entry().filter(|entry| entry.key().0 <= now)?;
+        Some(entry.remove())
     }
 
     /// The next packet that has arrived somewhere.

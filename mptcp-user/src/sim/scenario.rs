@@ -199,6 +199,16 @@ fn random_paths(random: &mut Random, kind: Kind) -> Vec<PathConfig> {
                 let rate = random.between_log(300_000, 200_000_000);
                 path.reverse = random_link(random, kind, rate, delay);
             }
+            if kind != Kind::Clean && random.chance(0.2) {
+                // Less than the links say, and a router that says so or not.
+                let least = if client.is_ipv6() { 1280 } else { 580 };
+                let mtu = Some(random.between(least, 1500) as usize);
+                let reports_mtu = random.chance(0.4);
+                path.forward = LinkConfig { mtu, reports_mtu, ..path.forward };
+                if random.chance(0.5) {
+                    path.reverse = LinkConfig { mtu, reports_mtu, ..path.reverse };
+                }
+            }
             if kind == Kind::Middleboxes {
                 for _ in 0..random.between(0, 2) {
                     let external = address(client.is_ipv6(), 3, paths.len() as u8);

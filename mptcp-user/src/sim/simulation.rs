@@ -265,6 +265,13 @@ impl Simulation {
     /// Hands over what has arrived.
     fn deliver(&mut self) -> bool {
         let mut busy = false;
+        while let Some((side, report)) = self.network.poll_report(self.now) {
+            busy = true;
+            if self.log {
+                eprintln!("{:?} {side:?} is told {report:?}", self.now);
+            }
+            self.hosts[side as usize].endpoint.handle_unreachable(self.now, report);
+        }
         let mut held: Option<(Side, Segment)> = None;
         while let Some((side, segment)) = self.network.poll(self.now) {
             busy = true;

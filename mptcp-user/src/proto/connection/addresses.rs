@@ -6,6 +6,7 @@ use crate::proto::counters::Counter;
 use crate::proto::crypto;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::SubflowSlot;
+use crate::proto::subflow::link_mss;
 use crate::proto::{Instant, InterfaceUse, LocalAddress};
 use crate::wire::{AddAddr, MptcpOption, RemoveAddr, Version};
 use arrayvec::ArrayVec;
@@ -240,6 +241,15 @@ impl Connection {
     /// An address of this host appeared, or its properties changed.
     pub(crate) fn address_added(&mut self, shared: &mut Shared, now: Instant, local: LocalAddress) {
         self.paths.forgive(local.address);
+        for index in 0..self.subflows.len() {
+            if let Some(subflow) = self.subflow(index)
+                && subflow.local.ip() == local.address
+            {
+                let mss = link_mss(subflow.local, local.mtu);
+                subflow.snd.path_mtu.link_changed(mss);
+                self.follow_path_mtu(index);
+            }
+        }
         self.manage_paths(shared, now);
     }
 

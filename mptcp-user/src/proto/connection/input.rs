@@ -536,6 +536,7 @@ impl Connection {
             shared.count(Counter::SackRecovery);
         }
         self.control_congestion(now, index, &outcome);
+        self.follow_path_mtu(index);
         if plain && outcome.acked > 0 {
             // One to one: subflow offset 1 is data offset 0.
             if self.infinite_until.is_some_and(|until| ack >= until) {
@@ -547,6 +548,16 @@ impl Connection {
         self.subflow_fin_acknowledged(shared, now, index);
         if revived {
             self.manage_paths(shared, now);
+        }
+    }
+
+    /// Packets are of another size from now on, if the path's MTU turned out to be another one.
+    pub(super) fn follow_path_mtu(&mut self, index: usize) {
+        let multipath = self.is_multipath();
+        if let Some(subflow) = self.subflow(index)
+            && subflow.follow_path_mtu(multipath)
+        {
+            self.congestion_paths[index].mss = subflow.payload_mss(multipath);
         }
     }
 
@@ -757,7 +768,6 @@ impl Connection {
         index: usize,
         unreachable: &Unreachable,
     ) {
-        let multipath = self.is_multipath();
         let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
         let quoted = subflow.snd.offset(SeqNumber(unreachable.seq));
         if quoted < subflow.snd.una as i64 || quoted >= subflow.snd.nxt as i64 {
@@ -765,8 +775,8 @@ impl Connection {
             return;
         }
         if let Some(mtu) = unreachable.mtu {
-            if subflow.lower_mtu(mtu) {
-                self.congestion_paths[index].mss = subflow.payload_mss(multipath);
+            if subflow.snd.path_mtu.too_big(now, mtu, subflow.headers()) {
+                self.follow_path_mtu(index);
             }
         } else if unreachable.hard && subflow.state == SubflowState::SynSent {
             // Before the handshake is complete a hard error ends the attempt; later it is a hint at most.

@@ -343,6 +343,7 @@ impl Connection {
         let mut candidates = self.candidates(queue.now, not_on);
         let waiting = queue.waiting();
         let duplicates = self.policies.scheduler.duplicates();
+        let multipath = self.is_multipath();
         candidates.retain(|candidate| {
             let path = &self.congestion_paths[candidate.subflow];
             let least = candidate.mss.min(if duplicates { candidate.mss } else { waiting });
@@ -352,6 +353,11 @@ impl Connection {
             } else if candidate.room == 0 && !subflow.snd.may_depart(queue.now, path) {
                 subflow.snd.wait_to_depart();
                 return true;
+            }
+            // A probe of the path's MTU needs more room than comes with an acknowledgment.
+            let probe = subflow.mtu_probe(queue.now, waiting, multipath, path);
+            if probe.is_some_and(|(_, octets)| candidate.room < octets) && candidate.in_flight > 0 {
+                candidate.room = 0;
             }
             // One that can send nothing, and from which nothing will be heard, is not to be waited for.
             candidate.room >= least || candidate.in_flight > 0
@@ -380,16 +386,23 @@ impl Connection {
             self.policies.congestion.on_restart(now, index, idle, rto, &mut self.congestion_paths);
         }
         let path = &self.congestion_paths[index];
+        let room = subflow.snd.room(path);
+        let probe = (!first && self.infinite_until.is_none())
+            .then(|| subflow.mtu_probe(now, end - start, multipath, path))
+            .flatten()
+            .filter(|(_, octets)| *octets <= room);
         let quantum = path.quantum(subflow.rtt.srtt());
         let mut len = (end - start)
-            .min(subflow.snd.room(path))
+            .min(room)
             .min(quantum.max(2 * path.mss))
             .min(shared.config.max_super_segment as u64);
         let first = first && subflow.snd.nxt == 1;
         if first || subflow.ecn.forbids_super_segments() {
             len = len.min(path.mss);
         }
-        if len > path.mss {
+        if let Some((_, octets)) = probe {
+            len = octets;
+        } else if len > path.mss {
             len -= len % path.mss;
         }
         let payload = self.send.buffer.slice(start, start + len);
@@ -413,7 +426,11 @@ impl Connection {
         }
         subflow.bytes_sent += len;
         subflow.carried = subflow.carried.max(start + len);
-        let record = Sent::from(subflow.snd.send(now, payload, mapping, false, path, &subflow.rtt));
+        let mut record = Sent::from(subflow.snd.send(now, payload, mapping, false, path, &subflow.rtt));
+        if let Some((size, _)) = probe {
+            subflow.snd.mtu_probe_sent(size);
+            record.whole = true;
+        }
         let reduced = if subflow.snd.take_cwr() { subflow.ecn.reduced_flag() } else { Flags::default() };
         let mut segment = self.data_segment(now, index, record);
         segment.flags = segment.flags.with(reduced);
@@ -433,10 +450,11 @@ impl Connection {
         segment.options = self.data_options(now, subflow, &sent);
         segment.ecn = subflow.ecn.code_point(sent.again || sent.payload.is_empty());
         segment.payload = sent.payload;
+        let whole = sent.whole;
         self.finish_segment(now, index, &mut segment);
         let Some(subflow) = self.subflows[index].as_deref() else { return segment };
         let per_packet = usize::from(subflow.mss).saturating_sub(segment.options.wire_len()).max(1);
-        if segment.payload.len() > per_packet {
+        if segment.payload.len() > per_packet && !whole {
             segment.gso_size = per_packet as u16;
         }
         segment
@@ -498,6 +516,8 @@ pub(super) struct Sent {
     pub(super) mapping: Option<TxMapping>,
     fin: bool,
     again: bool,
+    /// One packet, whatever its size: a probe of the path's MTU.
+    whole: bool,
 }
 
 impl From<&Record> for Sent {
@@ -508,6 +528,7 @@ impl From<&Record> for Sent {
             mapping: record.mapping,
             fin: record.fin,
             again: record.retransmitted,
+            whole: false,
         }
     }
 }

@@ -226,6 +226,7 @@ impl Connection {
         if first {
             self.policies.congestion.on_timeout(now, index, &mut self.congestion_paths);
         }
+        self.follow_path_mtu(index);
         let path = &mut self.congestion_paths[index];
         path.cwnd = path.mss;
         let (user_timeout, others) = (self.user_timeout, self.works_without(index));

@@ -6,6 +6,7 @@
 pub(crate) mod ecn;
 pub(crate) mod mapping;
 mod pacing;
+mod path_mtu;
 mod rack;
 mod rate;
 pub(crate) mod receive;
@@ -19,12 +20,14 @@ mod tests;
 
 use super::Instant;
 use super::config::{EcnPolicy, KeepAlive};
+use super::congestion::Path;
 use super::event::SubflowSlot;
 use super::info::{SubflowInfo, SubflowState};
 use super::rtt::RttEstimator;
 use crate::wire::{Flags, ResetReason, Segment, SeqNumber, Timestamps};
 use ecn::EcnState;
 use mapping::RxMappings;
+use path_mtu::PathMtu;
 use receive::ReceiveSide;
 use sack::SackIntake;
 use send::SendSide;
@@ -116,10 +119,14 @@ pub(crate) struct Subflow {
     active: bool,
 }
 
+/// Octets of IP and TCP header in a packet from an address.
+fn headers(local: SocketAddr) -> u32 {
+    if local.is_ipv4() { 40 } else { 60 }
+}
+
 /// The MSS to announce from an address on a link with this MTU.
 pub(crate) fn link_mss(local: SocketAddr, mtu: u32) -> u16 {
-    let headers = if local.is_ipv4() { 40 } else { 60 };
-    mtu.saturating_sub(headers).clamp(u32::from(MIN_MSS), 65_495) as u16
+    mtu.saturating_sub(headers(local)).clamp(u32::from(MIN_MSS), 65_495) as u16
 }
 
 /// What a new subflow is made from.
@@ -158,6 +165,7 @@ impl Subflow {
         let link_mss = link_mss(birth.local, birth.mtu);
         let mut snd = SendSide::new(birth.iss);
         snd.path_timeout = birth.path_timeout;
+        snd.path_mtu = PathMtu::new(birth.local.is_ipv6(), link_mss);
         Self {
             slot: birth.slot,
             local: birth.local,
@@ -209,7 +217,8 @@ impl Subflow {
     pub(crate) fn take_syn_options(&mut self, now: Instant, syn: &Segment) {
         let options = &syn.options;
         let default = if self.local.is_ipv4() { DEFAULT_MSS_V4 } else { DEFAULT_MSS_V6 };
-        self.mss = self.link_mss.min(options.mss.unwrap_or(default).max(MIN_MSS));
+        self.snd.path_mtu.agree(options.mss.unwrap_or(default).max(MIN_MSS));
+        self.mss = self.snd.path_mtu.size();
         self.snd.sack_ok = options.sack_permitted;
         match options.window_scale {
             // RFC 7323 section 2.3: more than 14 counts as 14.
@@ -228,19 +237,44 @@ impl Subflow {
 
     /// Octets of payload in a full packet of data, for congestion control.
     pub(crate) fn payload_mss(&self, multipath: bool) -> u64 {
-        let stamps = if self.stamps { 12 } else { 0 };
-        let dss = if multipath { 28 } else { 0 };
-        u64::from(self.mss).saturating_sub(stamps + dss).max(1)
+        self.payload_of(self.mss, multipath)
     }
 
-    /// The path takes packets of at most `mtu` octets: `true` if that is news. Below the smallest MTU that IPv4
-    /// hosts must reassemble (IPv6 links must carry) an error is not believed.
-    pub(crate) fn lower_mtu(&mut self, mtu: u32) -> bool {
-        let (headers, least) = if self.local.is_ipv4() { (40, 552) } else { (60, 1280) };
-        let mss = (mtu.max(least) - headers).min(u32::from(u16::MAX)) as u16;
-        let news = mss < self.mss;
-        self.mss = self.mss.min(mss);
-        news
+    /// Octets of payload in a packet of data whose options and payload make `size` octets.
+    fn payload_of(&self, size: u16, multipath: bool) -> u64 {
+        let stamps = if self.stamps { 12 } else { 0 };
+        let dss = if multipath { 28 } else { 0 };
+        u64::from(size).saturating_sub(stamps + dss).max(1)
+    }
+
+    /// The next `waiting` octets begin with a probe of the path's MTU, if it is time for one: its size, and the octets of
+    /// payload that make it.
+    pub(crate) fn mtu_probe(
+        &self,
+        now: Instant,
+        waiting: u64,
+        multipath: bool,
+        path: &Path,
+    ) -> Option<(u16, u64)> {
+        let size = self.snd.path_mtu.wanted(now)?;
+        let octets = self.payload_of(size, multipath);
+        self.snd.may_probe_mtu(octets, waiting, path).then_some((size, octets))
+    }
+
+    /// The path's MTU may have changed: whether it has, and what is in flight in packets that are now too large goes
+    /// again.
+    pub(crate) fn follow_path_mtu(&mut self, multipath: bool) -> bool {
+        let size = self.snd.path_mtu.size();
+        let before = std::mem::replace(&mut self.mss, size);
+        if size < before {
+            self.snd.path_mtu_shrank(self.payload_mss(multipath));
+        }
+        size != before
+    }
+
+    /// Octets of IP and TCP header in a packet.
+    pub(crate) fn headers(&self) -> u32 {
+        headers(self.local)
     }
 
     /// The timestamp clock: milliseconds from an origin of its own.
@@ -339,7 +373,7 @@ impl Subflow {
         (self.local, self.remote)
     }
 
-    pub(crate) fn info(&self, path: &super::congestion::Path) -> SubflowInfo {
+    pub(crate) fn info(&self, path: &Path) -> SubflowInfo {
         SubflowInfo {
             slot: self.slot.0,
             local: self.local,
@@ -365,6 +399,7 @@ impl Subflow {
             ssthresh: (path.ssthresh != u64::MAX).then_some(path.ssthresh),
             in_flight: self.snd.in_flight(),
             mss: u32::from(self.mss),
+            path_mtu: u32::from(self.mss) + self.headers(),
         }
     }
 }

@@ -32,6 +32,10 @@ pub(crate) struct Record {
     pub(crate) mapping: Option<TxMapping>,
     /// The subflow's FIN comes after the payload.
     pub(crate) fin: bool,
+    /// Octets of it in each packet, as it was sent last.
+    pub(super) packet: u64,
+    /// It is a probe of the path's MTU: one packet, larger than others are. Not any more once it is sent again.
+    pub(super) probe: bool,
     pub(super) sent_at: Instant,
     pub(crate) retransmitted: bool,
     /// What the rate sampler knew when it was sent last.
@@ -51,7 +55,20 @@ impl Record {
     ) -> Self {
         let (retransmitted, sacked, lost) = (false, false, false);
         let snapshot = Snapshot::default();
-        Self { start, payload, mapping, fin, sent_at: now, retransmitted, snapshot, sacked, lost }
+        let (packet, probe) = (u64::MAX, false);
+        Self {
+            start,
+            payload,
+            mapping,
+            fin,
+            packet,
+            probe,
+            sent_at: now,
+            retransmitted,
+            snapshot,
+            sacked,
+            lost,
+        }
     }
 
     /// Octets of sequence space.
@@ -72,13 +89,14 @@ pub(super) struct Delivery {
     pub(super) end: u64,
     pub(super) sent_at: Instant,
     pub(super) retransmitted: bool,
+    pub(super) probe: bool,
     pub(super) snapshot: Snapshot,
 }
 
 impl Delivery {
     fn new(octets: u64, end: u64, record: &Record) -> Self {
         let (sent_at, retransmitted, snapshot) = (record.sent_at, record.retransmitted, record.snapshot);
-        Self { octets, end, sent_at, retransmitted, snapshot }
+        Self { octets, end, sent_at, retransmitted, probe: record.probe, snapshot }
     }
 }
 
@@ -107,6 +125,8 @@ pub(super) struct Scoreboard {
     presumed: u64,
     /// Records that were sent more than once.
     retransmitted: usize,
+    /// A probe was found lost.
+    probe_lost: bool,
 }
 
 impl Scoreboard {
@@ -196,6 +216,7 @@ impl Scoreboard {
         }
         self.retransmitted += usize::from(!record.retransmitted);
         record.retransmitted = true;
+        record.probe = false;
         record.sent_at = now;
         record
     }
@@ -287,7 +308,36 @@ impl Scoreboard {
         }
     }
 
-    /// Asks `verdict` about everything of unknown fate, by send time and end; says whether anything was found lost.
+    /// Whether a probe of the path's MTU was found lost since this was asked last.
+    pub(super) fn take_lost_probe(&mut self) -> bool {
+        std::mem::take(&mut self.probe_lost)
+    }
+
+    /// What was sent last is a probe of the path's MTU.
+    pub(super) fn mark_probe(&mut self) {
+        if let Some(record) = self.records.back_mut() {
+            record.packet = record.len();
+            record.probe = true;
+        }
+    }
+
+    /// Octets of the packets that the first record was sent in.
+    pub(super) fn first_packet(&self) -> u64 {
+        self.records.front().map_or(0, |record| record.len().min(record.packet))
+    }
+
+    /// What is in flight in packets of more than `limit` octets is lost; it says nothing of congestion.
+    pub(super) fn lose_larger(&mut self, limit: u64) {
+        for record in self.records.iter_mut().filter(|record| !record.sacked && !record.lost) {
+            if record.len().min(record.packet) > limit {
+                record.lost = true;
+                self.lost += record.len();
+            }
+        }
+    }
+
+    /// Asks `verdict` about everything of unknown fate, by send time and end; says whether anything was found lost that
+    /// says something of congestion: not so a probe of the path's MTU (RFC 4821 section 7.5).
     pub(super) fn judge(&mut self, mut verdict: impl FnMut(Instant, u64) -> Verdict) -> bool {
         // Without retransmissions the order of the sequence space is the order in which records were sent.
         let in_order = self.retransmitted == 0;
@@ -302,6 +352,10 @@ impl Scoreboard {
                 Verdict::Lost => {
                     record.lost = true;
                     self.lost += record.len();
+                    if record.probe {
+                        self.probe_lost = true;
+                        continue;
+                    }
                     self.ever_lost += record.len();
                     self.newest_lost = Some(record.snapshot);
                     found = true;
@@ -311,8 +365,18 @@ impl Scoreboard {
         found
     }
 
-    /// The first octets, at most `limit`, are lost.
-    pub(super) fn lose_first(&mut self, limit: u64) {
+    /// The first octets, at most `limit`, are lost; a probe of the path's MTU is lost whole, which says nothing of
+    /// congestion (`false`).
+    pub(super) fn lose_first(&mut self, limit: u64) -> bool {
+        if self.records.front().is_some_and(|record| record.probe) {
+            for record in self.records.iter_mut().take_while(|record| record.probe) {
+                if !std::mem::replace(&mut record.lost, true) {
+                    self.lost += record.len();
+                }
+            }
+            self.probe_lost = true;
+            return false;
+        }
         if self.records.front().is_some_and(|record| record.len() > limit) {
             self.split(0, limit.max(1));
         }
@@ -324,6 +388,7 @@ impl Scoreboard {
             self.ever_lost += record.len();
             self.newest_lost = Some(record.snapshot);
         }
+        true
     }
 
     /// Everything that the peer is not known to have is lost. If the peer had the first record still, it would have

@@ -6,6 +6,7 @@
 //! peer. The window itself is congestion control's; this file finds out what it is told and keeps to what it says.
 
 use super::pacing::Pacer;
+use super::path_mtu::PathMtu;
 use super::rack::Rack;
 use super::rate::{RateSampler, Snapshot};
 use super::recovery::{Evidence, Recovery};
@@ -22,6 +23,8 @@ const DUP_THRESH: u32 = 3;
 /// The least time after an acknowledgment was due until the path is suspected dead: more than receivers and schedulers
 /// usually hold one back.
 const MIN_SUSPICION: Duration = Duration::from_millis(100);
+/// Full segments to be sent after a probe of the path's MTU.
+const PROBE_COMPANY: u64 = 3;
 
 /// What an acknowledgment brought.
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,6 +93,7 @@ pub(crate) struct SendSide {
     /// The peer's window scale.
     pub(crate) scale: u8,
     pub(crate) sack_ok: bool,
+    pub(crate) path_mtu: PathMtu,
     board: Scoreboard,
     /// End of the highest octet delivered.
     fack: u64,
@@ -137,6 +141,7 @@ impl SendSide {
             largest_window: 0,
             scale: 0,
             sack_ok: false,
+            path_mtu: PathMtu::default(),
             board: Scoreboard::default(),
             fack: 1,
             recovery: Recovery::new(),
@@ -303,6 +308,7 @@ impl SendSide {
             self.progress = now;
         }
         let mut record = Record::new(now, self.nxt, payload, mapping, fin);
+        record.packet = path.mss;
         self.nxt = record.end();
         record.snapshot = self.depart(now, record.len(), path);
         if record.len() < path.mss {
@@ -315,6 +321,30 @@ impl SendSide {
             self.arm_suspicion(now, rtt);
         }
         self.board.push(record)
+    }
+
+    /// Whether the sender is fit to try a packet of so many octets, which the window must have room for besides others:
+    /// nothing is being recovered, and what is sent after it will show soon what has become of it (RFC 4821 section 7.4).
+    pub(crate) fn may_probe_mtu(&self, octets: u64, waiting: u64, path: &Path) -> bool {
+        let others = PROBE_COMPANY * path.mss;
+        self.recovery.is_open()
+            && !self.board.has_lost()
+            && self.expiries == 0
+            && waiting >= octets + others
+            && path.cwnd >= octets + others
+            && self.edge.saturating_sub(self.nxt) >= octets + others
+    }
+
+    /// What was sent just now is a probe: one packet whose options and payload make `size` octets.
+    pub(crate) fn mtu_probe_sent(&mut self, size: u16) {
+        self.board.mark_probe();
+        self.path_mtu.probe_sent(size, self.nxt);
+    }
+
+    /// The path takes smaller packets than those in flight.
+    pub(crate) fn path_mtu_shrank(&mut self, payload: u64) {
+        self.board.lose_larger(payload);
+        self.probe = TailProbe::default();
     }
 
     /// Octets leave: what the rate sampler is to know when they arrive.
@@ -364,6 +394,7 @@ impl SendSide {
         let snapshot = self.depart(now, self.board.octets_of(index), path);
         let record = self.board.resend(index, now);
         record.snapshot = snapshot;
+        record.packet = path.mss;
         self.recovery.retransmitted(record.len(), stamp);
         self.retransmitted_octets += record.payload.len() as u64;
         record
@@ -385,6 +416,7 @@ impl SendSide {
             self.una = input.ack;
             self.progress = now;
             self.dup_acks = 0;
+            self.path_mtu.acknowledged(self.una);
             if self.una >= self.round_end {
                 outcome.round = true;
                 self.round_end = self.nxt;
@@ -412,7 +444,7 @@ impl SendSide {
         let mut lost = if self.sack_ok {
             self.detect_losses(now, path, rtt)
         } else {
-            self.count_duplicates(input, path, acked)
+            self.count_duplicates(now, input, path, acked)
         };
         lost |= probe_found_loss;
         outcome.safe = acked > 0 && !lost;
@@ -462,6 +494,7 @@ impl SendSide {
     ) -> Option<u64> {
         let mut original = None;
         let (rack, rate, min_rtt) = (&mut self.rack, &mut self.rate, rtt.min());
+        let path_mtu = &mut self.path_mtu;
         let mut fack = self.fack;
         let mut ambiguous = false;
         let mut delivered = |delivery: Delivery| {
@@ -471,6 +504,9 @@ impl SendSide {
             } else {
                 outcome.rtt = Some(now - delivery.sent_at);
                 original = original.max(Some(delivery.end));
+                if delivery.probe {
+                    path_mtu.probe_arrived(now, delivery.end);
+                }
                 rack.reordering_seen |= delivery.end < fack;
             }
             rack.delivered(now, &delivery, min_rtt);
@@ -505,19 +541,30 @@ impl SendSide {
         );
         let (found, wait) = self.rack.detect_losses(now, window, &mut self.board);
         self.reordering = wait.map(|wait| now + wait);
+        self.settle_mtu_probe(now);
         found
+    }
+
+    /// A probe of the path's MTU may have been found lost. So may it have been by a tail loss probe, which then has
+    /// nothing to say of congestion either.
+    fn settle_mtu_probe(&mut self, now: Instant) {
+        if self.board.take_lost_probe() {
+            self.path_mtu.probe_lost(now);
+            self.probe = TailProbe::default();
+        }
     }
 
     /// NewReno without SACK (RFC 6582): three duplicates, then one segment for each partial acknowledgment. What the
     /// duplicates stand for has left the network, so that each lets new data out (limited transmit, RFC 3042).
-    fn count_duplicates(&mut self, input: &AckInput<'_>, path: &Path, acked: u64) -> bool {
+    fn count_duplicates(&mut self, now: Instant, input: &AckInput<'_>, path: &Path, acked: u64) -> bool {
         self.dup_acks += u32::from(input.duplicate && !self.board.is_empty());
         let partial = acked > 0 && self.recovery.is_partial(self.una) && !self.board.is_empty();
         if (self.dup_acks != DUP_THRESH || !self.recovery.is_open()) && !partial {
             return false;
         }
-        self.board.lose_first(path.mss);
-        true
+        let congestion = self.board.lose_first(path.mss);
+        self.settle_mtu_probe(now);
+        congestion
     }
 
     /// Congestion control has set the threshold: the window comes down to it, over what is now in flight, or at once
@@ -633,7 +680,11 @@ impl SendSide {
         (self.reordering, self.suspicion) = (None, None);
         self.suspected = true;
         self.probe = TailProbe::default();
+        let size = self.board.first_packet();
         self.board.lose_all();
+        self.settle_mtu_probe(now);
+        self.path_mtu
+            .timed_out(self.expiries, size + u64::from(self.path_mtu.size()).saturating_sub(path.mss));
         self.recovery.time_out(first, self.nxt, (path.cwnd, path.ssthresh));
         self.reduced();
         self.timeout = Some(now + rtt.backed_off(self.expiries));

@@ -7,6 +7,7 @@ mod ecn;
 mod flood;
 mod handshake;
 mod pair;
+mod path_mtu;
 mod regular;
 mod sans_io;
 mod security;

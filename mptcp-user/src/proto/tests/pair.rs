@@ -20,11 +20,13 @@ pub(super) struct PathConfig {
     pub(super) loss: f64,
     pub(super) reorder: f64,
     pub(super) up: bool,
+    /// Larger packets disappear.
+    pub(super) mtu: usize,
 }
 
 impl Default for PathConfig {
     fn default() -> Self {
-        Self { delay: Duration::from_millis(5), loss: 0.0, reorder: 0.0, up: true }
+        Self { delay: Duration::from_millis(5), loss: 0.0, reorder: 0.0, up: true, mtu: usize::MAX }
     }
 }
 
@@ -48,6 +50,9 @@ pub(super) struct Host {
 /// Changes or drops segments on their way; `true` in the first argument: from the client.
 pub(super) type Middlebox = Box<dyn FnMut(bool, Segment) -> Option<Segment>>;
 
+/// Sees segments.
+pub(super) type Witness = Box<dyn FnMut(&Segment)>;
+
 /// Client, server, and the network between them. Path `i` has the client's address 10.i.0.1 and the server's
 /// 10.i.0.2 (fd00:i::1 and fd00:i::2).
 pub(super) struct Pair {
@@ -56,6 +61,8 @@ pub(super) struct Pair {
     pub(super) server: Host,
     pub(super) paths: Vec<PathConfig>,
     pub(super) middlebox: Option<Middlebox>,
+    /// Sees what a path's MTU drops.
+    pub(super) dropped: Option<Witness>,
     pub(super) listener: ListenerId,
     /// Segments that each host's link takes per tenth of a millisecond.
     pub(super) budget: usize,
@@ -124,6 +131,7 @@ impl Pair {
             server,
             paths,
             middlebox: None,
+            dropped: None,
             listener,
             budget: usize::MAX,
             backlogged: false,
@@ -258,9 +266,16 @@ impl Pair {
         self.packets += 1;
         assert!(self.packets < 3_000_000, "the two sides never stop talking");
         let config = self.paths[path].clone();
-        let lost = !config.up || self.rng.random_bool(config.loss);
+        let headers = if packet.src.is_ipv4() { 40 } else { 60 };
+        let size = packet.payload.len() + packet.options.wire_len() + headers;
+        let lost = !config.up || size > config.mtu || self.rng.random_bool(config.loss);
         if self.log.len() < 100_000 {
             self.log.push(format!("{:?} {}{packet:?}", self.now, if lost { "LOST " } else { "" }));
+        }
+        if size > config.mtu
+            && let Some(dropped) = &mut self.dropped
+        {
+            dropped(&packet);
         }
         if lost {
             return;

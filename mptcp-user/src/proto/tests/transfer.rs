@@ -90,7 +90,7 @@ fn random_networks_deliver_the_stream_exactly() {
                 delay: Duration::from_micros(rng.random_range(10..100_000)),
                 loss: if rng.random_bool(0.3) { 0.0 } else { rng.random_range(0.0..0.1) },
                 reorder: if rng.random_bool(0.5) { 0.0 } else { rng.random_range(0.0..0.3) },
-                up: true,
+                ..PathConfig::default()
             })
             .collect();
         let config = ConnectionConfig {
