@@ -59,21 +59,17 @@ fn a_black_hole_on_one_of_two_paths_costs_little() {
     assert!(pair.run_until(Duration::from_secs(1), |pair| pair.server.connection.is_some()));
     for _ in 0..100 {
         let next = pair.now + Duration::from_millis(30);
-        for host in [&mut pair.client, &mut pair.server] {
-            host.endpoint.send(pair.now, host.connection.unwrap(), pattern(60_000, 1).into());
-        }
+        let server = pair.server.connection.unwrap();
+        pair.server.endpoint.send(pair.now, server, pattern(60_000, 1).into());
         pair.run_until(Duration::from_millis(30), |_| false);
         pair.now = next;
     }
-    let all =
-        |pair: &Pair| pair.client.received.len() == 6_000_000 && pair.server.received.len() == 6_000_000;
-    assert!(pair.run_until(Duration::from_secs(1), all), "{}", pair.tail());
-    for host in [&pair.client, &pair.server] {
-        let info = host.info();
-        assert_eq!(info.subflows[0].path_mtu, 1500, "{info:#?}");
-        let small = &info.subflows[1];
-        assert!((1280..=1300).contains(&small.path_mtu) && small.bytes_acked > 1_000_000, "{info:#?}");
-    }
+    pair.run_until(Duration::from_secs(1), |_| false);
+    assert_eq!(pair.client.received.len(), 6_000_000);
+    let info = pair.server.info();
+    assert_eq!(info.subflows[0].path_mtu, 1500, "{info:#?}");
+    let small = &info.subflows[1];
+    assert!((1280..=1300).contains(&small.path_mtu) && small.bytes_acked > 1_000_000, "{info:#?}");
 }
 
 #[test]
