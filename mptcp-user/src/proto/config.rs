@@ -172,10 +172,18 @@ pub struct EndpointConfig {
     pub backlog: usize,
     /// Largest super-segment payload handed to the driver, in octets.
     pub max_super_segment: usize,
+    /// How long a destination that does not like Multipath TCP is connected to with regular TCP, the first time; zero:
+    /// never. It doubles with each failure after that (as `net.mptcp.blackhole_timeout` of the Linux kernel).
+    pub blackhole_timeout: Duration,
 }
 
 impl Default for EndpointConfig {
     fn default() -> Self {
-        Self { max_connections: 200_000, backlog: 1024, max_super_segment: 64_000 }
+        Self {
+            max_connections: 200_000,
+            backlog: 1024,
+            max_super_segment: 64_000,
+            blackhole_timeout: Duration::from_secs(3600),
+        }
     }
 }

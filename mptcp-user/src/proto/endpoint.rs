@@ -1,12 +1,14 @@
 //! All connections of one shard: demultiplexing by four-tuple and by token, listeners, timers.
 
 use super::Instant;
+use super::blackhole::{BlackholeInfo, Blackholes};
 use super::config::{ConnectionConfig, EndpointConfig};
 use super::connection::options::is_usable;
 use super::connection::output::reset_for;
 use super::connection::{Connection, Opening, Policies};
 use super::counters::{Counter, Counters};
 use super::crypto::Key;
+use super::decision::{Decided, Decision, Decisions};
 use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 use super::info::ConnectionInfo;
 use super::secret::{Keyed, Secret, Tuple};
@@ -60,6 +62,11 @@ pub(crate) struct Shared {
     cookies: SynCookies,
     pub(crate) events: VecDeque<Event>,
     counters: Counters,
+    blackholes: Blackholes,
+    /// What was decided, if anybody wants to know.
+    decisions: Option<Box<Decisions>>,
+    /// The time of the call that is being attended to.
+    now: Instant,
     addresses: Vec<LocalAddress>,
     /// Names of the interfaces that addresses are on.
     interface_names: BTreeMap<u32, Box<str>>,
@@ -84,6 +91,42 @@ impl Shared {
     #[inline]
     pub(crate) fn count(&mut self, counter: Counter) {
         self.counters.add(counter, 1);
+    }
+
+    /// Something was decided. Costs a branch if nobody wants to know.
+    #[inline]
+    pub(crate) fn decide(&mut self, connection: ConnectionId, decision: impl FnOnce() -> Decision) {
+        if self.decisions.is_some() {
+            self.note_decision(connection, decision());
+        }
+    }
+
+    /// Whether anybody wants to know.
+    #[inline]
+    pub(crate) fn watched(&self) -> bool {
+        self.decisions.is_some()
+    }
+
+    #[cold]
+    fn note_decision(&mut self, connection: ConnectionId, decision: Decision) {
+        let kept = self.decisions.as_mut().is_none_or(|known| known.push(self.now, connection, decision));
+        if !kept {
+            self.count(Counter::DecisionsLost);
+        }
+    }
+
+    /// Multipath TCP did not work with a destination: for a while, regular TCP will be spoken with it.
+    pub(crate) fn remember_blackhole(&mut self, connection: ConnectionId, destination: SocketAddr) {
+        let first = self.config.blackhole_timeout;
+        if let Some(wait) = self.blackholes.failed(self.now, destination, first) {
+            self.count(Counter::Blackhole);
+            self.decide(connection, || Decision::Remembered { destination, seconds: wait.as_secs() });
+        }
+    }
+
+    /// Multipath TCP works with a destination.
+    pub(crate) fn forget_blackhole(&mut self, destination: SocketAddr) {
+        self.blackholes.worked(destination);
     }
 
     /// A connection is established, or no more.
@@ -238,6 +281,9 @@ impl Endpoint {
                 cookies: SynCookies::default(),
                 events: VecDeque::new(),
                 counters: Counters::default(),
+                blackholes: Blackholes::default(),
+                decisions: None,
+                now: Instant::ZERO,
                 addresses: Vec::new(),
                 interface_names: BTreeMap::new(),
                 tuples: HashMap::with_hasher(keyed.clone()),
@@ -324,10 +370,14 @@ impl Endpoint {
         let policies = Policies::new(&config).map_err(ConnectError::UnknownPolicy)?;
         let version = config.versions.asked();
         self.shared.count(Counter::ActiveOpens);
-        if config.multipath {
+        let avoided = config.multipath && self.shared.blackholes.avoids(now, remote);
+        if avoided {
+            self.shared.count(Counter::MpCapableSynTxDisabled);
+        } else if config.multipath {
             self.shared.count(Counter::MpCapableSynTx);
         }
-        let id = self.add_connection(Arc::new(config), policies, None, version, None);
+        let multipath = config.multipath && !avoided;
+        let id = self.add_connection(Arc::new(config), policies, None, (version, None), multipath);
         self.with(now, id, |connection, shared| {
             connection.add_initial_subflow(shared, now, local, remote, Opening::Active);
         });
@@ -339,8 +389,8 @@ impl Endpoint {
         config: Arc<ConnectionConfig>,
         policies: Policies,
         listener: Option<ListenerId>,
-        version: Version,
-        key: Option<u64>,
+        (version, key): (Version, Option<u64>),
+        multipath: bool,
     ) -> ConnectionId {
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
@@ -349,7 +399,6 @@ impl Endpoint {
         let place = &mut self.places[index as usize];
         let id = ConnectionId { index, generation: place.generation };
         let key = key.map(|key| Key::new(version, key)).unwrap_or_else(|| self.shared.new_key(version));
-        let multipath = config.multipath;
         let mut connection =
             Connection::new(id, config, policies, listener.is_none(), (version, key), multipath);
         connection.listener = listener;
@@ -537,7 +586,8 @@ impl Endpoint {
             config = Arc::new(plain);
         }
         let version = capable.map_or(Version::V1, |capable| capable.version);
-        let id = self.add_connection(config, policies, Some(ListenerId(id)), version, key);
+        let multipath = config.multipath;
+        let id = self.add_connection(config, policies, Some(ListenerId(id)), (version, key), multipath);
         let redeemed = matches!(opening, Opening::Cookie(..));
         self.with(now, id, |connection, shared| {
             connection.peer_syn(capable, wanted);
@@ -590,6 +640,7 @@ impl Endpoint {
     }
 
     fn next_segment(&mut self, now: Instant) -> Option<Segment> {
+        self.shared.now = now;
         if let Some(reply) = self.shared.replies.pop_front() {
             return Some(reply);
         }
@@ -679,6 +730,27 @@ impl Endpoint {
         Some(connection.info())
     }
 
+    /// Destinations that are remembered as not liking Multipath TCP.
+    pub fn blackholes(&self, now: Instant) -> Vec<BlackholeInfo> {
+        self.shared.blackholes.info(now)
+    }
+
+    /// Forgets them, as is sensible when the host has moved to another network.
+    pub fn forget_blackholes(&mut self) {
+        self.shared.blackholes.clear();
+    }
+
+    /// Whether decisions are kept for [`poll_decision`](Self::poll_decision). They are not unless this is called: each
+    /// of them costs an allocation or more.
+    pub fn watch_decisions(&mut self, watch: bool) {
+        self.shared.decisions = watch.then(Box::default);
+    }
+
+    /// The oldest decision that was not fetched.
+    pub fn poll_decision(&mut self) -> Option<Decided> {
+        self.shared.decisions.as_mut()?.pop()
+    }
+
     /// What happened so far, by name.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
@@ -710,11 +782,11 @@ impl Endpoint {
         let place =
             self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
         let connection = place.connection.as_deref_mut()?;
+        self.shared.now = now;
         let result = action(connection, &mut self.shared);
         if !std::mem::replace(&mut connection.queued, true) {
             self.ready.push_back(id);
         }
-        let _ = now;
         Some(result)
     }
 

@@ -32,6 +32,8 @@ pub enum FallbackReason {
     NoMpCapable,
     /// The SYN was answered only after MP_CAPABLE had been left out of it.
     SynRetransmission,
+    /// The destination is remembered as one that does not like Multipath TCP.
+    DestinationRemembered,
     /// The third ACK, or the first data, came without the option.
     OptionStripped,
     /// Data came without a mapping.

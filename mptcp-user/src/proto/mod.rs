@@ -7,12 +7,14 @@
 //! ([`Endpoint::poll_transmit`]), events ([`Endpoint::poll_event`]) and the next time it wants to be called
 //! ([`Endpoint::next_timeout`]).
 
+mod blackhole;
 mod config;
 mod congestion;
 mod connection;
 mod counters;
 mod crypto;
 mod data;
+mod decision;
 mod endpoint;
 mod event;
 mod info;
@@ -29,8 +31,10 @@ mod time;
 mod time_wait;
 mod timer;
 
+pub use blackhole::BlackholeInfo;
 pub use config::{ConnectionConfig, EcnPolicy, EndpointConfig, KeepAlive, Versions};
 pub use counters::{Counter, Counters};
+pub use decision::{Candidate, CongestionCause, Decided, Decision, ReinjectionCause, Wait};
 pub use endpoint::{ConnectError, Endpoint, ListenError};
 pub use event::{CloseReason, ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 pub use info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo, SubflowState};

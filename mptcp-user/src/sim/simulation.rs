@@ -93,7 +93,11 @@ impl Simulation {
         let mut random = Random::new(config.seed);
         let network = Network::new(&config.paths, config.check_wire, random.fork());
         let mut host = || Host {
-            endpoint: Endpoint::new(EndpointConfig::default(), random.seed()),
+            endpoint: {
+                let mut endpoint = Endpoint::new(EndpointConfig::default(), random.seed());
+                endpoint.watch_decisions(config.log);
+                endpoint
+            },
             apps: Vec::new(),
             next_port: 40_000,
             accepts: Traffic::send(0),
@@ -247,12 +251,14 @@ impl Simulation {
                     busy = true;
                 }
                 while let Some(segment) = self.hosts[side as usize].endpoint.poll_transmit(self.now) {
+                    self.print_decisions(side);
                     if self.log {
                         eprintln!("{:?} {side:?} sends {segment:?}", self.now);
                     }
                     self.network.send(self.now, side, &segment);
                     busy = true;
                 }
+                self.print_decisions(side);
             }
             if !busy {
                 return;
@@ -260,6 +266,13 @@ impl Simulation {
         }
         let timeouts = self.hosts.each_mut().map(|host| host.endpoint.next_timeout());
         panic!("the hosts do not come to rest at {:?}; their next timers: {timeouts:?}", self.now);
+    }
+
+    /// Prints what a side has decided; nothing is kept unless all is to be printed.
+    fn print_decisions(&mut self, side: Side) {
+        while let Some(decided) = self.hosts[side as usize].endpoint.poll_decision() {
+            eprintln!("{:?} {side:?} decides {:?}", decided.time, decided.decision);
+        }
     }
 
     /// Hands over what has arrived.

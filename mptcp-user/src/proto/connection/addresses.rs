@@ -4,6 +4,7 @@
 use super::Connection;
 use crate::proto::counters::Counter;
 use crate::proto::crypto;
+use crate::proto::decision::ReinjectionCause;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::SubflowSlot;
 use crate::proto::subflow::link_mss;
@@ -362,7 +363,7 @@ impl Connection {
                 subflow.must_answer_by = Some(now + subflow.rtt.rto());
                 subflow.stale |= others;
                 if others {
-                    self.reinject_outstanding(index);
+                    self.reinject_outstanding(shared, index, ReinjectionCause::AddressRemoved);
                 } else {
                     shared.count(Counter::RmAddrLast);
                 }

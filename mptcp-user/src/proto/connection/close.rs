@@ -3,6 +3,7 @@
 use super::{Connection, MAX_ENDED, Mode};
 use crate::proto::Instant;
 use crate::proto::counters::Counter;
+use crate::proto::decision::{Decision, ReinjectionCause};
 use crate::proto::endpoint::Shared;
 use crate::proto::event::{CloseReason, Event};
 use crate::proto::info::SubflowState;
@@ -104,7 +105,7 @@ impl Connection {
     fn enter_time_wait(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         if let Some(subflow) = self.subflow(index) {
             subflow.state = SubflowState::TimeWait;
-            let subflow = self.take_subflow(index);
+            let subflow = self.take_subflow(shared, index);
             if let Some(subflow) = subflow {
                 shared.enter_time_wait(now, self.id, &subflow);
             }
@@ -112,23 +113,28 @@ impl Connection {
     }
 
     /// Takes a subflow out of its place and keeps what is known of it.
-    fn take_subflow(&mut self, index: usize) -> Option<Box<super::Subflow>> {
+    fn take_subflow(&mut self, shared: &mut Shared, index: usize) -> Option<Box<super::Subflow>> {
         let subflow = self.subflows.get_mut(index)?.take()?;
         if self.ended.len() >= MAX_ENDED {
             self.ended.pop_front();
         }
         self.ended.push_back(subflow.info(&self.congestion_paths[index]));
+        shared.decide(self.id, || Decision::SubflowEnded {
+            subflow: subflow.slot.0,
+            bytes_acked: subflow.bytes_acked,
+            bytes_received: subflow.bytes_received,
+        });
         self.congestion_paths[index].active = false;
         Some(subflow)
     }
 
     /// A subflow is over, whatever the reason: what it had in flight goes over the others.
     pub(super) fn end_subflow(&mut self, shared: &mut Shared, now: Instant, index: usize) {
-        self.reinject_outstanding(index);
+        self.reinject_outstanding(shared, index, ReinjectionCause::SubflowEnded);
         if let Some(subflow) = self.subflow(index) {
             subflow.state = SubflowState::Closed;
             let initial = subflow.kind == Kind::Initial;
-            if let Some(subflow) = self.take_subflow(index) {
+            if let Some(subflow) = self.take_subflow(shared, index) {
                 shared.remove_subflow(&subflow);
             }
             if initial && matches!(self.mode, Mode::Handshake(_)) {
@@ -151,7 +157,7 @@ impl Connection {
             return;
         }
         subflow.state = SubflowState::Closed;
-        if let Some(subflow) = self.take_subflow(index) {
+        if let Some(subflow) = self.take_subflow(shared, index) {
             shared.remove_subflow(&subflow);
         }
     }
@@ -163,16 +169,27 @@ impl Connection {
     }
 
     /// Queues everything in flight on a subflow for the others.
-    pub(super) fn reinject_outstanding(&mut self, index: usize) {
+    pub(super) fn reinject_outstanding(
+        &mut self,
+        shared: &mut Shared,
+        index: usize,
+        cause: ReinjectionCause,
+    ) {
         let others = self.living().any(|(other, subflow)| other != index && subflow.can_send());
         // A scheduler that sends everything everywhere has done so, or will.
         if !self.is_multipath() || (self.policies.scheduler.duplicates() && others) {
             return;
         }
         let Some(subflow) = self.subflows.get(index).and_then(Option::as_deref) else { return };
+        let mut octets = 0;
         for (start, end) in subflow.snd.outstanding() {
             self.send.reinject(start, end, index);
             self.contiguous = false;
+            octets += end - start;
+        }
+        let subflow = Some(subflow.slot.0);
+        if octets > 0 {
+            shared.decide(self.id, || Decision::ReinjectionWanted { subflow, octets, cause });
         }
     }
 
@@ -206,6 +223,12 @@ impl Connection {
         if self.is_multipath() {
             shared.note_established(Counter::MpCurrEstab, false);
         }
+        shared.decide(self.id, || Decision::closed(reason));
+        if let (true, true, CloseReason::Finished, Some(destination)) =
+            (self.client, self.is_multipath(), reason, self.destination())
+        {
+            shared.forget_blackhole(destination);
+        }
         if reason != CloseReason::Finished {
             shared.count(if established { Counter::EstabResets } else { Counter::AttemptFails });
         }
@@ -237,7 +260,7 @@ impl Connection {
             subflow.handshake_due = false;
             subflow.fin_wanted = false;
             if subflow.reset_due.is_none()
-                && let Some(subflow) = self.take_subflow(index)
+                && let Some(subflow) = self.take_subflow(shared, index)
             {
                 shared.remove_subflow(&subflow);
             }
@@ -271,7 +294,7 @@ impl Connection {
     /// A subflow's reset has left: the subflow is over.
     pub(super) fn reset_sent(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         if self.closed.is_some() {
-            if let Some(subflow) = self.take_subflow(index) {
+            if let Some(subflow) = self.take_subflow(shared, index) {
                 shared.remove_subflow(&subflow);
             }
         } else {

@@ -6,6 +6,7 @@ use crate::proto::Instant;
 use crate::proto::congestion::{Ack, Cause};
 use crate::proto::counters::Counter;
 use crate::proto::crypto::{self, Key};
+use crate::proto::decision::{CongestionCause, Decision};
 use crate::proto::endpoint::Shared;
 use crate::proto::event::{CloseReason, Unreachable};
 use crate::proto::info::{FallbackReason, SubflowState};
@@ -87,7 +88,7 @@ impl Connection {
         match kind {
             Kind::Initial => {
                 self.settle_initial(shared, segment);
-                self.subflow_established(index);
+                self.subflow_established(shared, index);
                 self.tell_established(shared);
             }
             Kind::JoinActive { nonce, .. } => self.on_join_answer(shared, now, index, nonce, segment),
@@ -133,10 +134,18 @@ impl Connection {
         self.send.take_window(0, u64::from(segment.window));
         let reason = match self.mode {
             Mode::Handshake(true) => FallbackReason::NoMpCapable,
-            _ if self.config.multipath => FallbackReason::SynRetransmission,
+            _ if self.refused_by_peer => FallbackReason::NoMpCapable,
+            _ if self.option_left_out => FallbackReason::SynRetransmission,
+            _ if self.config.multipath => FallbackReason::DestinationRemembered,
             _ => FallbackReason::NotRequested,
         };
         let offered = self.mode == Mode::Handshake(true);
+        if let (true, None, Some(destination)) =
+            (self.option_left_out, segment.options.capable(), self.destination())
+        {
+            // Those with the option were not answered, this one was: it is not the network that is down.
+            shared.remember_blackhole(self.id, destination);
+        }
         let capable = segment
             .options
             .capable()
@@ -200,7 +209,7 @@ impl Connection {
                 subflow.kind = Kind::JoinActive { nonce, mac };
                 // The third ACK is repeated until the peer has answered it.
                 subflow.handshake_due = true;
-                self.subflow_established(index);
+                self.subflow_established(shared, index);
             }
             (None, Some(subflow)) => {
                 shared.count(Counter::MpJoinSynAckHmacFailure);
@@ -288,7 +297,7 @@ impl Connection {
         if matches!(kind, Kind::JoinPassive { .. }) {
             subflow.rcv.ack_now = true;
         }
-        self.subflow_established(index);
+        self.subflow_established(shared, index);
         if kind == Kind::Initial {
             self.tell_established(shared);
         }
@@ -529,6 +538,8 @@ impl Connection {
             revived = std::mem::take(&mut subflow.stale);
             if revived {
                 shared.count(Counter::SubflowRecover);
+                let slot = subflow.slot.0;
+                shared.decide(self.id, || Decision::Recovered { subflow: slot });
             }
             subflow.bytes_acked += outcome.acked - u64::from(subflow.fin_sent && subflow.snd.is_idle());
         }
@@ -537,6 +548,14 @@ impl Connection {
         }
         self.control_congestion(now, index, &outcome);
         self.follow_path_mtu(index);
+        let cause = match outcome.congestion {
+            Some(Cause::Loss) => Some(CongestionCause::Loss),
+            Some(_) => Some(CongestionCause::Mark),
+            None => outcome.undone.then_some(CongestionCause::Undo),
+        };
+        if let Some(cause) = cause {
+            self.note_congestion(shared, index, cause);
+        }
         if plain && outcome.acked > 0 {
             // One to one: subflow offset 1 is data offset 0.
             if self.infinite_until.is_some_and(|until| ack >= until) {
@@ -559,6 +578,15 @@ impl Connection {
         {
             self.congestion_paths[index].mss = subflow.payload_mss(multipath);
         }
+    }
+
+    /// Tells who wants to know what became of a congestion window.
+    pub(super) fn note_congestion(&self, shared: &mut Shared, index: usize, cause: CongestionCause) {
+        let (Some(subflow), path) = (self.subflows[index].as_deref(), &self.congestion_paths[index]) else {
+            return;
+        };
+        let (cwnd, ssthresh) = (path.cwnd, path.ssthresh);
+        shared.decide(self.id, || Decision::Congestion { subflow: subflow.slot.0, cause, cwnd, ssthresh });
     }
 
     /// Tells congestion control and keeps the window accordingly.

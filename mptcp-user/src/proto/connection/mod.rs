@@ -24,6 +24,7 @@ use super::congestion::{self, CongestionControl, Path};
 use super::counters::Counter;
 use super::crypto::Key;
 use super::data::{DataReceiver, DataSender};
+use super::decision::Decision;
 use super::endpoint::Shared;
 use super::event::{CloseReason, ConnectionId, Event, ListenerId};
 use super::info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo};
@@ -147,6 +148,8 @@ pub(crate) struct Connection {
     data_run: u8,
     /// The listener wanted Multipath TCP, the peer's SYN did not.
     refused_by_peer: bool,
+    /// Our SYNs with MP_CAPABLE were not answered: those that followed were without.
+    option_left_out: bool,
     /// How long outstanding data may go without an acknowledgment: what was configured, or agreed on with the peer.
     user_timeout: Duration,
 }
@@ -202,6 +205,7 @@ impl Connection {
             patience: None,
             data_run: 0,
             refused_by_peer: false,
+            option_left_out: false,
             user_timeout: config.user_timeout,
             config,
         }
@@ -348,6 +352,7 @@ impl Connection {
         self.mode = Mode::Plain(reason);
         self.send.clear_reinjections();
         self.send.fin_due = false;
+        let destination = self.destination();
         self.paths = Paths::default();
         self.addresses = Addresses::default();
         let mut readable = false;
@@ -367,7 +372,12 @@ impl Connection {
             }
             self.congestion_paths[index].mss = subflow.payload_mss(false);
         }
+        let harmful = matches!(reason, FallbackReason::ChecksumFailed | FallbackReason::PeerChecksumFailed);
+        if let (true, true, Some(destination)) = (self.client, harmful, destination) {
+            shared.remember_blackhole(self.id, destination);
+        }
         if reason != FallbackReason::NotRequested {
+            shared.decide(self.id, || Decision::FellBack { reason });
             shared.events.push_back(Event::FellBack(self.id, reason));
         }
         if readable {

@@ -3,12 +3,13 @@
 use super::{Connection, Mode};
 use crate::proto::Instant;
 use crate::proto::counters::Counter;
+use crate::proto::decision::{self, Decision, Wait};
 use crate::proto::endpoint::Shared;
 use crate::proto::info::SubflowState;
 use crate::proto::scheduler::{Candidate, Candidates, Queue, best_tier};
-use crate::proto::subflow::Kind;
 use crate::proto::subflow::ecn::EcnState;
 use crate::proto::subflow::scoreboard::{Record, TxMapping};
+use crate::proto::subflow::{Kind, Subflow};
 use crate::wire::{
     FastClose, Flags, MptcpOption, Payload, ResetReason, Segment, TcpOptions, TcpReset, Version, dss_checksum,
 };
@@ -189,10 +190,15 @@ impl Connection {
             && let Some((index, start, end)) =
                 self.choose(self.queue(now, again.start, again.end, true), Some(again.not_on))
         {
+            let among = self.among(shared);
             let segment = self.send_data(shared, now, index, start, end);
             let sent = segment.payload.len() as u64;
             self.send.reinjected(sent);
             shared.count(Counter::MptcpRetrans);
+            shared.decide(self.id, || {
+                let subflow = self.slot(index);
+                Decision::Reinjected { subflow, start, octets: sent, among }
+            });
             self.contiguous = false;
             return Some(segment);
         }
@@ -206,10 +212,16 @@ impl Connection {
         if nxt < end || (self.policies.scheduler.duplicates() && self.is_multipath() && self.send.una < nxt) {
             if let Some((index, start, end)) = self.choose(queue, None) {
                 if start == nxt && self.waits_for_more(index, end - nxt) {
+                    shared.decide(self.id, || Decision::Waiting { why: Wait::Nagle, octets: end - nxt });
                     return None;
                 }
+                let among = self.among(shared);
                 let segment = self.send_data(shared, now, index, start, end);
                 let sent = segment.payload.len() as u64;
+                shared.decide(self.id, || {
+                    let (subflow, scheduler) = (self.slot(index), self.policies.scheduler.name());
+                    Decision::Scheduled { subflow, start, octets: sent, scheduler, among }
+                });
                 if start == nxt {
                     self.send.nxt += sent;
                     self.window_override = false;
@@ -221,11 +233,41 @@ impl Connection {
                 return Some(segment);
             }
             if nxt < end {
+                shared.decide(self.id, || Decision::Waiting { why: Wait::Scheduler, octets: end - nxt });
                 return None;
             }
         }
+        let waiting = self.send.buffer.end().saturating_sub(nxt);
+        if waiting > 0 {
+            shared.decide(self.id, || Decision::Waiting { why: Wait::PeerWindow, octets: waiting });
+        }
         self.look_into_window(&queue);
         self.transmit_data_fin(now)
+    }
+
+    fn slot(&self, index: usize) -> u32 {
+        self.subflows[index].as_deref().map_or(u32::MAX, |subflow| subflow.slot.0)
+    }
+
+    /// What there was to choose among, for those who want to know.
+    fn among(&self, shared: &Shared) -> Vec<decision::Candidate> {
+        if !shared.watched() {
+            return Vec::new();
+        }
+        let candidate = |(index, subflow): (usize, &Subflow)| {
+            let path = &self.congestion_paths[index];
+            decision::Candidate {
+                subflow: subflow.slot.0,
+                usable: subflow.can_send(),
+                backup: subflow.backup || subflow.peer_backup,
+                stale: subflow.stale,
+                srtt_us: decision::micros(subflow.rtt.srtt()),
+                in_flight: subflow.snd.in_flight(),
+                cwnd: path.cwnd,
+                room: subflow.snd.room(path),
+            }
+        };
+        self.living().map(candidate).collect()
     }
 
     /// What a scheduler is asked about.

@@ -5,6 +5,7 @@ use super::addresses::MAX_REMOTE;
 use super::{Connection, Mode, Opening};
 use crate::proto::congestion::Path;
 use crate::proto::counters::Counter;
+use crate::proto::decision::Decision;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::Event;
 use crate::proto::path::{Existing, Initial, Local, View};
@@ -150,6 +151,11 @@ impl Connection {
         self.add_subflow(shared, subflow);
     }
 
+    /// Where the connection was opened to.
+    pub(super) fn destination(&self) -> Option<SocketAddr> {
+        self.paths.initial.map(|initial| initial.remote)
+    }
+
     fn birth(
         &self,
         shared: &mut Shared,
@@ -196,7 +202,7 @@ impl Connection {
     }
 
     /// The handshake of a subflow is complete: congestion control begins with what the two sides agreed on.
-    pub(super) fn subflow_established(&mut self, index: usize) {
+    pub(super) fn subflow_established(&mut self, shared: &mut Shared, index: usize) {
         let multipath = self.is_multipath();
         if let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) {
             // MP_CAPABLE has no flag for it, as MP_JOIN has.
@@ -207,6 +213,10 @@ impl Connection {
             path.min_rtt = subflow.rtt.min();
             self.congestion_paths[index] = path;
             let (local, remote) = subflow.tuple();
+            let (slot, initial) = (subflow.slot.0, subflow.kind == Kind::Initial);
+            let backup = subflow.backup || subflow.peer_backup;
+            let opened = Decision::SubflowOpened { subflow: slot, local, remote, initial, backup };
+            shared.decide(self.id, || opened);
             self.paths.refused.retain(|refusal| (refusal.local, refusal.remote) != (local.ip(), remote));
         }
         if self.patience.is_some() && !self.released {
@@ -371,6 +381,8 @@ impl Connection {
             let (local, interface) = (wish.local.address, wish.local.interface);
             let wanted = Wanted { local, interface, remote: wish.remote, backup: wish.backup };
             self.paths.wanted.push(wanted);
+            let path_manager = self.policies.path_manager.name();
+            shared.decide(self.id, || Decision::SubflowWanted { local, remote: wish.remote, path_manager });
             situation.subflows.push(self.expected(shared, &wanted));
             let connection = self.id;
             let event = Event::SubflowWanted { connection, local, interface, remote: wish.remote };

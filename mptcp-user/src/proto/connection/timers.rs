@@ -4,6 +4,7 @@ use super::{Connection, Mode};
 use crate::proto::Instant;
 use crate::proto::congestion::Cause;
 use crate::proto::counters::Counter;
+use crate::proto::decision::{CongestionCause, Decision, ReinjectionCause};
 use crate::proto::endpoint::Shared;
 use crate::proto::event::CloseReason;
 use crate::proto::info::{FallbackReason, SubflowState};
@@ -136,6 +137,7 @@ impl Connection {
                         subflow.snd.reduce_proportionally(0, false, &mut self.congestion_paths[index]);
                     }
                 }
+                self.note_congestion(shared, index, CongestionCause::Loss);
             }
             Some(TimerAction::Suspect) => self.suspect(shared, now, index),
             Some(TimerAction::Probe) => shared.count(Counter::LossProbes),
@@ -148,11 +150,19 @@ impl Connection {
     /// one until it shows that it is alive.
     fn suspect(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         if self.is_multipath() && (self.works_without(index) || self.could_replace(shared, now, index)) {
-            if self.subflow(index).is_some_and(|subflow| !std::mem::replace(&mut subflow.stale, true)) {
-                shared.count(Counter::SubflowStale);
-            }
-            self.reinject_outstanding(index);
+            self.mark_stale(shared, index);
+            self.reinject_outstanding(shared, index, ReinjectionCause::Overdue);
             self.manage_paths(shared, now);
+        }
+    }
+
+    /// The path is suspected dead.
+    fn mark_stale(&mut self, shared: &mut Shared, index: usize) {
+        let Some(subflow) = self.subflow(index) else { return };
+        if !std::mem::replace(&mut subflow.stale, true) {
+            let (slot, timeouts) = (subflow.slot.0, subflow.snd.expiries);
+            shared.count(Counter::SubflowStale);
+            shared.decide(self.id, || Decision::Stale { subflow: slot, timeouts });
         }
     }
 
@@ -183,6 +193,7 @@ impl Connection {
                 subflow.handshake_due = true;
                 if offered && sends >= SYNS_WITH_OPTION {
                     shared.count(Counter::MpCapableSynTxDrop);
+                    self.option_left_out = true;
                     self.mode = Mode::Handshake(false);
                     shared.remove_token(self.local_key.token);
                 }
@@ -229,16 +240,15 @@ impl Connection {
         self.follow_path_mtu(index);
         let path = &mut self.congestion_paths[index];
         path.cwnd = path.mss;
+        self.note_congestion(shared, index, CongestionCause::Timeout);
         let (user_timeout, others) = (self.user_timeout, self.works_without(index));
+        self.mark_stale(shared, index);
         let Some(subflow) = self.subflow(index) else { return };
-        if !std::mem::replace(&mut subflow.stale, true) {
-            shared.count(Counter::SubflowStale);
-        }
         if others {
             subflow.snd.probe_within(now, subflow.rtt.rto().max(PROBE_INTERVAL));
         }
         let given_up = now - subflow.snd.progress >= user_timeout;
-        self.reinject_outstanding(index);
+        self.reinject_outstanding(shared, index, ReinjectionCause::Timeout);
         if given_up {
             self.give_up_subflow(shared, now, index);
         } else {
@@ -291,6 +301,10 @@ impl Connection {
             // The only subflow delivers and the options have stopped coming: a path that has begun to strip them.
             let acknowledged = subflow.snd.una - 1;
             shared.count(Counter::DssFallback);
+            if let (true, Some(destination)) = (self.client, self.destination()) {
+                // It took a while of silence to find out.
+                shared.remember_blackhole(self.id, destination);
+            }
             self.fall_back(shared, FallbackReason::OptionStripped);
             self.send.acknowledge(acknowledged.min(self.send.end()));
             return;
@@ -301,6 +315,8 @@ impl Connection {
         if una < self.send.nxt && !covered {
             self.contiguous = false;
             self.send.reinject(una, self.send.nxt, usize::MAX);
+            let (octets, cause) = (self.send.nxt - una, ReinjectionCause::DataTimeout);
+            shared.decide(self.id, || Decision::ReinjectionWanted { subflow: None, octets, cause });
         } else if self.send.fin_sent && una == self.send.buffer.end() {
             self.send.fin_due = true;
         }

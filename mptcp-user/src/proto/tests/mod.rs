@@ -1,8 +1,10 @@
 //! Two endpoints, a virtual clock, and a network in memory between them.
 
 mod addresses;
+mod blackhole;
 mod buffers;
 mod counters;
+mod decisions;
 mod ecn;
 mod flood;
 mod handshake;
