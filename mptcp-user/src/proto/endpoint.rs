@@ -13,6 +13,7 @@ use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, U
 use super::info::ConnectionInfo;
 use super::secret::{Keyed, Secret, Tuple};
 use super::subflow::Subflow;
+use super::syn_ack_budget::SynAckBudget;
 use super::syn_cookie::SynCookies;
 use super::time_wait::TimeWaits;
 use super::timer::TimerQueue;
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     rng: ChaCha12Rng,
     secret: Secret,
     cookies: SynCookies,
+    syn_acks: SynAckBudget,
     pub(crate) events: VecDeque<Event>,
     counters: Counters,
     blackholes: Blackholes,
@@ -192,6 +194,16 @@ impl Shared {
         }
     }
 
+    /// Whether a SYN/ACK may be repeated unasked.
+    pub(crate) fn may_repeat_syn_ack(&mut self, now: Instant) -> bool {
+        self.syn_acks.spend(now)
+    }
+
+    /// A peer has completed the handshake that it began.
+    pub(crate) fn handshake_completed(&mut self) {
+        self.syn_acks.earn();
+    }
+
     /// Whether so many connections of this listener are half-open that no more is done for them than must be.
     pub(crate) fn crowded(&self, listener: Option<ListenerId>) -> bool {
         let listener = listener.and_then(|id| self.listeners.get(&id.0));
@@ -279,6 +291,7 @@ impl Endpoint {
                 rng,
                 secret,
                 cookies: SynCookies::default(),
+                syn_acks: SynAckBudget::default(),
                 events: VecDeque::new(),
                 counters: Counters::default(),
                 blackholes: Blackholes::default(),

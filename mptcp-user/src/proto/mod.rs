@@ -26,6 +26,7 @@ mod scheduler;
 mod secret;
 mod send_buffer;
 mod subflow;
+mod syn_ack_budget;
 mod syn_cookie;
 mod time;
 mod time_wait;

@@ -248,7 +248,7 @@ impl Connection {
             let Some(subflow) = self.subflow(index) else { continue };
             // Before the handshake is complete nobody is owed a reset: the SYN may have come under a false name.
             let silent = matches!(reason, CloseReason::Reset | CloseReason::Finished | CloseReason::Refused)
-                || subflow.state == SubflowState::SynSent
+                || matches!(subflow.state, SubflowState::SynSent | SubflowState::SynReceived)
                 || reason == CloseReason::ConnectTimeout;
             if subflow.reset_due.is_none() && !silent {
                 subflow.reset_due = Some(Some(ResetReason::Unspecified));

@@ -294,6 +294,7 @@ impl Connection {
         subflow.ecn.completed(segment);
         subflow.snd.syn_acknowledged(now);
         subflow.confirmed = true;
+        shared.handshake_completed();
         if matches!(kind, Kind::JoinPassive { .. }) {
             subflow.rcv.ack_now = true;
         }
@@ -806,7 +807,7 @@ impl Connection {
             if subflow.snd.path_mtu.too_big(now, mtu, subflow.headers()) {
                 self.follow_path_mtu(index);
             }
-        } else if unreachable.hard && subflow.state == SubflowState::SynSent {
+        } else if unreachable.hard && !subflow.is_synchronised() {
             // Before the handshake is complete a hard error ends the attempt; later it is a hint at most.
             let initial = subflow.kind == Kind::Initial;
             self.refuse_path(now, index);

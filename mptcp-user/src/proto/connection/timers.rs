@@ -19,7 +19,8 @@ const SYNS_WITH_OPTION: u32 = 2;
 /// Attempts to complete the handshake of a further subflow.
 const JOIN_ATTEMPTS: u32 = 5;
 /// SYN/ACKs sent in answer to one SYN: no more than a lost third ACK makes necessary, because the SYN may have come
-/// under a false name. None are repeated while the listener is crowded.
+/// under a false name (Linux sends six). None are repeated while the listener is crowded, nor when the endpoint's budget
+/// for that is spent (see `syn_ack_budget`).
 const SYN_ACK_ATTEMPTS: u32 = 4;
 /// Longest wait between two window probes.
 const MAX_PERSIST: Duration = Duration::from_secs(60);
@@ -199,7 +200,7 @@ impl Connection {
                 }
             }
             (SubflowState::SynReceived, Kind::Initial) if sends < attempts => {
-                subflow.handshake_due = true;
+                self.repeat_syn_ack(shared, now, index);
             }
             (SubflowState::FinWait2, _) => {
                 // The peer never closed its half of the subflow.
@@ -210,9 +211,10 @@ impl Connection {
             (SubflowState::SynReceived, Kind::Initial) => {
                 self.close_now(shared, now, CloseReason::ConnectTimeout);
             }
-            (SubflowState::SynReceived, _) if sends >= JOIN_ATTEMPTS || self.joins_crowded() => {
+            (SubflowState::SynReceived, _) if sends >= SYN_ACK_ATTEMPTS || self.joins_crowded() => {
                 self.drop_half_open(shared, index);
             }
+            (SubflowState::SynReceived, _) => self.repeat_syn_ack(shared, now, index),
             _ if sends < JOIN_ATTEMPTS => {
                 if let Some(subflow) = self.subflow(index) {
                     subflow.handshake_due = true;
@@ -227,6 +229,16 @@ impl Connection {
                     self.end_subflow(shared, now, index);
                 }
             }
+        }
+    }
+
+    /// The third ACK has not come: the SYN/ACK again, if that can be answered for.
+    fn repeat_syn_ack(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        let Some(subflow) = self.subflow(index) else { return };
+        if shared.may_repeat_syn_ack(now) {
+            subflow.handshake_due = true;
+        } else {
+            subflow.handshake_left_out(now);
         }
     }
 

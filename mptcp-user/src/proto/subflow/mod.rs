@@ -300,11 +300,16 @@ impl Subflow {
 
     /// The handshake message is leaving; arms the timer for the next attempt.
     pub(crate) fn handshake_sent(&mut self, now: Instant) {
+        self.handshake_left_out(now);
+        self.handshake_sent_at = now;
+    }
+
+    /// The handshake message would leave now, and does not; the next attempt is waited for all the same.
+    pub(crate) fn handshake_left_out(&mut self, now: Instant) {
         self.handshake_due = false;
         let wait = Duration::from_secs(1) * (1 << self.handshake_sends.min(6));
         self.handshake_deadline = Some(now + wait);
         self.handshake_sends += 1;
-        self.handshake_sent_at = now;
     }
 
     /// The peer answered the handshake message: a round-trip time, unless it was sent twice (Karn).

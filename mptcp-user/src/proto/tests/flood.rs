@@ -8,9 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-const SPOOFED: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 66, 66));
+pub(super) const SPOOFED: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 66, 66));
 
-fn spoofed_syn(number: u32, multipath: bool) -> Segment {
+pub(super) fn spoofed_syn(number: u32, multipath: bool) -> Segment {
     let from = SocketAddr::new(SPOOFED, 1024 + (number % 60_000) as u16);
     let mut syn = Segment::new(from, SocketAddr::new(address(0, 2, false), 5000));
     syn.flags = Flags::SYN;

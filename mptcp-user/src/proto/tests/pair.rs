@@ -50,6 +50,8 @@ pub(super) struct Host {
 /// Changes or drops segments on their way; `true` in the first argument: from the client.
 pub(super) type Middlebox = Box<dyn FnMut(bool, Segment) -> Option<Segment>>;
 
+/// Sees segments, and when they leave.
+pub(super) type TimedWitness = Box<dyn FnMut(Instant, &Segment)>;
 /// Sees segments.
 pub(super) type Witness = Box<dyn FnMut(&Segment)>;
 
@@ -63,6 +65,8 @@ pub(super) struct Pair {
     pub(super) middlebox: Option<Middlebox>,
     /// Sees what a path's MTU drops.
     pub(super) dropped: Option<Witness>,
+    /// Sees what the server sends, and when.
+    pub(super) sent: Option<TimedWitness>,
     pub(super) listener: ListenerId,
     /// Segments that each host's link takes per tenth of a millisecond.
     pub(super) budget: usize,
@@ -132,6 +136,7 @@ impl Pair {
             paths,
             middlebox: None,
             dropped: None,
+            sent: None,
             listener,
             budget: usize::MAX,
             backlogged: false,
@@ -254,6 +259,9 @@ impl Pair {
     #[allow(clippy::needless_pass_by_value)] // it leaves
     fn transmit(&mut self, from_client: bool, segment: Segment) {
         assert!(segment.options.wire_len() <= 40, "options too long: {segment:?}");
+        if let (false, Some(sent)) = (from_client, &mut self.sent) {
+            sent(self.now, &segment);
+        }
         let path = path_of(segment.src.ip());
         for packet in segmentize(&segment) {
             let mtu = packet.payload.len() + packet.options.wire_len() + 20;
