@@ -178,7 +178,8 @@ impl Scenario {
 
     /// One measurement; none if the connection did not have the subflows that it should.
     fn turn(&self, peer: &Path, contender: Contender, effort: Effort) -> Result<Option<Values>> {
-        let lab = Lab::new()?;
+        // One family: our stack would open a subflow in each of two.
+        let lab = Lab::of_family(Family::Ipv4)?;
         lab.set_mtu(self.mtu)?;
         if !self.offloads {
             lab.without_offloads()?;
