@@ -43,7 +43,7 @@ pub fn listen_here(protocol: Protocol, local: SocketAddr) -> Result<TcpListener>
     // SAFETY: the address is valid for its length during the calls; the descriptor is open.
     let failed = unsafe {
         libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) != 0
-            || libc::listen(socket.as_raw_fd(), 64) != 0
+            || libc::listen(socket.as_raw_fd(), 4096) != 0
     };
     if failed {
         return Err(io::Error::last_os_error())
@@ -104,6 +104,11 @@ pub fn connect_here(
     Ok(TcpStream::from(socket))
 }
 
+/// A socket that is not connected yet, for a connection to `remote`, in the namespace of the calling thread.
+pub fn unconnected_here(protocol: Protocol, remote: SocketAddr) -> Result<TcpStream> {
+    Ok(TcpStream::from(socket(protocol, remote)?))
+}
+
 /// Chooses the congestion control of a connection by its name. Root may choose any that the kernel has, whatever is
 /// allowed to others.
 pub fn set_congestion(stream: &TcpStream, name: &str) -> Result<()> {
@@ -125,7 +130,7 @@ pub fn set_congestion(stream: &TcpStream, name: &str) -> Result<()> {
 }
 
 /// What the kernel says of a Multipath TCP connection; none if it is regular TCP through and through.
-pub fn info(stream: &TcpStream) -> Option<KernelInfo> {
+pub fn info(stream: &impl AsRawFd) -> Option<KernelInfo> {
     const SOL_MPTCP: libc::c_int = 284;
     const MPTCP_INFO: libc::c_int = 1;
     const FLAG_FALLBACK: u8 = 1;

@@ -135,7 +135,12 @@ impl Lab {
 
     /// Two links with addresses of one family only, so that all subflows are of that family.
     pub fn of_family(family: Family) -> Result<Self> {
-        Self::build(2, &[family])
+        Self::of_family_with_links(family, 2)
+    }
+
+    /// As many links as wanted with addresses of one family only.
+    pub fn of_family_with_links(family: Family, links: usize) -> Result<Self> {
+        Self::build(links, &[family])
     }
 
     /// As many links as wanted, both families.
@@ -240,6 +245,19 @@ impl Lab {
     /// Sets the MTU of all links.
     pub fn set_mtu(&self, mtu: u32) -> Result<()> {
         self.each_interface(|namespace, interface| namespace.set_mtu(interface, mtu))
+    }
+
+    /// Shapes all links in both directions to a rate in megabits per second (a token bucket).
+    pub fn shape(&self, rate: u64) -> Result<()> {
+        self.each_interface(|namespace, interface| {
+            let words =
+                format!("qdisc add dev {interface} root tbf rate {rate}mbit burst 256kb latency 20ms");
+            let output =
+                namespace.command("tc").args(words.split_whitespace()).output().context("can't run tc")?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "tc {words}: {}", said.trim());
+            Ok(())
+        })
     }
 
     /// Switches segmentation and receive offloads of all links off.

@@ -4,12 +4,14 @@
 //! * [`middlebox`]: what networks do to TCP segments, one trick per box;
 //! * [`Network`]: paths made of both, between the addresses of two hosts;
 //! * [`Traffic`]: what applications do, and whether what they get is what was sent;
+//! * [`Direct`]: two engines without a network, to measure what they cost;
 //! * [`Simulation`]: two engines, a network, and what happens to them in virtual time;
 //! * [`Scenario`]: a random topology with random traffic from one seed, and the judgment of how it went.
 //!
 //! Links and middleboxes know nothing of virtual time: `mptcp lab` runs the same code over real frames.
 //! Everything random comes from one 64-bit seed.
 
+mod direct;
 pub mod link;
 pub mod middlebox;
 mod network;
@@ -21,6 +23,7 @@ mod segment;
 mod simulation;
 mod traffic;
 
+pub use direct::Direct;
 pub use link::{Link, LinkConfig, LinkStats, Loss, Packet};
 pub use network::{Network, PathConfig, PathId, Side};
 pub use queue::{Discipline, Queue, Queued};

@@ -5,7 +5,7 @@ mod report;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use mptcp_tests::bench::{Contender, Effort, Row, SCENARIOS, sibling};
+use mptcp_tests::bench::{Contender, Effort, Row, SCENARIOS, ceiling, engine, plot, sibling};
 use mptcp_tests::beside::{self, Comparison, Condition, Role};
 use report::Report;
 use std::collections::BTreeMap;
@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Measure this stack and the kernel's side by side, in turns, on the same links.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Run this scenario (repeatable; default: all): xdp, bulk, bulk-nooffload, bulk-9000, rr, tcp (regular TCP beside
-    /// the kernel's through the emulator), fairness (both in one bottleneck)
+    /// Run this scenario (repeatable; default: all): xdp, engine, bulk, bulk-nooffload, bulk-9000, bulk-6,
+    /// record, rr, connect, mesh, idle, cpu, tcp (regular TCP beside the kernel's through the emulator), fairness (both in
+    /// one bottleneck)
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,
     /// Measure only this contender (repeatable; default: all, in turns)
@@ -40,10 +41,13 @@ struct Args {
     /// Write the rows as a JSON array
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw the rows: one SVG for each metric, and one with all ratios
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
 }
 
 /// The scenarios that are no [`mptcp_tests::bench::Scenario`].
-const OTHERS: [&str; 3] = ["xdp", "tcp", "fairness"];
+const OTHERS: [&str; 4] = ["xdp", "engine", "tcp", "fairness"];
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
@@ -72,11 +76,23 @@ fn run(args: &Args) -> Result<()> {
     if wanted("xdp") {
         rows.extend(xdp(args.quick)?);
     }
+    if wanted("engine") {
+        rows.extend(engine(effort, &say));
+    }
     let contenders = if args.contenders.is_empty() { &Contender::ALL[..] } else { &args.contenders };
     let peer = sibling("bench_peer")?;
+    let mut mtus = Vec::new();
     for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
         eprintln!("{}: {}", scenario.name, scenario.about);
-        rows.extend(scenario.run(&peer, contenders, effort, &say)?);
+        let concerned: Vec<_> = contenders.iter().copied().filter(|who| scenario.concerns(*who)).collect();
+        rows.extend(scenario.run(&peer, &concerned, effort, &say)?);
+        if scenario.name.starts_with("bulk") && !mtus.contains(&scenario.mtu) {
+            mtus.push(scenario.mtu);
+        }
+    }
+    for mtu in mtus {
+        let rates = (0..effort.runs).map(|_| ceiling(mtu)).collect::<Result<Vec<_>>>()?;
+        rows.push(Row::new("ceiling", "no protocol", &format!("one link, MTU {mtu}"), "Gb/s", rates));
     }
     let mut report = Report::begin();
     if wanted("tcp") {
@@ -99,6 +115,11 @@ fn run(args: &Args) -> Result<()> {
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&rows)?;
         std::fs::write(path, text + "\n").with_context(|| format!("can't write {}", path.display()))?;
+    }
+    if let Some(directory) = &args.plot {
+        for name in plot(&rows, directory)? {
+            eprintln!("wrote {}", directory.join(name).display());
+        }
     }
     Ok(())
 }

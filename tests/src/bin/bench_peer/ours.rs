@@ -1,0 +1,117 @@
+//! One connection of our stack, through its library.
+
+use super::{Args, CHUNK, Pace, Role, Span, quantiles, rate, ready};
+use anyhow::{Context, Result, ensure};
+use mptcp_user::stack::{MptcpStream, Stack};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Plays a role over one connection of our stack.
+pub(super) async fn run(args: &Args) -> Result<serde_json::Value> {
+    let stack = stack(args).await?;
+    let result = play(&stack, args.role).await;
+    stack.shutdown(Duration::from_secs(3)).await;
+    result
+}
+
+/// The stack that the arguments ask for.
+pub(super) async fn stack(args: &Args) -> Result<Stack> {
+    let mut builder = Stack::builder();
+    builder.connection.multipath = !args.no_multipath;
+    if let Some(name) = &args.congestion {
+        builder.connection.congestion.clone_from(name);
+    }
+    Ok(builder.build().await?)
+}
+
+async fn subflows(stream: &MptcpStream) -> usize {
+    let info = stream.info().await;
+    info.subflows.iter().filter(|subflow| subflow.bytes_received + subflow.bytes_acked > 0).count()
+}
+
+async fn play(stack: &Stack, role: Role) -> Result<serde_json::Value> {
+    let accept = async |local| -> Result<MptcpStream> {
+        let mut listener = stack.listen(local).await?;
+        ready();
+        Ok(listener.accept().await?.0)
+    };
+    let connect = async |remote| -> Result<MptcpStream> { Ok(stack.connect(remote).await?) };
+    let mut buffer = vec![0x5a; CHUNK];
+    match role {
+        Role::Sink { local } => {
+            let mut stream = accept(local).await?;
+            let start = Instant::now();
+            let mut total = 0;
+            loop {
+                match stream.read(&mut buffer).await? {
+                    0 => break,
+                    octets => total += octets as u64,
+                }
+            }
+            let time = start.elapsed();
+            stream.shutdown().await?;
+            Ok(rate(total, time, 0))
+        }
+        Role::Source { remote, bytes, gbps } => {
+            let mut stream = connect(remote).await?;
+            let (start, mut pace) = (Instant::now(), Pace::new(gbps));
+            let mut left = bytes;
+            while left > 0 {
+                let octets = left.min(CHUNK as u64) as usize;
+                if let Some(wait) = pace.wait(octets) {
+                    tokio::time::sleep(wait).await;
+                }
+                stream.write_all(&buffer[..octets]).await?;
+                left -= octets as u64;
+            }
+            stream.shutdown().await?;
+            ensure!(stream.read(&mut buffer).await? == 0, "the sink sent something");
+            Ok(rate(bytes, start.elapsed(), subflows(&stream).await))
+        }
+        Role::Drain { local, settle, span } => {
+            let mut stream = accept(local).await?;
+            let mut span = Span::new(settle, span);
+            while let Some(left) = span.left() {
+                if let Ok(read) = tokio::time::timeout(left, stream.read(&mut buffer)).await {
+                    let octets = read?;
+                    ensure!(octets > 0, "the flood ended");
+                    span.count(octets);
+                }
+            }
+            Ok(span.rate())
+        }
+        Role::Flood { remote } => {
+            let mut stream = connect(remote).await?;
+            while stream.write_all(&buffer).await.is_ok() {}
+            Ok(serde_json::json!({}))
+        }
+        Role::Echo { local } => {
+            let mut stream = accept(local).await?;
+            let mut total = 0;
+            loop {
+                match stream.read(&mut buffer).await? {
+                    0 => break,
+                    octets => {
+                        stream.write_all(&buffer[..octets]).await?;
+                        total += octets as u64;
+                    }
+                }
+            }
+            stream.shutdown().await?;
+            Ok(serde_json::json!({ "bytes": total }))
+        }
+        Role::Ping { remote, size, count } => {
+            let mut stream = connect(remote).await?;
+            let mut trips = Vec::with_capacity(count);
+            for _ in 0..count {
+                let start = Instant::now();
+                stream.write_all(&buffer[..size]).await?;
+                stream.read_exact(&mut buffer[..size]).await.context("the echo ended")?;
+                trips.push(start.elapsed());
+            }
+            stream.shutdown().await?;
+            Ok(quantiles(trips))
+        }
+        other => unreachable!("{other:?} is about many connections"),
+    }
+}
