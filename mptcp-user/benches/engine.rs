@@ -5,7 +5,6 @@
 #![allow(missing_docs)] // of what criterion's macros make
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use mptcp_user::proto::ConnectionConfig;
 use mptcp_user::sim::Direct;
 
 fn bulk(criterion: &mut Criterion) {
@@ -13,8 +12,7 @@ fn bulk(criterion: &mut Criterion) {
     for (name, paths, checksum) in
         [("one-path", 1, false), ("two-paths", 2, false), ("six-paths", 6, false), ("checksum", 2, true)]
     {
-        let config = ConnectionConfig { checksum, ..ConnectionConfig::default() };
-        let mut bench = Direct::new(paths, 1500, &config);
+        let mut bench = Direct::new(paths, 1500, &Direct::spread(checksum));
         while bench.received < 100 << 20 {
             bench.round();
         }

@@ -1,7 +1,6 @@
 //! The protocol engine alone, in memory.
 
 use super::{Effort, Row};
-use mptcp_user::proto::ConnectionConfig;
 use mptcp_user::sim::Direct;
 use std::time::Instant;
 
@@ -18,8 +17,7 @@ pub fn engine(effort: Effort, say: &dyn Fn(&str)) -> Vec<Row> {
         ("six paths", 6, false),
         ("two paths, checksum", 2, true),
     ] {
-        let config = ConnectionConfig { checksum, ..ConnectionConfig::default() };
-        let mut direct = Direct::new(paths, 1500, &config);
+        let mut direct = Direct::new(paths, 1500, &Direct::spread(checksum));
         while direct.received < WARM_UP {
             direct.round();
         }

@@ -301,6 +301,8 @@ impl Connection {
         self.subflow_established(shared, index);
         if kind == Kind::Initial {
             self.tell_established(shared);
+            // Whoever has nothing to send, and may never be sent anything again, tells its addresses now.
+            self.manage_paths(shared, now);
         }
         true
     }

@@ -98,3 +98,18 @@ fn a_driver_that_is_slower_than_the_data_still_sends_the_echo() {
         pair.tail()
     );
 }
+
+#[test]
+fn a_connection_that_carries_little_or_nothing_gets_its_other_paths_at_once() {
+    for octets in [0, 2] {
+        let mut pair = Pair::new(4, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
+        pair.send_only(pattern(octets, 1), Vec::new());
+        let both = |pair: &Pair| {
+            let confirmed = |info: crate::proto::ConnectionInfo| {
+                info.subflows.iter().filter(|subflow| subflow.confirmed).count()
+            };
+            pair.client.connection.is_some() && confirmed(pair.client.info()) == 2
+        };
+        assert!(pair.run_until(Duration::from_secs(1), both), "{octets} octets:\n{}", pair.tail());
+    }
+}
