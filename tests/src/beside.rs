@@ -220,7 +220,7 @@ impl Flow<'_> {
 }
 
 /// Whether the emulator kept its time: on a machine that is busy with other things what is measured is not the path.
-fn was_on_time(lab: &mut Lab) -> Result<bool> {
+pub(crate) fn was_on_time(lab: &mut Lab) -> Result<bool> {
     let report = lab.end_emulation()?.pop().context("a path has an emulator")?;
     let late = report["mean_lateness_us"].as_f64().context("no lateness")?;
     let missed = ["forward", "reverse"].map(|way| report[way]["missed"].as_u64());

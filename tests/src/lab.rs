@@ -187,10 +187,11 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Stops the emulator of a link, so that packets vanish without a word, or lets it go on.
+    /// From now on the emulator of a link drops everything, what is under way included, or no more does. The interfaces
+    /// stay up.
     pub fn silence(&self, number: usize, silent: bool) {
         for (_, emulator) in self.emulators.iter().filter(|(link, _)| *link == number) {
-            emulator.signal(if silent { libc::SIGSTOP } else { libc::SIGCONT });
+            emulator.signal(if silent { libc::SIGUSR1 } else { libc::SIGUSR2 });
         }
     }
 

@@ -20,6 +20,7 @@ pub mod capture;
 pub mod counters;
 pub mod data;
 pub mod demo;
+pub mod failover;
 pub mod interop;
 pub mod kernel;
 pub mod lab;

@@ -3,11 +3,12 @@
 use super::exit::ExitCode;
 use super::signals::Signals;
 use anyhow::{Context, Result};
-use mptcp_user::lab::{BoxSettings, ConfigError, Lab, LabConfig, LabReport, LinkSettings};
+use mptcp_user::lab::{BoxSettings, ConfigError, Lab, LabConfig, LabReport, LinkSettings, Outage, units};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Emulate a network between two Ethernet interfaces: rate, delay, loss, queues, middleboxes.
 #[derive(Debug, clap::Args)]
@@ -34,12 +35,15 @@ A box stands between FIRST and the link and is one of:
 All but randomise-sequence, rewrite-timestamps and nat take way=forward or way=reverse: stand in one direction only.
 
 A file for --config has the same: tables [both], [forward], [reverse] with these keys, [[box]] with kind = \"strip\"
-and so on, and seed = 1.
+and so on, down-at = [\"3s\"], up-at = [\"8s\"], and seed = 1.
+
+SIGUSR1 makes it drop everything from then on, what is under way included; SIGUSR2 ends that.
 
 Examples:
   mptcp lab veth0 veth1 --both rate=100mbit,delay=10ms --forward loss=1%
   mptcp lab eth1 eth2 --both delay=50ms,queue=200 --box strip,option=mptcp,when=syn
   mptcp lab eth1 eth2 --config satellite.toml --seconds 60 --json
+  mptcp lab eth1 eth2 --both rate=20mbit,delay=25ms --down-at 3s --up-at 8s
 
 The interfaces need no addresses; everything that arrives on one is forwarded to the other. It takes CAP_NET_RAW.")]
 pub(crate) struct LabArgs {
@@ -59,6 +63,12 @@ pub(crate) struct LabArgs {
     /// A middlebox; repeat it for a chain, the one nearest to FIRST first
     #[arg(short = 'x', long = "box", value_name = "BOX", value_parser = BoxSettings::parse)]
     boxes: Vec<BoxSettings>,
+    /// Drop everything from so long after the start on (repeatable), as 3s or 500ms
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    down_at: Vec<Duration>,
+    /// Forward again from so long after the start on
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    up_at: Vec<Duration>,
     /// Read settings from a TOML file; those given as flags come on top
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -92,6 +102,7 @@ impl LabArgs {
         }
         let boxes = self.boxes.iter().map(BoxSettings::build).collect::<Result<Vec<_>, ConfigError>>()?;
         config.boxes.extend(boxes);
+        config.outages.extend(Outage::pair(&self.down_at, &self.up_at)?);
         config.seed = self.seed.unwrap_or(config.seed);
         Ok(config)
     }
@@ -101,17 +112,24 @@ pub(crate) async fn run(args: LabArgs) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let mut lab = Lab::open(&args.first, &args.second, &args.config()?)?;
     let stop = Arc::new(AtomicBool::new(false));
+    let switch = lab.switch();
+    let mut down = signal(SignalKind::user_defined1()).context("can't listen to signals")?;
+    let mut up = signal(SignalKind::user_defined2()).context("can't listen to signals")?;
     let limit = args.seconds.map(Duration::from_secs);
     let mut thread = tokio::task::spawn_blocking({
         let stop = stop.clone();
         move || lab.run(&stop, limit)
     });
     tracing::info!("forwarding between {} and {}", args.first, args.second);
-    let (report, code) = tokio::select! {
-        report = &mut thread => (report, ExitCode::Success),
-        code = signals.wanted() => {
-            stop.store(true, Ordering::Relaxed);
-            (thread.await, code)
+    let (report, code) = loop {
+        tokio::select! {
+            report = &mut thread => break (report, ExitCode::Success),
+            code = signals.wanted() => {
+                stop.store(true, Ordering::Relaxed);
+                break (thread.await, code);
+            }
+            Some(()) = down.recv() => switch.store(true, Ordering::Relaxed),
+            Some(()) = up.recv() => switch.store(false, Ordering::Relaxed),
         }
     };
     let report = report.context("the forwarding thread failed")??;

@@ -1,8 +1,8 @@
 //! The forwarding loop: frames from one interface, through middleboxes and a link, to the other.
 
-use super::LabConfig;
 use super::frame::Frame;
 use super::socket::{PacketSocket, interface_index};
+use super::{LabConfig, Outage};
 use crate::proto::Instant;
 use crate::sim::middlebox::{Chain, Way};
 use crate::sim::{Link, LinkStats, Random};
@@ -10,6 +10,7 @@ use crate::wire::Segment;
 use crate::wire::packet::LinkHeader;
 use serde::Serialize;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -100,6 +101,10 @@ pub struct Lab {
     /// To the second and to the first interface.
     links: [Link<Frame>; 2],
     chain: Chain,
+    outages: Vec<Outage>,
+    /// Somebody says that nothing is to get through.
+    switched_off: Arc<AtomicBool>,
+    up: bool,
     sent: u64,
     lateness_total: Duration,
     lateness_max: Duration,
@@ -156,10 +161,28 @@ impl Lab {
             ports: [port(first, first_index)?, port(second, second_index)?],
             links: [config.forward, config.reverse].map(|config| Link::new(config, random.fork())),
             chain: Chain::new(boxes),
+            outages: config.outages.clone(),
+            switched_off: Arc::default(),
+            up: true,
             sent: 0,
             lateness_total: Duration::ZERO,
             lateness_max: Duration::ZERO,
         })
+    }
+
+    /// While this is set, everything is dropped.
+    pub fn switch(&self) -> Arc<AtomicBool> {
+        self.switched_off.clone()
+    }
+
+    /// Takes the links down and up as the schedule and the switch say. `time` from the start on.
+    fn attend_to_outages(&mut self, time: Duration) {
+        let scheduled = self.outages.iter().any(|outage| outage.lasts(time));
+        let up = !scheduled && !self.switched_off.load(Ordering::Relaxed);
+        if up != std::mem::replace(&mut self.up, up) {
+            tracing::info!("the link is {}", if up { "up" } else { "down" });
+            self.links.iter_mut().for_each(|link| link.set_up(up));
+        }
     }
 
     /// Forwards until `stop` is set or `limit` is over.
@@ -175,6 +198,7 @@ impl Lab {
             if stop.load(Ordering::Relaxed) || limit.is_some_and(|limit| now - start >= limit) {
                 return Ok(self.report(now - start));
             }
+            self.attend_to_outages(now - start);
             let mut busy = false;
             for way in [Way::Forward, Way::Reverse] {
                 busy |= self.receive(way, now)?;

@@ -304,8 +304,51 @@ pub struct LabConfig {
     pub reverse: LinkConfig,
     /// Middleboxes, the first one nearest to the first interface.
     pub boxes: Vec<BoxConfig>,
+    /// When nothing gets through in either direction.
+    pub outages: Vec<Outage>,
     /// Seed of everything random.
     pub seed: u64,
+}
+
+/// A time in which everything is dropped, what is under way when it begins included. The interfaces stay up: nobody is
+/// told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outage {
+    /// Its beginning, from the start of the emulator on.
+    pub from: Duration,
+    /// Its end, if it has one.
+    pub until: Option<Duration>,
+}
+
+impl Outage {
+    /// Pairs each beginning with the end that follows it.
+    ///
+    /// # Errors
+    /// An end without a beginning before it.
+    pub fn pair(down: &[Duration], up: &[Duration]) -> Result<Vec<Self>, ConfigError> {
+        let mut down = down.to_vec();
+        down.sort();
+        let end = |from: &Duration, next: Option<&Duration>| {
+            let later = up.iter().filter(|up| *up > from && next.is_none_or(|next| *up <= next));
+            later.min().copied()
+        };
+        let outages: Vec<Self> = down
+            .iter()
+            .enumerate()
+            .map(|(number, from)| Self { from: *from, until: end(from, down.get(number + 1)) })
+            .collect();
+        if outages.iter().filter(|outage| outage.until.is_some()).count() != up.len() {
+            return Err(wrong(
+                "each up-at needs a down-at before it, and each down-at has one up-at at most",
+            ));
+        }
+        Ok(outages)
+    }
+
+    /// Whether it lasts at this time from the start on.
+    pub fn lasts(&self, time: Duration) -> bool {
+        self.from <= time && self.until.is_none_or(|until| time < until)
+    }
 }
 
 /// A TOML file.
@@ -320,11 +363,16 @@ struct File {
     reverse: LinkSettings,
     #[serde(default, rename = "box")]
     boxes: Vec<BoxSettings>,
+    #[serde(default, rename = "down-at")]
+    down_at: Vec<String>,
+    #[serde(default, rename = "up-at")]
+    up_at: Vec<String>,
     seed: Option<u64>,
 }
 
 impl LabConfig {
-    /// Reads a TOML file: tables `[both]`, `[forward]`, `[reverse]`, any number of `[[box]]`, and `seed`.
+    /// Reads a TOML file: tables `[both]`, `[forward]`, `[reverse]`, any number of `[[box]]`, lists `down-at` and
+    /// `up-at`, and `seed`.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         let file: File = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
         let mut config = Self { seed: file.seed.unwrap_or_default(), ..Self::default() };
@@ -333,6 +381,12 @@ impl LabConfig {
         }
         file.forward.apply(&mut config.forward)?;
         file.reverse.apply(&mut config.reverse)?;
+        let times = |key: &str, all: &[String]| -> Result<Vec<Duration>, ConfigError> {
+            let parse =
+                |text: &String| units::duration(text).map_err(|error| wrong(format!("{key}: {error}")));
+            all.iter().map(parse).collect()
+        };
+        config.outages = Outage::pair(&times("down-at", &file.down_at)?, &times("up-at", &file.up_at)?)?;
         config.boxes = file.boxes.iter().map(BoxSettings::build).collect::<Result<_, _>>()?;
         Ok(config)
     }
@@ -384,6 +438,19 @@ mod tests {
         assert_eq!(file, flags);
         assert_eq!(file.forward.delay, Duration::from_millis(20));
         assert_eq!(file.reverse.loss, Loss::None);
+    }
+
+    #[test]
+    fn outages_have_a_beginning_and_perhaps_an_end() {
+        let file = LabConfig::from_toml("down-at = ['9s', '3s']\nup-at = ['8s']").unwrap();
+        let seconds = Duration::from_secs;
+        let first = Outage { from: seconds(3), until: Some(seconds(8)) };
+        assert_eq!(file.outages, [first, Outage { from: seconds(9), until: None }]);
+        let lasts = |time| file.outages.iter().any(|outage| outage.lasts(seconds(time)));
+        assert_eq!([2, 3, 7, 8, 9, 900].map(lasts), [false, true, true, false, true, true]);
+        for wrong in ["up-at = ['8s']", "down-at = ['3s']\nup-at = ['2s']", "down-at = ['3']"] {
+            assert!(LabConfig::from_toml(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

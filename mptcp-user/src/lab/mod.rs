@@ -10,8 +10,8 @@ mod bridge;
 mod config;
 mod frame;
 mod socket;
-mod units;
+pub mod units;
 
 pub use bridge::{Lab, LabError, LabReport};
-pub use config::{BoxSettings, ConfigError, LabConfig, LinkSettings};
+pub use config::{BoxSettings, ConfigError, LabConfig, LinkSettings, Outage};
 pub use frame::Frame;

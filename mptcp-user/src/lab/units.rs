@@ -37,7 +37,7 @@ pub(super) fn rate(text: &str) -> Result<u64, String> {
 }
 
 /// A time: `20ms`, `1.5s`, `100us`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let seconds = scaled(text, &[("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)], "a time")?;
     Duration::try_from_secs_f64(seconds).map_err(|_| format!("'{text}' is too long"))
 }

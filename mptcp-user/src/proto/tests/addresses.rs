@@ -1,8 +1,11 @@
 //! How addresses are announced.
 
 use super::pair::{Pair, PathConfig, address, pattern};
-use crate::proto::{CloseReason, ConnectionConfig, LocalAddress};
-use crate::wire::MptcpOption;
+use crate::proto::{
+    CloseReason, ConnectionConfig, InterfaceUse, LocalAddress, SubflowInfo, SubflowState, Versions,
+};
+use crate::wire::{MptcpOption, RemoveAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -112,4 +115,313 @@ fn a_connection_that_carries_little_or_nothing_gets_its_other_paths_at_once() {
         };
         assert!(pair.run_until(Duration::from_secs(1), both), "{octets} octets:\n{}", pair.tail());
     }
+}
+
+/// Runs until both sides have so many established subflows.
+fn until_subflows(pair: &mut Pair, number: usize) {
+    let count = |pair: &Pair| (established(&pair.client).len(), established(&pair.server).len());
+    let reached = pair.run_until(Duration::from_secs(10), |pair| {
+        pair.server.connection.is_some() && count(pair) == (number, number)
+    });
+    assert!(reached, "{:?}\n{}", count(pair), pair.tail());
+}
+
+fn established(host: &super::pair::Host) -> Vec<SubflowInfo> {
+    let all = host.info().subflows.into_iter();
+    all.filter(|subflow| subflow.state == SubflowState::Established).collect()
+}
+
+/// A pair over so many paths with more to send than there is time for, all subflows established.
+fn busy_pair(paths: usize, client: &ConnectionConfig, server: &ConnectionConfig) -> Pair {
+    // A window that makes the data last, and a scheduler that uses all subflows in spite of it.
+    let [client, server] = [client, server].map(|config| ConnectionConfig {
+        receive_buffer: 200_000,
+        scheduler: "round-robin".into(),
+        ..config.clone()
+    });
+    let mut pair = Pair::with_configs(11, vec![PathConfig::default(); paths], false, &client, &server);
+    pair.send_only(pattern(200_000_000, 1), Vec::new());
+    until_subflows(&mut pair, paths);
+    pair
+}
+
+/// Octets sent on each established subflow of the client during this time, in the order of the paths.
+fn sent_during(pair: &mut Pair, time: Duration) -> Vec<u64> {
+    let counts = |pair: &Pair| {
+        let mut all = established(&pair.client);
+        all.sort_by_key(|subflow| subflow.local);
+        all.iter().map(|subflow| subflow.bytes_sent).collect::<Vec<_>>()
+    };
+    let before = counts(pair);
+    pair.run_until(time, |_| false);
+    counts(pair).iter().zip(before).map(|(after, before)| after - before).collect()
+}
+
+#[test]
+fn addresses_are_announced_with_a_port_of_their_own_and_joined_there() {
+    let both = [Versions::One, Versions::Zero];
+    for (versions, v6) in both.into_iter().flat_map(|versions| [(versions, false), (versions, true)]) {
+        let client = ConnectionConfig { versions, ..ConnectionConfig::default() };
+        let server = ConnectionConfig { announce_port: Some(6000), ..client.clone() };
+        let mut pair = Pair::with_configs(4, vec![PathConfig::default(); 3], v6, &client, &server);
+        pair.send_only(pattern(50_000_000, 1), Vec::new());
+        until_subflows(&mut pair, 3);
+        let mut remotes: Vec<SocketAddr> =
+            established(&pair.client).iter().map(|subflow| subflow.remote).collect();
+        remotes.sort();
+        let expected = [(0, 5000), (1, 6000), (2, 6000)];
+        assert_eq!(remotes, expected.map(|(path, port)| SocketAddr::new(address(path, 2, v6), port)));
+    }
+}
+
+#[test]
+fn an_address_that_is_not_to_be_joined_is_announced_with_another_port() {
+    let server =
+        ConnectionConfig { no_join_initial: true, announce_port: Some(6000), ..ConnectionConfig::default() };
+    let client = ConnectionConfig { path_manager: "full-mesh".into(), ..ConnectionConfig::default() };
+    let mut pair = Pair::with_configs(5, vec![PathConfig::default()], false, &client, &server);
+    pair.send_only(pattern(50_000_000, 1), Vec::new());
+    until_subflows(&mut pair, 2);
+    let remote = established(&pair.client)[1].remote;
+    assert_eq!(remote, SocketAddr::new(address(0, 2, false), 6000));
+}
+
+#[test]
+fn a_peer_that_does_not_want_joins_to_its_first_address_gets_none() {
+    for (who, client_flag, server_flag) in [("client", false, true), ("server", true, false)] {
+        let config = ConnectionConfig {
+            path_manager: "ndiffports".into(),
+            ndiffports: 4,
+            ..ConnectionConfig::default()
+        };
+        let client = ConnectionConfig { no_join_initial: client_flag, ..config.clone() };
+        let server = ConnectionConfig { no_join_initial: server_flag, ..config };
+        let mut pair = Pair::with_configs(6, vec![PathConfig::default()], false, &client, &server);
+        let (info, _) = pair.exchange(3_000_000, 0);
+        let expected = if server_flag { 1 } else { 4 };
+        assert_eq!(info.subflows.len(), expected, "the {who} heeds it");
+    }
+}
+
+#[test]
+fn a_join_to_the_first_address_is_refused_where_the_peer_was_asked_not_to() {
+    let server = ConnectionConfig { no_join_initial: true, ..ConnectionConfig::default() };
+    let client = ConnectionConfig { path_manager: "ndiffports".into(), ..ConnectionConfig::default() };
+    let mut pair = Pair::with_configs(7, vec![PathConfig::default()], false, &client, &server);
+    // On the way to the client the flag gets lost.
+    pair.middlebox = Some(Box::new(|_, mut segment| {
+        for option in &mut segment.options.mptcp {
+            if let MptcpOption::Capable(capable) = option {
+                capable.no_join_initial = false;
+            }
+        }
+        Some(segment)
+    }));
+    let (info, _) = pair.exchange(3_000_000, 0);
+    let refused: Vec<_> = info.subflows.iter().filter(|subflow| !subflow.initial).collect();
+    assert!(!refused.is_empty() && refused.iter().all(|subflow| subflow.bytes_sent == 0), "{info:#?}");
+}
+
+#[test]
+fn ndiffports_spreads_over_ports_of_the_same_two_addresses() {
+    let config =
+        ConnectionConfig { path_manager: "ndiffports".into(), ndiffports: 4, ..ConnectionConfig::default() };
+    let mut pair = Pair::new(8, vec![PathConfig::default(); 2], false, &config);
+    pair.send_only(pattern(50_000_000, 1), Vec::new());
+    until_subflows(&mut pair, 4);
+    let mut ends: Vec<_> =
+        established(&pair.client).iter().map(|subflow| (subflow.local, subflow.remote)).collect();
+    ends.sort();
+    ends.dedup();
+    assert_eq!(ends.len(), 4);
+    let same = |(local, remote): &(SocketAddr, SocketAddr)| {
+        (local.ip(), remote.ip()) == (address(0, 1, false), address(0, 2, false))
+    };
+    assert!(ends.iter().all(same), "{ends:?}");
+}
+
+#[test]
+fn up_to_32_subflows_are_possible_and_no_more() {
+    for (limit, expected) in [(32, 32), (100, 32), (5, 5)] {
+        let config = ConnectionConfig {
+            path_manager: "ndiffports".into(),
+            ndiffports: 100,
+            max_subflows: limit,
+            ..ConnectionConfig::default()
+        };
+        let mut pair = Pair::new(9, vec![PathConfig::default()], false, &config);
+        pair.send_only(pattern(50_000_000, 1), Vec::new());
+        until_subflows(&mut pair, expected);
+    }
+}
+
+#[test]
+fn several_addresses_that_go_are_told_in_one_option() {
+    let config = ConnectionConfig::default();
+    let mut pair = busy_pair(4, &config, &config);
+    let seen: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let noted = seen.clone();
+    pair.middlebox = Some(Box::new(move |from_client, segment| {
+        for option in &segment.options.mptcp {
+            if let (true, MptcpOption::RemoveAddr(remove)) = (from_client, option) {
+                noted.lock().unwrap().push(remove.ids.len());
+            }
+        }
+        Some(segment)
+    }));
+    // That of the initial subflow, whose identifier is 0, among them.
+    for path in 0..3 {
+        let now = pair.now;
+        pair.client.endpoint.remove_local_address(now, address(path, 1, false));
+    }
+    until_subflows(&mut pair, 1);
+    assert_eq!(*seen.lock().unwrap(), [3]);
+    assert_eq!(established(&pair.server)[0].remote.ip(), address(3, 1, false));
+    let before = pair.server.received.len();
+    pair.run_until(Duration::from_secs(1), |_| false);
+    assert!(pair.server.received.len() > before + 100_000);
+}
+
+/// Lets the client seem to say that its addresses with these identifiers are gone.
+fn forge_removal(pair: &mut Pair, ids: &'static [u8]) {
+    let mut told = false;
+    pair.middlebox = Some(Box::new(move |from_client, mut segment| {
+        if from_client && !std::mem::replace(&mut told, true) {
+            segment.options.mptcp.clear();
+            segment.options.sack.clear();
+            let ids = ids.iter().copied().collect();
+            segment.options.mptcp.push(MptcpOption::RemoveAddr(RemoveAddr { ids }));
+            // A segment of its own: its data, without a mapping, would end the subflow.
+            segment.payload.truncate(0);
+        }
+        Some(segment)
+    }));
+}
+
+#[test]
+fn a_subflow_that_answers_outlives_the_removal_of_its_address() {
+    let config = ConnectionConfig::default();
+    let mut pair = busy_pair(2, &config, &config);
+    forge_removal(&mut pair, &[0, 1]);
+    pair.run_until(Duration::from_secs(3), |_| false);
+    assert_eq!(established(&pair.server).len(), 2, "{:#?}", pair.server.info());
+    assert!(sent_during(&mut pair, Duration::from_secs(1)).iter().all(|octets| *octets > 0));
+}
+
+#[test]
+fn a_subflow_whose_address_is_said_to_be_gone_and_does_not_answer_ends_at_once() {
+    let config = ConnectionConfig::default();
+    let mut pair = busy_pair(2, &config, &config);
+    pair.paths[1].up = false;
+    let now = pair.now;
+    pair.client.endpoint.remove_local_address(now, address(1, 1, false));
+    let gone = |pair: &Pair| established(&pair.server).len() == 1;
+    assert!(pair.run_until(Duration::from_secs(1), gone), "{}", pair.tail());
+    assert_eq!(established(&pair.server)[0].remote.ip(), address(0, 1, false));
+}
+
+#[test]
+fn priorities_change_in_both_directions_while_data_flows() {
+    for versions in [Versions::One, Versions::Zero] {
+        let config = ConnectionConfig { versions, ..ConnectionConfig::default() };
+        let mut pair = busy_pair(2, &config, &config);
+        assert!(sent_during(&mut pair, Duration::from_secs(1)).iter().all(|octets| *octets > 0));
+        for client in [true, false] {
+            for backup in [true, false] {
+                let now = pair.now;
+                // The client as the receiver of the request heeds it, too.
+                let host = if client { &mut pair.client } else { &mut pair.server };
+                let ours = established(host).into_iter().find(|subflow| subflow.initial).unwrap();
+                let slot = crate::proto::SubflowSlot(ours.slot);
+                assert!(host.endpoint.set_backup(now, host.connection.unwrap(), slot, backup));
+                pair.run_until(Duration::from_millis(100), |_| false);
+                let sent = sent_during(&mut pair, Duration::from_millis(200));
+                assert_eq!(sent[0] == 0, backup, "{versions:?} {client} {sent:?}");
+                assert!(sent[1] > 0);
+                let flags = [&pair.client, &pair.server]
+                    .map(|host| established(host).iter().find(|subflow| subflow.initial).unwrap().backup);
+                assert_eq!(flags, [backup; 2], "both sides know");
+            }
+        }
+        let (now, connection) = (pair.now, pair.client.connection.unwrap());
+        assert!(!pair.client.endpoint.set_backup(now, connection, crate::proto::SubflowSlot(77), true));
+    }
+}
+
+#[test]
+fn the_first_subflow_over_a_backup_interface_is_a_backup_too() {
+    let client = ConnectionConfig {
+        interface_rules: vec!["cell*=backup".parse().unwrap()],
+        ..ConnectionConfig::default()
+    };
+    let mut pair =
+        Pair::with_configs(12, vec![PathConfig::default(); 2], false, &client, &ConnectionConfig::default());
+    pair.client.endpoint.name_interface(1, "cell0");
+    pair.client.endpoint.name_interface(2, "wifi0");
+    pair.reopen(
+        SocketAddr::new(address(0, 1, false), 39_998),
+        SocketAddr::new(address(0, 2, false), 5000),
+        &client,
+    );
+    pair.send_only(pattern(50_000_000, 1), Vec::new());
+    until_subflows(&mut pair, 2);
+    pair.run_until(Duration::from_millis(100), |_| false);
+    for host in [&pair.client, &pair.server] {
+        let backup: Vec<_> =
+            established(host).iter().map(|subflow| (subflow.initial, subflow.backup)).collect();
+        assert!(backup.contains(&(true, true)) && backup.contains(&(false, false)), "{backup:?}");
+    }
+    let sent = sent_during(&mut pair, Duration::from_secs(1));
+    assert!(sent[0] == 0 && sent[1] > 0, "{sent:?}");
+}
+
+#[test]
+fn denied_interfaces_are_not_used_and_metered_ones_only_while_nothing_else_works() {
+    let client = ConnectionConfig {
+        interface_rules: vec!["b=metered".parse().unwrap(), "c=deny".parse().unwrap()],
+        ..ConnectionConfig::default()
+    };
+    assert_eq!(client.interface_rules[0].usage, InterfaceUse::Metered);
+    let server = ConnectionConfig { receive_buffer: 100_000, ..ConnectionConfig::default() };
+    let mut pair = Pair::with_configs(13, vec![PathConfig::default(); 3], false, &client, &server);
+    for (interface, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        pair.client.endpoint.name_interface(interface, name);
+    }
+    pair.send_only(pattern(100_000_000, 1), Vec::new());
+    pair.run_until(Duration::from_secs(2), |_| false);
+    let used =
+        |pair: &Pair| established(&pair.client).iter().map(|subflow| subflow.interface).collect::<Vec<_>>();
+    assert_eq!(used(&pair), [1]);
+    pair.paths[0].up = false;
+    let both = |pair: &Pair| established(&pair.client).iter().any(|subflow| subflow.interface == 2);
+    assert!(pair.run_until(Duration::from_secs(1), both), "{}", pair.tail());
+    let before = pair.server.received.len();
+    pair.run_until(Duration::from_secs(1), |_| false);
+    assert!(pair.server.received.len() > before + 1_000_000);
+    pair.paths[0].up = true;
+    let alone = |pair: &Pair| established(&pair.client).iter().all(|subflow| subflow.interface == 1);
+    assert!(pair.run_until(Duration::from_secs(3), alone), "{:#?}", pair.client.info());
+}
+
+#[test]
+fn an_address_that_comes_back_is_announced_and_joined_under_another_identifier() {
+    let config = ConnectionConfig::default();
+    let server = ConnectionConfig { path_manager: "signal".into(), ..config.clone() };
+    let mut pair = busy_pair(2, &config, &server);
+    let seen = Seen::default();
+    pair.middlebox = Some(watch(seen.clone(), |_| false));
+    for _ in 0..3 {
+        let (now, local) = (pair.now, address(1, 2, false));
+        pair.server.endpoint.remove_local_address(now, local);
+        until_subflows(&mut pair, 1);
+        let local = LocalAddress { address: local, interface: 2, mtu: 1500, backup: false };
+        let now = pair.now;
+        pair.server.endpoint.add_local_address(now, local);
+        until_subflows(&mut pair, 2);
+    }
+    let seen = seen.lock().unwrap();
+    let mut ids: Vec<u8> = seen.iter().filter(|(_, echo)| !echo).map(|(id, _)| *id).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "{seen:?}");
+    assert!(ids.windows(2).all(|pair| pair[0] != pair[1]) && !ids.contains(&0), "{ids:?}");
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use mptcp_tests::bench::{Contender, Effort, Row, SCENARIOS, ceiling, engine, plot, sibling};
 use mptcp_tests::beside::{self, Comparison, Condition, Role};
+use mptcp_tests::failover;
 use report::Report;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,22 +20,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 struct Args {
     /// Run this scenario (repeatable; default: all): xdp, engine, bulk, bulk-nooffload, bulk-9000, bulk-6,
     /// record, rr, connect, mesh, idle, cpu, tcp (regular TCP beside the kernel's through the emulator), fairness (both in
-    /// one bottleneck)
+    /// one bottleneck), failover (time without data when a path dies)
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,
     /// Measure only this contender (repeatable; default: all, in turns)
     #[arg(long = "contender", value_enum)]
     contenders: Vec<Contender>,
-    /// Of tcp and fairness only the paths whose names contain this ("cubic 10 Mb/s 20 ms 1%")
+    /// Of tcp, fairness and failover only what has this in its name ("cubic 10 Mb/s 20 ms 1%", "backup, silent")
     #[arg(long, value_name = "TEXT")]
     path: Option<String>,
-    /// Of tcp and fairness measure so many paths at the same time. They take little of the processors; mind that the
+    /// Of tcp, fairness and failover measure so many paths at the same time. They take little of the processors; mind that the
     /// machine does not become the bottleneck
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: usize,
     /// Write what tcp and fairness found as Markdown
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Write what failover found as Markdown
+    #[arg(long, value_name = "FILE")]
+    failover_report: Option<PathBuf>,
     /// Fewer and shorter runs
     #[arg(long)]
     quick: bool,
@@ -47,7 +51,7 @@ struct Args {
 }
 
 /// The scenarios that are no [`mptcp_tests::bench::Scenario`].
-const OTHERS: [&str; 4] = ["xdp", "engine", "tcp", "fairness"];
+const OTHERS: [&str; 5] = ["xdp", "engine", "tcp", "fairness", "failover"];
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
@@ -105,11 +109,23 @@ fn run(args: &Args) -> Result<()> {
         let paths: Vec<_> = paths(&beside::FAIRNESS, args).collect();
         report.fairness = at_once(&paths, args.jobs, |path| beside::share(&peer, path, effort, &say))?;
     }
+    if wanted("failover") {
+        let name = args.path.clone().unwrap_or_default();
+        let all: Vec<_> =
+            failover::conditions().into_iter().filter(|path| path.to_string().contains(&name)).collect();
+        let runs = if args.quick { 5 } else { 20 };
+        report.failover =
+            at_once(&all, args.jobs, |condition| failover::compare(&peer, condition, runs, &say))?;
+    }
     rows.extend(report.rows());
     print(&rows);
     report.print();
     if let Some(path) = &args.report {
         std::fs::write(path, report.markdown()?)
+            .with_context(|| format!("can't write {}", path.display()))?;
+    }
+    if let Some(path) = &args.failover_report {
+        std::fs::write(path, report.failover_markdown()?)
             .with_context(|| format!("can't write {}", path.display()))?;
     }
     if let Some(path) = &args.json {
@@ -144,11 +160,11 @@ fn goodput(peer: &Path, args: &Args, role: Role) -> Result<Vec<Comparison>> {
 }
 
 /// Does the work for each path, for some of them at the same time; results in the order of the paths.
-fn at_once(
-    paths: &[Condition],
+fn at_once<P: Copy + Sync, T: Send>(
+    paths: &[P],
     jobs: usize,
-    work: impl Fn(Condition) -> Result<Comparison> + Sync,
-) -> Result<Vec<Comparison>> {
+    work: impl Fn(P) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use mptcp_tests::bench::Row;
 use mptcp_tests::beside::{Comparison, Role};
+use mptcp_tests::failover;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -11,6 +12,7 @@ use std::process::Command;
 pub(super) struct Report {
     pub(super) goodput: Vec<(Role, Vec<Comparison>)>,
     pub(super) fairness: Vec<Comparison>,
+    pub(super) failover: Vec<failover::Comparison>,
     load_before: String,
 }
 
@@ -43,9 +45,25 @@ start included. IPv4, MTU 1500, offloads on; large limits on the kernel's buffer
 left more than half a millisecond late on average, because the machine was busy, does not count and is repeated.
 ";
 
+const FAILOVER_HEAD: &str = "\
+# When a path dies
+
+Written by `cargo xtask bench --scenario failover --jobs 4 --failover-report docs/failover.md`; the text too.
+
+Two paths through `mptcp lab` between two namespaces: Wi-Fi (20 Mb/s, 25 ms one way) and a cellular link (10 Mb/s and 25 ms,
+or 2 Mb/s and 75 ms), each with a queue of one bandwidth-delay product. One side sends as fast as it can. After two seconds
+Wi-Fi dies, each time in a connection of its own: silently (everything is dropped from then on, what is under way included;
+the interfaces stay up) or by the sender's interface going down. What is measured is the time for which the receiving
+application gets nothing, in milliseconds: median, and the longest of all runs in brackets. Full mode has data on both
+paths before, backup mode (MP_PRIO's B flag) on Wi-Fi only, single-path mode has no second subflow at all. This stack at
+both ends beside the kernel's at both ends, with its defaults; the kernel has no single-path mode. The goal is less than
+300 ms in full and backup mode where both round trips take 50 ms. `mptcp-user/tests/failover.rs` holds this stack to it in
+simulated time.
+";
+
 impl Report {
     pub(super) fn begin() -> Self {
-        Self { goodput: Vec::new(), fairness: Vec::new(), load_before: load() }
+        Self { goodput: Vec::new(), fairness: Vec::new(), failover: Vec::new(), load_before: load() }
     }
 
     /// For the common table and JSON.
@@ -58,7 +76,8 @@ impl Report {
             all.iter().flat_map(move |comparison| comparison.rows(scenario))
         });
         let fairness = self.fairness.iter().flat_map(|comparison| comparison.rows("fairness"));
-        goodput.chain(fairness).collect()
+        let failover = self.failover.iter().flat_map(failover::Comparison::rows);
+        goodput.chain(fairness).chain(failover).collect()
     }
 
     pub(super) fn print(&self) {
@@ -72,8 +91,8 @@ impl Report {
         }
     }
 
-    pub(super) fn markdown(&self) -> Result<String> {
-        let mut text = HEAD.to_owned();
+    /// How, where and when it was measured.
+    fn circumstances(&self, text: &mut String) -> Result<()> {
         let words: Vec<_> = std::env::args().skip(1).collect();
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -86,6 +105,33 @@ impl Report {
             release.trim()
         )?;
         writeln!(text, "averages {} before and {} after.", self.load_before, load())?;
+        Ok(())
+    }
+
+    /// `docs/failover.md`.
+    pub(super) fn failover_markdown(&self) -> Result<String> {
+        let mut text = FAILOVER_HEAD.to_owned();
+        self.circumstances(&mut text)?;
+        writeln!(text, "\n| mode | how it dies | cellular | this stack | kernel |")?;
+        writeln!(text, "| --- | --- | --- | ---: | ---: |")?;
+        for comparison in &self.failover {
+            let name = comparison.condition.to_string();
+            let columns = name.replace(", cellular ", " | ").replace(", ", " | ");
+            let figure = |values: &Vec<f64>| {
+                if values.is_empty() {
+                    return "–".to_owned();
+                }
+                let row = Row::new("", "", "", "", values.clone());
+                format!("{:.0} ({:.0})", row.median, row.max)
+            };
+            writeln!(text, "| {columns} | {} | {} |", figure(&comparison.ours), figure(&comparison.kernel))?;
+        }
+        Ok(text)
+    }
+
+    pub(super) fn markdown(&self) -> Result<String> {
+        let mut text = HEAD.to_owned();
+        self.circumstances(&mut text)?;
         for (role, all) in &self.goodput {
             let title = match role {
                 Role::Sender => "Goodput, the kernel's regular TCP receives",

@@ -1,0 +1,147 @@
+//! How long the stream stands still when a path dies without anybody saying so, in simulated time; and how soon a path
+//! that comes back is used again. `cargo xtask bench --scenario failover` measures the same over real interfaces.
+//!
+//! The expectations are those of the modes' users: below 300 ms where another subflow exists already and round trips
+//! take 50 ms.
+
+use mptcp_user::proto::{ConnectionConfig, ConnectionInfo};
+use mptcp_user::sim::{Action, LinkConfig, PathConfig, PathId, Side, Simulation, SimulationConfig, Traffic};
+use std::net::IpAddr;
+use std::time::Duration;
+
+const WIFI: PathId = PathId(0);
+const MILLI: Duration = Duration::from_millis(1);
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Wi-Fi (20 Mb/s, 25 ms one way) and a cellular link of this rate in Mb/s and one-way delay.
+fn network(seed: u64, cellular: (u64, u32), path_manager: &str) -> Simulation {
+    let server = address("203.0.113.1");
+    let link = |rate: u64, delay: u32| LinkConfig::new(rate * 1_000_000, MILLI * delay);
+    let wifi = PathConfig::new(address("192.0.2.1"), server, link(20, 25));
+    let cellular = PathConfig::new(address("198.51.100.1"), server, link(cellular.0, cellular.1));
+    let config = SimulationConfig { check_wire: false, ..SimulationConfig::new(seed, vec![wifi, cellular]) };
+    let connection = ConnectionConfig { path_manager: path_manager.into(), ..ConnectionConfig::default() };
+    let mut simulation = Simulation::new(&config);
+    simulation.listen(connection.clone(), Traffic::send(0)).unwrap();
+    simulation.connect(address("192.0.2.1"), server, connection, Traffic::send(1 << 40)).unwrap();
+    simulation
+}
+
+fn run(simulation: &mut Simulation, time: Duration) {
+    let end = simulation.now() + time;
+    simulation.run_until(end, |_| false);
+}
+
+fn client(simulation: &Simulation) -> ConnectionInfo {
+    simulation.info(Side::Client, 0).unwrap()
+}
+
+/// The time without data, in milliseconds, that Wi-Fi's death somewhat later than two seconds after the beginning causes.
+/// Pauses that come later are those of losses on the other path, which takes more data from then on.
+fn pause(seed: u64, cellular: (u64, u32), path_manager: &str) -> u128 {
+    let mut simulation = network(seed, cellular, path_manager);
+    run(&mut simulation, 2000 * MILLI + 7 * MILLI * seed as u32);
+    simulation.schedule(Duration::ZERO, Action::SetUp(WIFI, false));
+    let arrived = |simulation: &Simulation| simulation.outcomes(Side::Server)[0].received_at.unwrap();
+    let mut last = arrived(&simulation);
+    for _ in 0..3000 {
+        run(&mut simulation, MILLI);
+        let now = arrived(&simulation);
+        if now - last > 60 * MILLI {
+            let outcome = simulation.outcomes(Side::Server)[0];
+            assert!(outcome.closed.is_none() && outcome.received > 2_000_000, "{outcome:?}");
+            return (now - last).as_millis();
+        }
+        last = now;
+    }
+    panic!("{path_manager}: nothing arrived any more, or nothing was noticed");
+}
+
+/// The same over many times of death.
+fn longest(cellular: (u64, u32), path_manager: &str) -> u128 {
+    let mut pauses: Vec<u128> = (1..=20).map(|seed| pause(seed, cellular, path_manager)).collect();
+    pauses.sort_unstable();
+    println!("{path_manager} {cellular:?}: p50 {} ms, longest {} ms", pauses[10], pauses[19]);
+    pauses[19]
+}
+
+#[test]
+fn a_dead_path_costs_less_than_300_ms_where_another_subflow_exists() {
+    assert!(longest((10, 25), "full-mesh") < 300);
+    assert!(longest((10, 25), "backup") < 300);
+}
+
+#[test]
+fn a_slow_reserve_costs_what_its_rate_and_delay_make() {
+    // What the receiver had already, and had said so on the path that died, comes first.
+    assert!(longest((2, 75), "full-mesh") < 400);
+    assert!(longest((2, 75), "backup") < 400);
+}
+
+#[test]
+fn a_single_path_is_replaced_within_half_a_second() {
+    assert!(longest((10, 25), "single-path") < 500);
+}
+
+#[test]
+fn a_path_that_comes_back_is_used_again_within_two_seconds() {
+    for path_manager in ["full-mesh", "backup"] {
+        for outage in [1, 8, 30] {
+            let mut simulation = network(outage, (10, 25), path_manager);
+            run(&mut simulation, 2000 * MILLI);
+            simulation.schedule(Duration::ZERO, Action::SetUp(WIFI, false));
+            run(&mut simulation, Duration::from_secs(outage));
+            let probes = simulation.stats(WIFI).unwrap().0.down_drops;
+            simulation.schedule(Duration::ZERO, Action::SetUp(WIFI, true));
+            run(&mut simulation, 2000 * MILLI);
+            let before = simulation.stats(WIFI).unwrap().0.delivered_octets;
+            run(&mut simulation, 1000 * MILLI);
+            let now = simulation.stats(WIFI).unwrap().0.delivered_octets;
+            let info = client(&simulation);
+            assert!(
+                now - before > 1_000_000,
+                "{path_manager} after {outage} s: {} octets\n{info:#?}",
+                now - before
+            );
+            // What was queued and in flight when it died, and a segment a second.
+            assert!(probes < 400 + 2 * outage, "{path_manager}: {probes} packets in {outage} s");
+        }
+    }
+}
+
+#[test]
+fn a_backup_is_idle_while_the_regular_path_works() {
+    let mut simulation = network(1, (10, 25), "backup");
+    run(&mut simulation, 5000 * MILLI);
+    let info = client(&simulation);
+    assert_eq!(info.subflows.len(), 2, "{info:#?}");
+    assert!(!info.subflows[0].backup && info.subflows[1].backup, "{info:#?}");
+    assert!(info.subflows[0].bytes_sent > 5_000_000 && info.subflows[1].bytes_sent == 0, "{info:#?}");
+}
+
+#[test]
+fn a_single_path_connection_has_one_subflow_before_and_after() {
+    let mut simulation = network(1, (10, 25), "single-path");
+    run(&mut simulation, 3000 * MILLI);
+    assert_eq!(client(&simulation).subflows.len(), 1);
+    simulation.schedule(Duration::ZERO, Action::SetUp(WIFI, false));
+    run(&mut simulation, 3000 * MILLI);
+    let info = client(&simulation);
+    let living: Vec<_> =
+        info.subflows.iter().filter(|subflow| format!("{:?}", subflow.state) == "Established").collect();
+    assert_eq!(living.len(), 1, "{info:#?}");
+    assert_eq!(living[0].local.ip(), address("198.51.100.1"));
+}
+
+#[test]
+fn a_single_path_moves_when_its_address_goes() {
+    let mut simulation = network(1, (10, 25), "single-path");
+    run(&mut simulation, 2000 * MILLI);
+    simulation.schedule(Duration::ZERO, Action::RemoveAddress(Side::Client, address("192.0.2.1")));
+    run(&mut simulation, 3000 * MILLI);
+    let outcome = simulation.outcomes(Side::Server)[0];
+    assert!(outcome.closed.is_none() && outcome.longest_pause < 250 * MILLI, "{outcome:?}");
+}
