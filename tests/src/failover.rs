@@ -196,8 +196,8 @@ fn die(peer: &Path, condition: Condition, contender: Contender, run: u32) -> Res
     let line: serde_json::Value =
         serde_json::from_slice(&received.stdout).context("the receiver's line is not JSON")?;
     let pauses: Vec<(f64, f64)> = serde_json::from_value(line["pauses"].clone()).context("no pauses")?;
-    // That which began about when the path died: what was under way may have arrived after that.
-    let begun = pauses.iter().filter(|(begin, end)| *begin < death + 100.0 && *end > death);
+    // Where the other path lags behind, what it has under way goes on for a while before something is missing.
+    let begun = pauses.iter().filter(|(begin, end)| *begin < death + 1000.0 && *end > death);
     let pause = begun.map(|(begin, end)| end - begin).fold(0.0, f64::max);
     // An emulator whose interface has gone down can't tell how it was.
     let on_time = condition.death == Death::LinkDown || was_on_time(&mut lab)?;

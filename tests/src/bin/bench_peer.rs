@@ -8,7 +8,7 @@ use mptcp_tests::failover::monotonic_ms;
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_user::stack::{MptcpStream, Stack};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -157,10 +157,11 @@ fn kernels(protocol: Protocol, args: &Args) -> Result<serde_json::Value> {
             .filter(|info| !info.fallback)
             .map_or(1, |info| 1 + usize::from(info.additional_subflows))
     };
-    let accept = |local| -> Result<TcpStream> {
+    // The kernel takes an MP_JOIN only while it would take a connection there: the listener must live.
+    let accept = |local| -> Result<(TcpStream, TcpListener)> {
         let listener = kernel::listen_here(protocol, local)?;
         ready();
-        kernel::accept(&listener, PATIENCE)
+        Ok((kernel::accept(&listener, PATIENCE)?, listener))
     };
     let connect = |remote| -> Result<TcpStream> {
         let stream = kernel::connect_here(protocol, None, remote, PATIENCE)?;
@@ -172,7 +173,7 @@ fn kernels(protocol: Protocol, args: &Args) -> Result<serde_json::Value> {
     let mut buffer = vec![0x5a; CHUNK];
     match args.role {
         Role::Sink { local } => {
-            let mut stream = accept(local)?;
+            let (mut stream, _listener) = accept(local)?;
             let start = Instant::now();
             let mut total = 0;
             loop {
@@ -199,7 +200,7 @@ fn kernels(protocol: Protocol, args: &Args) -> Result<serde_json::Value> {
             Ok(rate(bytes, start.elapsed(), subflows))
         }
         Role::Drain { local, settle, span } => {
-            let mut stream = accept(local)?;
+            let (mut stream, _listener) = accept(local)?;
             let mut span = Span::new(settle, span);
             while let Some(left) = span.left() {
                 stream.set_read_timeout(Some(left))?;
@@ -215,7 +216,7 @@ fn kernels(protocol: Protocol, args: &Args) -> Result<serde_json::Value> {
             Ok(span.rate())
         }
         Role::Watch { local, millis } => {
-            let mut stream = accept(local)?;
+            let (mut stream, _listener) = accept(local)?;
             let mut pauses = Pauses::new(millis);
             while let Some(left) = pauses.left() {
                 stream.set_read_timeout(Some(left))?;
@@ -236,7 +237,7 @@ fn kernels(protocol: Protocol, args: &Args) -> Result<serde_json::Value> {
             Ok(serde_json::json!({}))
         }
         Role::Echo { local } => {
-            let mut stream = accept(local)?;
+            let (mut stream, _listener) = accept(local)?;
             stream.set_nodelay(true)?;
             let mut total = 0;
             loop {
