@@ -1,10 +1,10 @@
 //! One connection of the kernel's, through blocking calls.
 
-use super::{Args, CHUNK, PATIENCE, Pace, Role, Span, quantiles, rate, ready};
+use super::{Args, CHUNK, PATIENCE, Pace, Pauses, Role, Span, quantiles, rate, ready};
 use anyhow::{Result, ensure};
 use mptcp_tests::kernel::{self, Protocol};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Instant;
 
 /// Plays a role over one connection of the kernel's.
@@ -14,10 +14,11 @@ pub(super) fn run(protocol: Protocol, args: &Args) -> Result<serde_json::Value> 
             .filter(|info| !info.fallback)
             .map_or(1, |info| 1 + usize::from(info.additional_subflows))
     };
-    let accept = |local| -> Result<TcpStream> {
+    // The kernel takes an MP_JOIN only while it would take a connection there: the listener must live.
+    let accept = |local| -> Result<(TcpStream, TcpListener)> {
         let listener = kernel::listen_here(protocol, local)?;
         ready();
-        kernel::accept(&listener, PATIENCE)
+        Ok((kernel::accept(&listener, PATIENCE)?, listener))
     };
     let connect = |remote| -> Result<TcpStream> {
         let stream = kernel::connect_here(protocol, None, remote, PATIENCE)?;
@@ -29,7 +30,7 @@ pub(super) fn run(protocol: Protocol, args: &Args) -> Result<serde_json::Value> 
     let mut buffer = vec![0x5a; CHUNK];
     match args.role {
         Role::Sink { local } => {
-            let mut stream = accept(local)?;
+            let (mut stream, _listener) = accept(local)?;
             let start = Instant::now();
             let mut total = 0;
             loop {
@@ -59,7 +60,7 @@ pub(super) fn run(protocol: Protocol, args: &Args) -> Result<serde_json::Value> 
             Ok(rate(bytes, start.elapsed(), subflows))
         }
         Role::Drain { local, settle, span } => {
-            let mut stream = accept(local)?;
+            let (mut stream, _listener) = accept(local)?;
             let mut span = Span::new(settle, span);
             while let Some(left) = span.left() {
                 stream.set_read_timeout(Some(left))?;
@@ -74,13 +75,29 @@ pub(super) fn run(protocol: Protocol, args: &Args) -> Result<serde_json::Value> 
             }
             Ok(span.rate())
         }
+        Role::Watch { local, millis } => {
+            let (mut stream, _listener) = accept(local)?;
+            let mut pauses = Pauses::new(millis);
+            while let Some(left) = pauses.left() {
+                stream.set_read_timeout(Some(left))?;
+                match stream.read(&mut buffer) {
+                    Ok(octets) => {
+                        ensure!(octets > 0, "the flood ended");
+                        pauses.note(octets);
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(pauses.all())
+        }
         Role::Flood { remote } => {
             let mut stream = connect(remote)?;
             while stream.write_all(&buffer).is_ok() {}
             Ok(serde_json::json!({}))
         }
         Role::Echo { local } => {
-            let mut stream = accept(local)?;
+            let (mut stream, _listener) = accept(local)?;
             stream.set_nodelay(true)?;
             let mut total = 0;
             loop {

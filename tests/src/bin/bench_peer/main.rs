@@ -12,6 +12,7 @@ mod ours;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
+use mptcp_tests::failover::monotonic_ms;
 use mptcp_tests::kernel::Protocol;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -29,6 +30,9 @@ struct Args {
     /// Congestion control of what is sent
     #[arg(long, value_name = "NAME")]
     congestion: Option<String>,
+    /// Path manager of our stack
+    #[arg(long, value_name = "NAME")]
+    path_manager: Option<String>,
     /// Our stack is to speak regular TCP only
     #[arg(long)]
     no_multipath: bool,
@@ -67,6 +71,8 @@ enum Role {
     },
     /// Accept one connection and read it, without counting for the first `settle` seconds, then counting for `span`
     Drain { local: SocketAddr, settle: u64, span: u64 },
+    /// Accept one connection and read it for `millis`; tell the pauses between what comes
+    Watch { local: SocketAddr, millis: u64 },
     /// Send octets until nobody takes them any more
     Flood { remote: SocketAddr },
     /// Accept one connection and send back all that comes
@@ -95,6 +101,7 @@ impl Role {
             Self::Sink { .. }
                 | Self::Source { .. }
                 | Self::Drain { .. }
+                | Self::Watch { .. }
                 | Self::Flood { .. }
                 | Self::Echo { .. }
                 | Self::Ping { .. }
@@ -168,6 +175,36 @@ impl Pace {
             Duration::from_secs_f64(if self.gbps > 0.0 { self.sent as f64 * 8e-9 / self.gbps } else { 0.0 });
         self.sent += octets as u64;
         due.checked_sub(self.start.elapsed()).filter(|wait| !wait.is_zero())
+    }
+}
+
+/// Notes the pauses of what is read: beginning and end, in milliseconds of the monotonic clock.
+struct Pauses {
+    ends: Instant,
+    last: f64,
+    all: Vec<(f64, f64)>,
+    octets: u64,
+}
+
+impl Pauses {
+    fn new(millis: u64) -> Self {
+        let ends = Instant::now() + Duration::from_millis(millis);
+        Self { ends, last: monotonic_ms(), all: Vec::new(), octets: 0 }
+    }
+    fn left(&self) -> Option<Duration> {
+        self.ends.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+    fn note(&mut self, octets: usize) {
+        let now = monotonic_ms();
+        if now - self.last > 10.0 {
+            self.all.push((self.last, now));
+        }
+        self.last = now;
+        self.octets += octets as u64;
+    }
+    fn all(mut self) -> serde_json::Value {
+        self.note(0);
+        serde_json::json!({ "bytes": self.octets, "pauses": self.all })
     }
 }
 

@@ -1,6 +1,6 @@
 //! One connection of our stack, through its library.
 
-use super::{Args, CHUNK, Pace, Role, Span, quantiles, rate, ready};
+use super::{Args, CHUNK, Pace, Pauses, Role, Span, quantiles, rate, ready};
 use anyhow::{Context, Result, ensure};
 use mptcp_user::stack::{MptcpStream, Stack};
 use std::time::{Duration, Instant};
@@ -20,6 +20,9 @@ pub(super) async fn stack(args: &Args) -> Result<Stack> {
     builder.connection.multipath = !args.no_multipath;
     if let Some(name) = &args.congestion {
         builder.connection.congestion.clone_from(name);
+    }
+    if let Some(name) = &args.path_manager {
+        builder.connection.path_manager.clone_from(name);
     }
     Ok(builder.build().await?)
 }
@@ -79,6 +82,18 @@ async fn play(stack: &Stack, role: Role) -> Result<serde_json::Value> {
                 }
             }
             Ok(span.rate())
+        }
+        Role::Watch { local, millis } => {
+            let mut stream = accept(local).await?;
+            let mut pauses = Pauses::new(millis);
+            while let Some(left) = pauses.left() {
+                if let Ok(read) = tokio::time::timeout(left, stream.read(&mut buffer)).await {
+                    let octets = read?;
+                    ensure!(octets > 0, "the flood ended");
+                    pauses.note(octets);
+                }
+            }
+            Ok(pauses.all())
         }
         Role::Flood { remote } => {
             let mut stream = connect(remote).await?;
