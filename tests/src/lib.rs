@@ -8,6 +8,7 @@
 //! * [`xdp`]: the XDP program and crafted packets;
 //! * [`data`]: seeded test data and its SHA-256;
 //! * [`mod@bench`], [`beside`]: benchmarks, this stack and the kernel's in turns;
+//! * [`runtime`]: what running processes say of themselves;
 //! * [`raw`]: the datapath's two ends without an engine between them;
 //! * [`vm`]: guests with several NICs on several kernels.
 //!
@@ -28,6 +29,7 @@ pub mod netns;
 pub mod ours;
 pub mod process;
 pub mod raw;
+pub mod runtime;
 pub mod vm;
 pub mod xdp;
 

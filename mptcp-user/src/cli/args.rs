@@ -38,6 +38,10 @@ pub(crate) enum Command {
     Connect(ConnectArgs),
     /// Show which interfaces can be used, how, and why the others can't. Works without root
     Interfaces(InterfacesArgs),
+    /// Show the connections of all mptcp processes of this host, and their subflows
+    Ss(SsArgs),
+    /// Show what has happened in all mptcp processes of this host, by the names of the kernel's counters
+    Counters(CountersArgs),
     /// Emulate a network between two Ethernet interfaces: rate, delay, loss, queues, middleboxes
     Lab(super::lab::LabArgs),
 }
@@ -114,6 +118,46 @@ pub(crate) struct InterfacesArgs {
     /// Print a JSON array instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Show the connections of all mptcp processes of this host, and their subflows.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Processes are found by their sockets in /run/mptcp (or the directory that MPTCP_RUNTIME_DIR names), in whatever network
+namespace they are. Receive and send queues are those of the connection; of a subflow the octets in flight are shown.")]
+pub(crate) struct SsArgs {
+    /// Print all that is known, as a JSON array of processes
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only the process with this number
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+    /// Only connections with a subflow from or to this port
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Show it again every second, or so many seconds, until a signal ends it
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds, num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    pub(crate) watch: Option<Duration>,
+}
+
+/// Show what has happened in all mptcp processes of this host, by the names of the kernel's counters.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Names that begin with Tcp, TcpExt or MPTcpExt count what the kernel counts under the same name (`nstat -az`); those
+that begin with Mptcp only this stack counts, and those that begin with Xdp its program in the kernel.")]
+pub(crate) struct CountersArgs {
+    /// Also those that are zero
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Say what each of them counts
+    #[arg(short, long)]
+    pub(crate) explain: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only those of the process with this number
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
 }
 
 /// Where data comes from and goes to.
@@ -223,6 +267,14 @@ pub(crate) struct StackArgs {
     /// not see what XDP takes)
     #[arg(long, value_name = "FILE")]
     pub(crate) pcap: Option<PathBuf>,
+    /// Write what is decided, and why, as lines of JSON: which subflow carries which data, what is sent again elsewhere,
+    /// fallbacks, paths that are suspected dead
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: Option<PathBuf>,
+    /// How long a destination that does not like Multipath TCP is connected to with regular TCP; doubles when it fails
+    /// again after that. 0: never
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_or_none, default_value = "3600")]
+    pub(crate) blackhole_timeout: Duration,
 }
 
 /// How XDP programs are attached.
@@ -317,6 +369,9 @@ impl StackArgs {
         };
         builder.zero_copy = self.zero_copy;
         builder.pcap = self.pcap.clone();
+        builder.events = self.events.clone();
+        builder.control = true;
+        builder.endpoint.blackhole_timeout = self.blackhole_timeout;
         builder.connection = connection;
         builder
     }
@@ -353,6 +408,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
         0.001..=1_000_000.0 => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("between 0.001 and 1000000 seconds".into()),
     }
+}
+
+/// A number of seconds, or 0.
+fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 #[cfg(test)]

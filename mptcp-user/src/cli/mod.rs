@@ -5,6 +5,7 @@
 mod address;
 mod args;
 mod connect;
+mod counters;
 mod exit;
 mod interfaces;
 mod lab;
@@ -14,6 +15,7 @@ mod pump;
 mod report;
 mod session;
 mod signals;
+mod ss;
 
 use anyhow::Context;
 use args::{Args, Command};
@@ -51,6 +53,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Listen(args) => listen::run(args).await,
             Command::Connect(args) => connect::run(args).await,
             Command::Lab(args) => lab::run(args).await,
+            Command::Ss(args) => ss::run(args).await,
+            Command::Counters(args) => counters::run(args).await,
             Command::Interfaces(_) => unreachable!("answered above"),
         }
     });

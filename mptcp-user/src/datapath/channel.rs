@@ -5,7 +5,11 @@
 //! when it waits.
 
 use super::Error;
-use crate::proto::{CloseReason, ConnectionConfig, ConnectionId, ConnectionInfo, ListenerId, SubflowSlot};
+use super::xdp::CounterSnapshot;
+use crate::proto::{
+    BlackholeInfo, CloseReason, ConnectionConfig, ConnectionId, ConnectionInfo, Counters, ListenerId,
+    SubflowSlot,
+};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io;
@@ -54,6 +58,10 @@ pub(crate) enum Command {
         /// Whether there is such a subflow.
         reply: oneshot::Sender<bool>,
     },
+    /// What is known of the shard as a whole.
+    Status(oneshot::Sender<Status>),
+    /// What is known of each of these connections, as far as they still exist.
+    Infos(Vec<ConnectionId>, oneshot::Sender<Vec<(ConnectionId, ConnectionInfo)>>),
     /// Ends the shard when all connections have ended, or after `patience`.
     Stop {
         /// How long to wait for connections.
@@ -61,6 +69,20 @@ pub(crate) enum Command {
         /// Answered when all is cleaned up.
         reply: Option<oneshot::Sender<()>>,
     },
+}
+
+/// What is known of a shard.
+pub(crate) struct Status {
+    /// What the engine has counted.
+    pub(crate) counters: Counters,
+    /// What the XDP program has counted, if the kernel tells.
+    pub(crate) xdp: Option<CounterSnapshot>,
+    /// Where is listened.
+    pub(crate) listeners: Vec<SocketAddr>,
+    /// Destinations that do not like Multipath TCP.
+    pub(crate) blackholes: Vec<BlackholeInfo>,
+    /// All connections.
+    pub(crate) connections: Vec<ConnectionId>,
 }
 
 /// A listener as the stack gets it.

@@ -133,6 +133,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The event log can't be written.
+    #[error("can't write the events {}: {source}", .path.display())]
+    Events {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The stack was shut down, or its thread has ended.
     #[error("the stack has been shut down")]
     Stopped,

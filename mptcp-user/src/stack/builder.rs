@@ -1,7 +1,7 @@
 //! Choices for a stack.
 
 use super::{AttachMode, HostFacts, Inner, Stack, StackError};
-use crate::datapath::shard::{ShardConfig, spawn};
+use crate::datapath::shard::{ShardConfig, ShardHandle, spawn};
 use crate::proto::{ConnectionConfig, EndpointConfig};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +18,10 @@ pub struct StackBuilder {
     pub zero_copy: bool,
     /// Write all packets of the stack, received and sent, to this file (pcapng).
     pub pcap: Option<PathBuf>,
+    /// Write what the engine decides to this file, as lines of JSON ([`EventLog`](crate::observe::EventLog)).
+    pub events: Option<PathBuf>,
+    /// Let `mptcp ss` and `mptcp counters` see this stack ([`control`](crate::observe::control)).
+    pub control: bool,
     /// Choices for connections that are made without others.
     pub connection: ConnectionConfig,
     /// Bounds on what peers can make the stack keep.
@@ -33,6 +37,8 @@ impl Default for StackBuilder {
             mode: AttachMode::default(),
             zero_copy: false,
             pcap: None,
+            events: None,
+            control: false,
             connection: ConnectionConfig::default(),
             endpoint: EndpointConfig::default(),
             probe: HostFacts::gather,
@@ -47,6 +53,7 @@ impl StackBuilder {
     /// # Errors
     /// An interface can't be used, capabilities are missing, or the kernel can't do it; the error says what to do.
     pub async fn build(self) -> Result<Stack, StackError> {
+        let namespace = super::control::namespace();
         let (ready, outcome) = oneshot::channel();
         let connection = self.connection;
         let config = ShardConfig {
@@ -54,12 +61,19 @@ impl StackBuilder {
             mode: self.mode,
             zero_copy: self.zero_copy,
             pcap: self.pcap,
+            events: self.events,
             endpoint: self.endpoint,
             probe: self.probe,
         };
         spawn(config, ready).map_err(|error| StackError::System("starting a thread", error))?;
         let handle = outcome.await.map_err(|_| StackError::Stopped)??;
-        let inner = Inner { mailbox: handle.mailbox, interfaces: handle.interfaces, connection };
+        let ShardHandle { mailbox, interfaces } = handle;
+        let mut inner = Inner { mailbox, interfaces, connection, _control: None };
+        if self.control {
+            // From here on the stack ends if this future is dropped.
+            let (mailbox, interfaces) = (inner.mailbox.clone(), inner.interfaces.clone());
+            inner._control = super::control::start(mailbox, interfaces, namespace).await;
+        }
         Ok(Stack { inner: Arc::new(inner) })
     }
 }

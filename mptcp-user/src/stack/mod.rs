@@ -20,6 +20,7 @@
 //! detached when the process ends, however it ends.
 
 mod builder;
+mod control;
 mod listener;
 mod stream;
 
@@ -50,6 +51,8 @@ pub(crate) struct Inner {
     mailbox: Arc<Mailbox>,
     interfaces: Arc<Mutex<Vec<InterfaceReport>>>,
     connection: ConnectionConfig,
+    /// Answers the questions of other processes.
+    _control: Option<control::Control>,
 }
 
 impl Drop for Inner {

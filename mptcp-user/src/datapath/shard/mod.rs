@@ -20,6 +20,7 @@ use super::port::PortReservation;
 use super::receive::Receiver;
 use super::xdp::{self, XdpConfig, XdpMaps, XdpProgram};
 use super::{Error, epoll::Epoll};
+use crate::observe::EventLog;
 use crate::proto::{
     CloseReason, ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Instant, ListenerId, LocalAddress,
 };
@@ -59,6 +60,8 @@ pub(crate) struct ShardConfig {
     pub(crate) zero_copy: bool,
     /// Where to write a packet capture.
     pub(crate) pcap: Option<PathBuf>,
+    /// Where to write what the engine decides.
+    pub(crate) events: Option<PathBuf>,
     /// Bounds of the engine.
     pub(crate) endpoint: EndpointConfig,
     /// Looks at the host.
@@ -124,6 +127,7 @@ pub(crate) struct Shard {
     ports: HashMap<u16, SharedPort>,
     receiver: Receiver,
     capture: Option<Capture>,
+    log: Option<EventLog>,
     /// When to look for interfaces that have become usable.
     recheck: Option<Instant>,
     draining: Option<Drain>,
@@ -194,6 +198,13 @@ impl Shard {
             }
             None => None,
         };
+        let log = match &config.events {
+            Some(path) => {
+                let failed = |source| Error::Events { path: path.clone(), source };
+                Some(EventLog::create(path, now()).map_err(failed)?)
+            }
+            None => None,
+        };
         let register = || -> std::io::Result<()> {
             epoll.add(mailbox.as_fd(), KEY_MAILBOX)?;
             epoll.add(monitor.as_fd(), KEY_MONITOR)?;
@@ -220,6 +231,7 @@ impl Shard {
             ports: HashMap::new(),
             receiver: Receiver::default(),
             capture,
+            log,
             recheck: None,
             draining: None,
             commands: Vec::new(),
@@ -228,6 +240,7 @@ impl Shard {
             coalescing: Vec::new(),
             config,
         };
+        shard.endpoint.watch_decisions(shard.log.is_some());
         let mut refused = Vec::new();
         for report in chosen {
             let name = report.name.clone();
@@ -338,6 +351,7 @@ impl Shard {
             // What was made while sending concerns segments that have not left yet: maps first.
             self.handle_events(time);
             self.flush(time);
+            self.log_decisions();
             if let Some(replies) = self.finished(time) {
                 return replies;
             }
@@ -364,6 +378,15 @@ impl Shard {
             }
             idle_since = None;
         }
+    }
+
+    /// Hands what the engine has decided to the log, if there is one.
+    fn log_decisions(&mut self) {
+        let Some(log) = &mut self.log else { return };
+        while let Some(decided) = self.endpoint.poll_decision() {
+            log.push(decided);
+        }
+        log.hand_over();
     }
 
     fn has_packets(&mut self) -> bool {

@@ -1,7 +1,7 @@
 //! What applications ask for.
 
 use super::super::Error;
-use super::super::channel::{Channel, Command, Handle, Listening};
+use super::super::channel::{Channel, Command, Handle, Listening, Status};
 use super::super::netlink::{Route, RouteKind};
 use super::super::port::{PortError, PortReservation};
 use super::{Connection, Drain, Listener, Shard, SharedPort};
@@ -58,6 +58,13 @@ impl Shard {
             Command::SetBackup { connection, subflow, backup, reply } => {
                 let _ = reply.send(self.endpoint.set_backup(time, connection, subflow, backup));
             }
+            Command::Status(reply) => {
+                let _ = reply.send(self.status(time));
+            }
+            Command::Infos(ids, reply) => {
+                let info = |id| Some((id, self.endpoint.info(id)?));
+                let _ = reply.send(ids.into_iter().filter_map(info).collect());
+            }
             Command::Stop { patience, reply } => {
                 let ids: Vec<_> = self.listeners.keys().copied().collect();
                 for id in ids {
@@ -69,6 +76,19 @@ impl Shard {
                 drain.deadline = drain.deadline.min(deadline);
                 drain.replies.extend(reply);
             }
+        }
+    }
+
+    fn status(&self, time: Instant) -> Status {
+        let mut listeners: Vec<_> =
+            self.listeners.values().filter_map(|listener| listener.entries.first().copied()).collect();
+        listeners.sort();
+        Status {
+            counters: self.endpoint.counters().clone(),
+            xdp: self.maps.counters().ok(),
+            listeners,
+            blackholes: self.endpoint.blackholes(time),
+            connections: self.endpoint.connections(),
         }
     }
 

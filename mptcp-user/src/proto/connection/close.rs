@@ -28,6 +28,12 @@ impl Connection {
             Mode::Plain(_) => self.send.finished && self.send.all_sent(),
         };
         if finished {
+            for index in 0..self.subflows.len() {
+                // Nobody waits for joins that nobody has completed.
+                if self.subflow(index).is_some_and(|subflow| subflow.is_half_open()) {
+                    self.drop_half_open(shared, index);
+                }
+            }
             for subflow in self.subflows.iter_mut().flatten() {
                 subflow.fin_wanted = true;
             }

@@ -125,7 +125,7 @@ fn a_timeout_for_nothing_is_found_out_by_new_data_and_undone() {
         sender.now += Duration::from_millis(10);
         assert!(!sender.ack(1, &[]).undone);
         sender.path.cwnd += MSS;
-        assert_eq!(sender.retransmit(), []);
+        assert!(sender.retransmit().is_empty());
         assert_eq!(sender.snd.room(&sender.path), 2 * MSS);
         sender.send(2);
         assert_eq!(sender.snd.room(&sender.path), 0);

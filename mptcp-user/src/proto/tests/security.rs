@@ -284,8 +284,21 @@ fn a_flood_of_joins_leaves_bounded_state_and_a_legitimate_join_still_passes() {
     // No answer is repeated while it goes on: the flood is not amplified.
     let answers = tap.borrow().iter().filter(|(_, segment)| segment.dst.ip() == ATTACKER).count();
     assert!(answers <= 1000 + 16, "{answers} answers to 1000 SYNs");
+    // Nor does it hold up the end.
+    let begin = pair.now;
+    finish(&mut pair);
+    assert!(pair.now - begin < Duration::from_secs(5), "{:?}", pair.now - begin);
+}
+
+#[test]
+fn a_join_that_is_not_completed_is_given_up() {
+    let (mut pair, tap) = transferring(&ConnectionConfig::default());
+    to_server(&mut pair, join_syn(1024, token(&tap)));
+    pass(&mut pair);
+    assert_eq!(attacker_subflows(&pair), 1);
     pair.run_until(Duration::from_secs(40), |_| false);
-    assert_eq!(attacker_subflows(&pair), 0, "half-open subflows are given up in the end");
+    assert_eq!(attacker_subflows(&pair), 0);
+    assert_eq!(count(&pair.server.endpoint, Counter::JoinForgotten), 1);
     finish(&mut pair);
 }
 
