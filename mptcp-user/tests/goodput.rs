@@ -32,7 +32,8 @@ fn run(algorithm: &str, rate: u64, delay: u64, loss: f64, seed: u64) -> f64 {
     let link = LinkConfig::new(rate * 1_000_000, Duration::from_millis(delay));
     let (client, server) = ("10.1.0.1".parse().unwrap(), "10.2.0.1".parse().unwrap());
     let path = PathConfig { forward: link.with_loss(loss / 100.0), ..PathConfig::new(client, server, link) };
-    let config = SimulationConfig { check_wire: false, ..SimulationConfig::new(seed, vec![path]) };
+    let config =
+        SimulationConfig { check_wire: false, audit: false, ..SimulationConfig::new(seed, vec![path]) };
     let connection = ConnectionConfig { congestion: algorithm.into(), ..ConnectionConfig::default() };
     let mut simulation = Simulation::new(&config);
     simulation.listen(connection.clone(), Traffic::send(0)).unwrap();

@@ -12,7 +12,7 @@ mod config;
 mod congestion;
 mod connection;
 mod counters;
-mod crypto;
+pub(crate) mod crypto;
 mod data;
 mod decision;
 mod endpoint;

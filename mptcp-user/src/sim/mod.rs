@@ -11,10 +11,12 @@
 //! Links and middleboxes know nothing of virtual time: `mptcp lab` runs the same code over real frames.
 //! Everything random comes from one 64-bit seed.
 
+pub(crate) mod audit;
 mod direct;
 pub mod link;
 pub mod middlebox;
 mod network;
+mod pauses;
 mod queue;
 mod random;
 mod scenario;
@@ -29,7 +31,7 @@ pub use network::{Network, PathConfig, PathId, Side};
 pub use queue::{Discipline, Queue, Queued};
 pub use random::Random;
 pub use scenario::{Kind, Scenario};
-pub use script::run_script;
+pub use script::{run_multipath_script, run_script};
 pub use segment::{check_on_the_wire, frame_len};
 pub use simulation::{Action, SERVER_PORT, Simulation, SimulationConfig, local_address};
 pub use traffic::{App, Outcome, Traffic, pattern};

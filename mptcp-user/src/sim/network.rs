@@ -219,6 +219,14 @@ impl Network {
         self.arrived.pop_front()
     }
 
+    /// Packets that were lost on the way, for whatever reason.
+    pub fn lost(&self) -> u64 {
+        let lost = |stats: LinkStats| {
+            let queue = stats.queue_drops + stats.managed_drops;
+            queue + stats.lost + stats.corrupted + stats.too_long + stats.down_drops
+        };
+        self.paths.iter().map(|path| lost(path.forward.stats()) + lost(path.reverse.stats())).sum()
+    }
     /// Takes a path down or up.
     pub fn set_up(&mut self, path: PathId, up: bool) {
         if let Some(path) = self.paths.get_mut(path.0) {

@@ -72,6 +72,7 @@ impl Scenario {
         let actions = if kind == Kind::Dynamic { random_actions(&mut random, &paths) } else { Vec::new() };
         let config = SimulationConfig {
             check_wire: random.chance(0.25),
+            judge_pauses: matches!(kind, Kind::Clean | Kind::Lossy),
             coalesce: random.chance(0.5),
             ..SimulationConfig::new(seed, paths)
         };

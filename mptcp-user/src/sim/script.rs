@@ -39,6 +39,8 @@ struct Host {
     endpoint: Endpoint,
     connections: Vec<ConnectionId>,
     next_port: u16,
+    /// Subflows that there are.
+    subflows: usize,
 }
 
 struct Run<'a> {
@@ -53,58 +55,104 @@ fn addresses(side: Side) -> [IpAddr; 2] {
     [Ipv4Addr::new(10, host, 0, 1).into(), Ipv4Addr::new(10, host, 1, 1).into()]
 }
 
-/// Runs a script.
+/// Runs a script from the first SYN on, between hosts of one address each: one subflow.
 ///
 /// # Panics
 /// When an engine does, or when it sends without end.
 pub fn run_script(script: &[u8]) {
-    let mut script = Script(script);
-    let options = script.octet();
-    let config = ConnectionConfig {
-        multipath: options & 1 == 0,
-        checksum: options & 2 != 0,
-        receive_buffer: if options & 4 != 0 { 20_000 } else { 1 << 20 },
-        send_buffer: if options & 8 != 0 { 20_000 } else { 1 << 20 },
-        ..ConnectionConfig::default()
-    };
-    let now = Instant::from_nanos(1_000_000_000);
-    let host = |side: Side| {
-        let mut endpoint = Endpoint::new(EndpointConfig::default(), [side as u8 + 1; 32]);
-        for (index, address) in addresses(side).into_iter().enumerate() {
-            endpoint.add_local_address(now, local_address(address, index as u32 + 1));
-        }
-        Host { endpoint, connections: Vec::new(), next_port: 40_000 }
-    };
-    let mut run = Run { script, now, hosts: Side::BOTH.map(host), under_way: VecDeque::new() };
-    let listening = SocketAddr::from((Ipv4Addr::UNSPECIFIED, SERVER_PORT));
-    let server = ConnectionConfig { multipath: options & 16 == 0, ..config.clone() };
-    run.hosts[1].endpoint.listen(listening, server).expect("nothing listens yet");
-    let local = SocketAddr::new(addresses(Side::Client)[0], 39_999);
-    let remote = SocketAddr::new(addresses(Side::Server)[0], SERVER_PORT);
-    let connection = run.hosts[0].endpoint.connect(now, local, remote, config).expect("nothing connects yet");
-    run.hosts[0].connections.push(connection);
-    for _ in 0..MAX_STEPS {
-        if run.script.0.is_empty() {
-            break;
-        }
-        run.settle();
-        run.step();
-    }
-    // Left alone, both come to an end in bounded time.
-    run.under_way.clear();
-    for _ in 0..MAX_STEPS {
-        run.settle();
-        run.under_way.clear();
-        let next = run.hosts.iter_mut().filter_map(|host| host.endpoint.next_timeout()).min();
-        let Some(next) = next else { return };
-        run.now = next.max(run.now);
-        for host in &mut run.hosts {
-            host.endpoint.handle_timeout(run.now);
-        }
-    }
+    let (mut run, _) = Run::new(script, 1);
+    run.play();
 }
 
-impl Run<'_> {
+/// Runs a script that begins when the subflows between all addresses of the two hosts are established, data having
+/// crossed: four of them, unless the two do not speak Multipath TCP or a subflow less.
+///
+/// # Panics
+/// When an engine does, or when it sends without end.
+pub fn run_multipath_script(script: &[u8]) {
+    let (mut run, multipath) = Run::new(script, 2);
+    run.establish(multipath);
+    run.play();
+}
+
+impl<'a> Run<'a> {
+    fn new(script: &'a [u8], count: usize) -> (Self, bool) {
+        let mut script = Script(script);
+        let options = script.octet();
+        let config = ConnectionConfig {
+            multipath: options & 1 == 0,
+            checksum: options & 2 != 0,
+            receive_buffer: if options & 4 != 0 { 20_000 } else { 1 << 20 },
+            send_buffer: if options & 8 != 0 { 20_000 } else { 1 << 20 },
+            ..ConnectionConfig::default()
+        };
+        let now = Instant::from_nanos(1_000_000_000);
+        let host = |side: Side| {
+            let mut endpoint = Endpoint::new(EndpointConfig::default(), [side as u8 + 1; 32]);
+            for (index, address) in addresses(side).into_iter().take(count).enumerate() {
+                endpoint.add_local_address(now, local_address(address, index as u32 + 1));
+            }
+            Host { endpoint, connections: Vec::new(), next_port: 40_000, subflows: 0 }
+        };
+        let mut run = Run { script, now, hosts: Side::BOTH.map(host), under_way: VecDeque::new() };
+        let listening = SocketAddr::from((Ipv4Addr::UNSPECIFIED, SERVER_PORT));
+        let server = ConnectionConfig { multipath: options & 16 == 0, ..config.clone() };
+        run.hosts[1].endpoint.listen(listening, server).expect("nothing listens yet");
+        let local = SocketAddr::new(addresses(Side::Client)[0], 39_999);
+        let remote = SocketAddr::new(addresses(Side::Server)[0], SERVER_PORT);
+        let connection =
+            run.hosts[0].endpoint.connect(now, local, remote, config).expect("nothing connects yet");
+        run.hosts[0].connections.push(connection);
+        (run, options & 17 == 0)
+    }
+
+    /// Lets packets pass until all subflows are there and some data has crossed in both directions.
+    fn establish(&mut self, multipath: bool) {
+        let expected = if multipath { 4 } else { 1 };
+        let mut sent = false;
+        for _ in 0..MAX_STEPS {
+            self.settle();
+            if let Some((to, packet)) = self.under_way.pop_front() {
+                self.deliver(to, packet);
+            } else if !sent && self.hosts.iter().all(|host| !host.connections.is_empty()) {
+                // Without data from the server the client does not know that it has both keys.
+                sent = true;
+                for host in &mut self.hosts {
+                    let room = host.endpoint.send_capacity(host.connections[0]).min(10_000);
+                    host.endpoint.send(self.now, host.connections[0], vec![7; room].into());
+                }
+            } else if sent && self.hosts.iter().all(|host| host.subflows >= expected) {
+                return;
+            } else {
+                self.wait_for_timer();
+            }
+        }
+        panic!("of {expected} subflows {} are established", self.hosts[0].subflows);
+    }
+
+    /// Plays the script to its end, and leaves both alone then.
+    fn play(&mut self) {
+        for _ in 0..MAX_STEPS {
+            if self.script.0.is_empty() {
+                break;
+            }
+            self.settle();
+            self.step();
+        }
+        // Left alone, both come to an end in bounded time.
+        self.under_way.clear();
+        for _ in 0..MAX_STEPS {
+            self.settle();
+            self.under_way.clear();
+            let next = self.hosts.iter_mut().filter_map(|host| host.endpoint.next_timeout()).min();
+            let Some(next) = next else { return };
+            self.now = next.max(self.now);
+            for host in &mut self.hosts {
+                host.endpoint.handle_timeout(self.now);
+            }
+        }
+    }
+
     /// Lets both engines say and send what they want.
     fn settle(&mut self) {
         for side in Side::BOTH {
@@ -264,6 +312,8 @@ impl Host {
     fn handle(&mut self, now: Instant, event: &Event) {
         match *event {
             Event::Accepted { connection, .. } => self.connections.push(connection),
+            Event::SubflowAdded { .. } => self.subflows += 1,
+            Event::SubflowRemoved { .. } => self.subflows -= 1,
             Event::SubflowWanted { connection, local, remote, .. } => {
                 let local = SocketAddr::new(local, self.next_port);
                 self.next_port = self.next_port.checked_add(1).unwrap_or(40_000);
@@ -281,16 +331,26 @@ mod tests {
 
     /// All that fuzzers found worth keeping.
     #[test]
-    fn the_corpus_runs_without_a_finding() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/engine");
-        let Ok(files) = std::fs::read_dir(&corpus) else { return };
-        for file in files {
-            let file = file.expect("the corpus can be read").path();
-            let script = std::fs::read(&file).expect("the corpus can be read");
-            if let Err(panic) = std::panic::catch_unwind(|| run_script(&script)) {
-                eprintln!("{} fails", file.display());
-                std::panic::resume_unwind(panic);
+    fn the_corpora_run_without_a_finding() {
+        for (target, run) in [("engine", run_script as fn(&[u8])), ("subflows", run_multipath_script)] {
+            let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+            let Ok(files) = std::fs::read_dir(&corpus) else { continue };
+            for file in files {
+                let file = file.expect("the corpus can be read").path();
+                let script = std::fs::read(&file).expect("the corpus can be read");
+                if let Err(panic) = std::panic::catch_unwind(|| run(&script)) {
+                    eprintln!("{} fails", file.display());
+                    std::panic::resume_unwind(panic);
+                }
             }
+        }
+    }
+
+    /// What the scripts with several subflows begin with, for all sets of options.
+    #[test]
+    fn all_subflows_are_there_before_a_script_begins() {
+        for options in 0..32 {
+            run_multipath_script(&[options]);
         }
     }
 }

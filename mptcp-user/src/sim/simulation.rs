@@ -1,7 +1,9 @@
 //! Two hosts, a network between them, and what happens.
 
+use super::audit::Audit;
 use super::middlebox::BoxConfig;
 use super::network::{Network, PathConfig, PathId, Side};
+use super::pauses::Pauses;
 use super::random::Random;
 use super::traffic::{App, Outcome, Traffic};
 use super::{LinkConfig, LinkStats};
@@ -51,6 +53,10 @@ pub struct SimulationConfig {
     pub paths: Vec<PathConfig>,
     /// Build and parse each packet on its way.
     pub check_wire: bool,
+    /// Judge each segment where it is sent, by what its sender was told: see `audit`.
+    pub audit: bool,
+    /// Judge how long data was waited for, where one connection is all there is: see `pauses`.
+    pub judge_pauses: bool,
     /// Hand packets that arrive together to the engine as super-segments.
     pub coalesce: bool,
     /// Print all that happens.
@@ -60,7 +66,17 @@ pub struct SimulationConfig {
 impl SimulationConfig {
     /// These paths, each packet checked, nothing printed.
     pub fn new(seed: u64, paths: Vec<PathConfig>) -> Self {
-        Self { seed, paths, check_wire: true, coalesce: false, log: false }
+        Self { seed, paths, check_wire: true, audit: true, judge_pauses: false, coalesce: false, log: false }
+    }
+    /// The longest time that a packet and its answer take on any path, queues included.
+    fn latency(&self) -> Duration {
+        let one_way = |link: &LinkConfig| {
+            let octets = link.queue_octets.min(link.queue_packets.saturating_mul(1514)) + 1514;
+            let queue = link.rate.map_or(0.0, |rate| octets as f64 * 8.0 / rate as f64);
+            link.delay + link.jitter + link.reorder_by + Duration::from_secs_f64(queue)
+        };
+        let paths = self.paths.iter().map(|path| one_way(&path.forward) + one_way(&path.reverse));
+        paths.max().unwrap_or_default()
     }
     /// Whether some box on some path changes octets of the payload.
     pub fn changes_octets(&self) -> bool {
@@ -78,6 +94,9 @@ pub struct Simulation {
     scheduled: u64,
     seed: u64,
     coalesce: bool,
+    audit: Option<Audit>,
+    /// Pauses, and the longest time that a packet and its answer take.
+    pauses: Option<(Pauses, Duration)>,
     /// Some box changes octets.
     changer: bool,
     log: bool,
@@ -113,6 +132,8 @@ impl Simulation {
             scheduled: 0,
             seed: config.seed,
             coalesce: config.coalesce,
+            audit: config.audit.then(Audit::default),
+            pauses: config.judge_pauses.then(|| (Pauses::default(), config.latency())),
             changer: config.changes_octets(),
             log: config.log,
             segments: 0,
@@ -255,12 +276,17 @@ impl Simulation {
                     if self.log {
                         eprintln!("{:?} {side:?} sends {segment:?}", self.now);
                     }
+                    if let Some(audit) = &mut self.audit {
+                        let endpoint = &self.hosts[side as usize].endpoint;
+                        audit.sent(side, &segment, || owner(endpoint, &segment));
+                    }
                     self.network.send(self.now, side, &segment);
                     busy = true;
                 }
                 self.print_decisions(side);
             }
             if !busy {
+                self.watch_pauses();
                 return;
             }
         }
@@ -272,6 +298,34 @@ impl Simulation {
     fn print_decisions(&mut self, side: Side) {
         while let Some(decided) = self.hosts[side as usize].endpoint.poll_decision() {
             eprintln!("{:?} {side:?} decides {:?}", decided.time, decided.decision);
+        }
+    }
+
+    /// Judges how long data was waited for.
+    fn watch_pauses(&mut self) {
+        let Some((pauses, latency)) = &mut self.pauses else { return };
+        pauses.lost(self.now, self.network.lost());
+        let [client, server] = &self.hosts;
+        let ([first], [second]) = (&client.apps[..], &server.apps[..]) else { return };
+        for (direction, from, to) in [(0, first, second), (1, second, first)] {
+            if to.is_slow() || from.outcome().closed.is_some() {
+                continue;
+            }
+            let amounts = (from.offered(), to.taken());
+            let before = *latency + Duration::from_secs(1);
+            let Some(pause) = pauses.progress(self.now, direction, amounts, before) else { continue };
+            if pause.lasted < Duration::from_millis(900) {
+                continue;
+            }
+            let info = self.hosts[direction].endpoint.info(from.connection());
+            let timeouts = info.iter().flat_map(|info| info.subflows.iter().map(|subflow| subflow.rto));
+            let rto = timeouts.max().unwrap_or_default().max(Duration::from_millis(200));
+            let limit = pause.limit(*latency, rto);
+            assert!(
+                pause.lasted <= limit,
+                "data was waited for until {:?}: {pause:?}, which {limit:?} would explain\n{info:#?}",
+                self.now
+            );
         }
     }
 
@@ -291,6 +345,9 @@ impl Simulation {
             self.segments += 1;
             if self.log {
                 eprintln!("{:?} {side:?} gets {segment:?}", self.now);
+            }
+            if let Some(audit) = &mut self.audit {
+                audit.arrived(side, &segment);
             }
             let segment = match held.take() {
                 Some((to, mut first)) if to == side => match coalesce(&mut first, segment, 65_000) {
@@ -417,6 +474,15 @@ impl Simulation {
             assert!(host.tokens.is_empty(), "{side:?} still has tokens {:?}", host.tokens);
         }
     }
+}
+
+/// A number for the connection of an endpoint that a segment is of.
+fn owner(endpoint: &Endpoint, segment: &Segment) -> Option<u64> {
+    let has = |info: ConnectionInfo| {
+        info.subflows.iter().any(|subflow| (subflow.local, subflow.remote) == (segment.src, segment.dst))
+    };
+    let id = endpoint.connections().into_iter().find(|id| endpoint.info(*id).is_some_and(has))?;
+    Some(u64::from(id.index) << 32 | u64::from(id.generation))
 }
 
 impl Host {

@@ -108,6 +108,18 @@ impl App {
     pub fn outcome(&self) -> &Outcome {
         &self.outcome
     }
+    /// What it has handed over, the end counted.
+    pub fn offered(&self) -> u64 {
+        self.outcome.sent + u64::from(self.finished)
+    }
+    /// What it has received, the end counted.
+    pub fn taken(&self) -> u64 {
+        self.outcome.received + u64::from(self.outcome.end.is_some())
+    }
+    /// It does not read all at once.
+    pub fn is_slow(&self) -> bool {
+        self.traffic.read_rate.is_some()
+    }
     /// When it wants to act by itself.
     pub fn next_wakeup(&self) -> Option<Instant> {
         if self.outcome.closed.is_some() { None } else { self.next_read }

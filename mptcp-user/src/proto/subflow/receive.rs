@@ -187,6 +187,11 @@ impl ReceiveSide {
             && blocks.len() < limit
         {
             blocks.push(duplicate);
+            // One that is part of what was received out of order is told apart from news by the block that follows: the
+            // one it is a part of (RFC 2883 section 4).
+            if let Some(block) = self.held.block_around(duplicate.0).filter(|_| blocks.len() < limit) {
+                blocks.push(block);
+            }
         }
         self.recent.retain(|offset| self.held.block_around(*offset).is_some());
         for offset in &self.recent {
@@ -229,6 +234,20 @@ impl ReceiveSide {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// RFC 2883 section 4.1.3.
+    #[test]
+    fn a_duplicate_above_a_gap_is_followed_by_the_block_that_it_is_part_of() {
+        let mut receive = ReceiveSide::new(SeqNumber(0), 0);
+        receive.advertised(1 << 20);
+        for start in [2001, 3001, 6001, 2001] {
+            receive.insert(Instant::ZERO, start, vec![0; 1000].into(), 1460);
+        }
+        let block = |start, end| SackBlock { start: SeqNumber(start), end: SeqNumber(end) };
+        let expected = [block(2001, 3001), block(2001, 4001), block(6001, 7001)];
+        assert_eq!(receive.sack_blocks(4)[..], expected);
+        assert_eq!(receive.sack_blocks(4)[..], expected[1..], "told once");
+    }
 
     /// RFC 5681 section 4.2: at least every second full-sized segment. What a sender can fit beside timestamps and a
     /// mapping is less than the MSS.

@@ -4,6 +4,8 @@ use crate::proto::{
     CloseReason, ConnectionConfig, ConnectionId, ConnectionInfo, Endpoint, EndpointConfig, Event, Instant,
     ListenerId, LocalAddress,
 };
+use crate::sim::Side;
+use crate::sim::audit::Audit;
 use crate::wire::{Segment, segmentize};
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
@@ -67,6 +69,8 @@ pub(super) struct Pair {
     pub(super) dropped: Option<Witness>,
     /// Sees what the server sends, and when.
     pub(super) sent: Option<TimedWitness>,
+    /// Judges each segment where it is sent.
+    pub(super) audit: Option<Audit>,
     pub(super) listener: ListenerId,
     /// Segments that each host's link takes per tenth of a millisecond.
     pub(super) budget: usize,
@@ -135,6 +139,7 @@ impl Pair {
             server,
             paths,
             middlebox: None,
+            audit: None,
             dropped: None,
             sent: None,
             listener,
@@ -213,6 +218,9 @@ impl Pair {
                     break;
                 }
                 let (from_client, segment) = entry.remove();
+                if let Some(audit) = &mut self.audit {
+                    audit.arrived(if from_client { Side::Server } else { Side::Client }, &segment);
+                }
                 let host = if from_client { &mut self.server } else { &mut self.client };
                 host.endpoint.handle_segment(self.now, segment);
             }
@@ -261,6 +269,9 @@ impl Pair {
         assert!(segment.options.wire_len() <= 40, "options too long: {segment:?}");
         if let (false, Some(sent)) = (from_client, &mut self.sent) {
             sent(self.now, &segment);
+        }
+        if let Some(audit) = &mut self.audit {
+            audit.sent(if from_client { Side::Client } else { Side::Server }, &segment, || Some(0));
         }
         let path = path_of(segment.src.ip());
         for packet in segmentize(&segment) {

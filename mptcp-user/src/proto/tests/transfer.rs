@@ -2,6 +2,7 @@
 
 use super::pair::{Pair, PathConfig, address, pattern};
 use crate::proto::{CloseReason, ConnectionConfig, EcnPolicy, SubflowState, Versions};
+use crate::sim::audit::Audit;
 use std::time::Duration;
 
 /// Runs a transfer both ways and checks all that must hold at its end.
@@ -108,6 +109,7 @@ fn random_networks_deliver_the_stream_exactly() {
         };
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut pair = Pair::new(seed, paths, rng.random_bool(0.5), &config);
+            pair.audit = Some(Audit::default());
             let sizes = [0, 1, 1000, 100_000, 400_000];
             let (up, down) = (sizes[rng.random_range(0..5)], sizes[rng.random_range(0..5)]);
             transfer(&mut pair, up, down, Duration::from_secs(3600));
