@@ -17,3 +17,33 @@ fn subflows_opened_by_the_client() {
     require_root!();
     runner::run(Theme::Joins);
 }
+
+#[test]
+fn addresses_announced() {
+    require_root!();
+    runner::run(Theme::Announcements);
+}
+
+#[test]
+fn addresses_that_come_and_go() {
+    require_root!();
+    runner::run(Theme::Changes);
+}
+
+#[test]
+fn backup_subflows_and_priorities() {
+    require_root!();
+    runner::run(Theme::Priorities);
+}
+
+#[test]
+fn resets_fast_close_and_links_lost() {
+    require_root!();
+    runner::run(Theme::Failures);
+}
+
+#[test]
+fn fallback_to_regular_tcp() {
+    require_root!();
+    runner::run(Theme::Fallback);
+}

@@ -92,6 +92,8 @@ impl Inbox {
                         state.octets += octets as u64;
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    // A socket that is to look up now and then.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && !state.closed => continue,
                     Err(error) => state.end = Some(Err(error.kind())),
                 }
                 ours.1.notify_all();
@@ -107,9 +109,15 @@ impl Inbox {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads no further than what it is waiting for now.
+    /// Reads no further than what it is waiting for now. (A socket with a time limit for reading lets go of it then.)
     pub fn close(&self) {
         self.state().closed = true;
+    }
+
+    /// [`close`](Self::close), and the reader has let go.
+    pub fn close_and_wait(&self, patience: Duration) -> Result<()> {
+        self.close();
+        self.wait_end(patience).map(drop)
     }
 
     /// Octets read.

@@ -224,6 +224,8 @@ impl World {
         let stdout = process.take_stdout().context("a pipe from the command")?;
         self.ours =
             Some(Ours { process, outbox: Mutex::new(Outbox::new(1, stdin)), inbox: Inbox::new(stdout) });
+        // Its reader looks up as often, and lets go of the socket when that is to be closed.
+        stream.set_read_timeout(Some(Duration::from_millis(20)))?;
         self.kernel = Some(Kernel {
             outbox: Mutex::new(Outbox::new(2, stream.try_clone()?)),
             inbox: Inbox::new(stream.try_clone()?),
@@ -364,13 +366,29 @@ impl World {
         self.drop_kernel_socket()
     }
 
-    /// All copies of the kernel's socket but the reader's, which is woken up.
+    /// Closes all copies of the kernel's socket.
     fn drop_kernel_socket(&mut self) -> Result<()> {
         self.outbox(Who::Kernel)?.lock().expect("no panic while locked").close();
+        self.inbox(Who::Kernel)?.close_and_wait(PATIENCE)?;
         if let Some(kernel) = &mut self.kernel {
             kernel.stream = None;
         }
         Ok(())
+    }
+
+    /// The kernel's socket is closed while what we send waits in it, which nobody reads.
+    pub fn kernel_leaves_data_unread(&mut self) -> Result<()> {
+        self.outbox(Who::Kernel)?.lock().expect("no panic while locked").close();
+        self.inbox(Who::Kernel)?.close_and_wait(PATIENCE)?;
+        self.outbox(Who::Ours)?.lock().expect("no panic while locked").send(1 << 16)?;
+        let unread = || -> Result<bool> { Ok(self.stream()?.peek(&mut [0])? > 0) };
+        self.until("data that the kernel has not read", || Ok((unread()?, true)))?;
+        self.drop_kernel_socket()
+    }
+
+    /// The kernel stops to listen.
+    pub fn close_listener(&mut self) {
+        self.listener = None;
     }
 
     /// This stack's command gets a signal.

@@ -15,6 +15,11 @@ use std::time::Duration;
 const WITHOUT_SUBFLOW: Duration = Duration::from_secs(10);
 /// How long the peer may take to finish after the application has dropped its handle (as `tcp_fin_timeout`).
 pub(super) const ORPHAN: Duration = Duration::from_secs(60);
+/// How long subflows are given to end after one of them has, in retransmission timeouts of the slowest one: a FIN that
+/// is lost once does not count.
+const PARTING_TIMEOUTS: u32 = 3;
+const MIN_PARTING: Duration = Duration::from_millis(500);
+const MAX_PARTING: Duration = Duration::from_secs(5);
 
 impl Connection {
     /// Moves the close on as far as it can go. Called after everything that may matter to it.
@@ -37,10 +42,43 @@ impl Connection {
             for subflow in self.subflows.iter_mut().flatten() {
                 subflow.fin_wanted = true;
             }
+            if self.is_multipath() {
+                self.leave_unopened(shared);
+            }
         }
         if self.subflows.iter().all(Option::is_none) {
             self.without_subflows(shared, now);
         }
+    }
+
+    /// All data has arrived, in both directions: nobody needs subflows any more that are only being opened.
+    fn leave_unopened(&mut self, shared: &mut Shared) {
+        for index in 0..self.subflows.len() {
+            let opening = self.subflow(index).is_some_and(|subflow| {
+                matches!(subflow.state, SubflowState::SynSent | SubflowState::SynReceived)
+            });
+            if opening && let Some(subflow) = self.take_subflow(shared, index) {
+                shared.remove_subflow(&subflow);
+            }
+        }
+    }
+
+    /// A subflow has ended in order, after all data had: the peer is done, too, and both know it. The others end within a
+    /// while, or are given up.
+    fn begin_parting(&mut self, now: Instant) {
+        let finished = self.is_multipath() && self.send.is_done() && self.receive.finished;
+        if finished && self.closed.is_none() && self.parting.is_none() {
+            let slowest = self.living().map(|(_, subflow)| subflow.rtt.rto()).max().unwrap_or_default();
+            self.parting = Some(now + (slowest * PARTING_TIMEOUTS).clamp(MIN_PARTING, MAX_PARTING));
+        }
+    }
+
+    /// Subflows that have not ended by now are over paths that have failed. They are reset; the connection is complete.
+    pub(super) fn part(&mut self, shared: &mut Shared, now: Instant) {
+        for subflow in self.subflows.iter_mut().flatten() {
+            subflow.reset_due = Some(Some(ResetReason::UnacceptablePerformance));
+        }
+        self.close_now(shared, now, CloseReason::Finished);
     }
 
     /// The last subflow has ended: done, or waiting for another one.
@@ -102,13 +140,17 @@ impl Connection {
                 subflow.handshake_deadline = Some(now + ORPHAN);
             }
             SubflowState::Closing => self.enter_time_wait(shared, now, index),
-            SubflowState::LastAck => self.end_subflow(shared, now, index),
+            SubflowState::LastAck => {
+                self.begin_parting(now);
+                self.end_subflow(shared, now, index);
+            }
             _ => {}
         }
     }
 
     /// The subflow's four-tuple is kept for a while by the endpoint; here it is over.
     fn enter_time_wait(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        self.begin_parting(now);
         if let Some(subflow) = self.subflow(index) {
             subflow.state = SubflowState::TimeWait;
             let subflow = self.take_subflow(shared, index);
@@ -250,6 +292,7 @@ impl Connection {
         self.patience = None;
         self.data_deadline = None;
         self.persist_deadline = None;
+        self.parting = None;
         for index in 0..self.subflows.len() {
             let Some(subflow) = self.subflow(index) else { continue };
             // Before the handshake is complete nobody is owed a reset: the SYN may have come under a false name.

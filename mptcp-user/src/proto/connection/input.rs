@@ -687,6 +687,7 @@ impl Connection {
                     Mapped::Pending => {}
                     Mapped::Unmapped(octets) => {
                         if !self.unmapped(shared, index, start) {
+                            self.refuse_path(now, index);
                             break 'subflow;
                         }
                         readable |= self.receive.insert(start - 1, octets);
@@ -695,6 +696,8 @@ impl Connection {
                         let end = start + (before - payload.len()) as u64;
                         let begin = end - octets.len() as u64;
                         if !self.checksum_failed(shared, index, begin, dsn) {
+                            // The next subflow between these addresses would fare no better.
+                            self.refuse_path(now, index);
                             break 'subflow;
                         }
                         readable |= self.receive.insert(begin - 1, octets);

@@ -126,6 +126,8 @@ pub(crate) struct Connection {
     writable_wanted: bool,
     /// The application has dropped its handle.
     pub(crate) released: bool,
+    /// Until when the last subflows are given to end, once one of them has.
+    parting: Option<Instant>,
     pub(crate) closed: Option<CloseReason>,
     /// MP_FASTCLOSE goes with the resets.
     fast_close: bool,
@@ -191,6 +193,7 @@ impl Connection {
             readable_told: false,
             writable_wanted: false,
             released: false,
+            parting: None,
             closed: None,
             fast_close: false,
             reset_seen: false,

@@ -45,7 +45,7 @@ impl Connection {
         self.deadline.wanted = subflows
             .chain(probes)
             .chain(
-                [self.data_deadline, self.persist_deadline, self.patience]
+                [self.data_deadline, self.persist_deadline, self.patience, self.parting]
                     .into_iter()
                     .chain([self.paths.deadline(), self.addresses.deadline(now)])
                     .flatten(),
@@ -78,6 +78,10 @@ impl Connection {
             }
         }
         self.paths_timeout(shared, now);
+        if due(self.parting) {
+            self.part(shared, now);
+            return;
+        }
         if due(self.patience) {
             self.patience = None;
             self.out_of_patience(shared, now);

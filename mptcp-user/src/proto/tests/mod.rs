@@ -4,6 +4,7 @@ mod addresses;
 mod amplification;
 mod blackhole;
 mod buffers;
+mod close;
 mod counters;
 mod decisions;
 mod ecn;

@@ -320,7 +320,7 @@ impl Pair {
     }
 }
 
-fn path_of(address: IpAddr) -> usize {
+pub(super) fn path_of(address: IpAddr) -> usize {
     match address {
         IpAddr::V4(address) => usize::from(address.octets()[1]),
         IpAddr::V6(address) => usize::from(address.segments()[1]),

@@ -1,13 +1,28 @@
 //! All scenarios with their variants, by theme.
 
+mod announcements;
+mod changes;
+mod failures;
+mod fallback;
 mod joins;
+mod priorities;
 mod transfers;
 
 use super::case::{Case, Row};
 
 /// All rows.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    [transfers::ROWS, joins::ROWS].into_iter().flatten()
+    [
+        transfers::ROWS,
+        joins::ROWS,
+        announcements::ROWS,
+        changes::ROWS,
+        priorities::ROWS,
+        failures::ROWS,
+        fallback::ROWS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// All cases.

@@ -1,0 +1,130 @@
+//! Options that are taken away and data that is changed on the way: regular TCP, or the loss of one subflow.
+
+use super::{K, M};
+use crate::interop::case::Checksum::{Both, Kernel as ByKernel, Nobody, Ours as ByUs};
+use crate::interop::case::Families::{V4, V4ThenV6, V6};
+use crate::interop::case::Who::{Kernel, Ours};
+use crate::interop::case::{Outcome, Row, Theme, Variant, v};
+use crate::interop::world::World;
+use anyhow::Result;
+
+const fn row(
+    sentence: &'static str,
+    links: &'static [&'static [&'static str]],
+    scenario: fn(&mut World) -> Result<()>,
+    outcome: Outcome,
+    variants: &'static [Variant],
+) -> Row {
+    Row { sentence, theme: Theme::Fallback, links, words: &[], scenario, outcome, variants }
+}
+
+const SYN: &[&[&str]] = &[&["--box", "strip,option=mp-capable,when=syn,way=forward"]];
+const SYN_ACK: &[&[&str]] = &[&["--box", "strip,option=mp-capable,when=syn,way=reverse"]];
+const AFTER_SYN: &[&[&str]] = &[&["--box", "strip,option=mptcp,when=not-syn"]];
+const JOIN: &[&[&str]] = &[&[], &["--box", "strip,option=mp-join,when=syn"]];
+const JOIN_LOST: &[&[&str]] = &[&[], &["--box", "drop,option=mp-join,when=syn"]];
+/// What is changed on the way, and what comes of it.
+const CHANGED: &str = "PORT 10;77;1;1;19;136";
+const TO: &str = "PORT 203;0;113;1;19;1";
+const CHANGE_FORWARD: &str = "replace,find=10;77;1;1;19;136,with=203;0;113;1;19;1,way=forward";
+const CHANGE_REVERSE: &str = "replace,find=10;77;1;1;19;136,with=203;0;113;1;19;1,way=reverse";
+const CHANGER: &[&[&str]] = &[&["--box", CHANGE_FORWARD, "--box", CHANGE_REVERSE]];
+const CHANGER_ON_THE_SECOND: &[&[&str]] = &[&[], &["--box", CHANGE_FORWARD, "--box", CHANGE_REVERSE]];
+
+pub(super) const ROWS: &[Row] = &[
+    row(
+        "MP_CAPABLE is stripped from the SYN",
+        SYN,
+        stripped,
+        Outcome::Regular("no-mp-capable"),
+        &[
+            v(Ours, V4, Nobody, 100 * K),
+            v(Ours, V6, ByUs, K),
+            v(Kernel, V4, ByKernel, M),
+            v(Kernel, V6, Nobody, 1),
+        ],
+    ),
+    row(
+        "MP_CAPABLE is stripped from the SYN/ACK to us",
+        SYN_ACK,
+        stripped,
+        Outcome::Regular("no-mp-capable"),
+        &[v(Ours, V4, ByKernel, M), v(Ours, V6, Nobody, K)],
+    ),
+    row(
+        "MP_CAPABLE is stripped from our SYN/ACK",
+        SYN_ACK,
+        stripped,
+        Outcome::Regular("option-stripped"),
+        &[v(Kernel, V4, Nobody, M), v(Kernel, V6, ByUs, K)],
+    ),
+    row(
+        "options are stripped after the handshake's SYNs",
+        AFTER_SYN,
+        stripped,
+        Outcome::Regular("option-stripped"),
+        &[v(Ours, V4, Nobody, M), v(Ours, V6, ByUs, K), v(Kernel, V4, Both, M), v(Kernel, V6, Nobody, K)],
+    ),
+    row(
+        "MP_JOIN is stripped from the second subflow's SYN",
+        JOIN,
+        join_fails,
+        Outcome::subflows(1),
+        &[
+            v(Ours, V4, Nobody, M),
+            v(Ours, V6, ByUs, 100 * K),
+            v(Kernel, V4, ByKernel, M),
+            v(Kernel, V6, Nobody, 100 * K),
+        ],
+    ),
+    row(
+        "SYNs with MP_JOIN vanish on the second link",
+        JOIN_LOST,
+        join_fails,
+        Outcome::subflows(1),
+        &[
+            v(Ours, V4, ByKernel, M),
+            v(Ours, V4ThenV6, Nobody, 100 * K),
+            v(Kernel, V4, Nobody, M),
+            v(Kernel, V6, Both, K),
+        ],
+    ),
+];
+
+fn begin(world: &mut World) -> Result<()> {
+    world.limits(8, 8)?;
+    let others = world.lab.links() > 1;
+    if world.we_connect() && others {
+        world.endpoint(2, "signal")?;
+    }
+    world.connect()?;
+    world.send(Ours, 1)?;
+    world.send(Kernel, 1)
+}
+
+fn end(world: &mut World) -> Result<()> {
+    world.exchange()?;
+    world.finish()
+}
+
+fn stripped(world: &mut World) -> Result<()> {
+    world.tolerate(&[
+        "MPCapableFallbackACK",
+        "MPCapableFallbackSYNACK",
+        "DssFallback",
+        "MPCapableDataFallback",
+    ]);
+    begin(world)?;
+    end(world)
+}
+
+fn join_fails(world: &mut World) -> Result<()> {
+    begin(world)?;
+    if world.we_connect() {
+        world.counters(&[("EchoAdd", 1)])?;
+    } else {
+        world.at_least("MPJoinSynTx", 1)?;
+    }
+    end(world)?;
+    world.counters(&[("MPJoinAckRx", 0)])
+}
