@@ -173,7 +173,10 @@ fn begin(world: &mut World) -> Result<()> {
     world.connect()?;
     world.send(Ours, 1)?;
     world.send(Kernel, 1)?;
-    world.joined(others)
+    world.joined(others)?;
+    // The last segment of the handshake has arrived when these have.
+    world.send(Kernel, 1)?;
+    world.send(Ours, 1)
 }
 
 fn end(world: &mut World) -> Result<()> {
@@ -184,7 +187,7 @@ fn end(world: &mut World) -> Result<()> {
 fn we_abort(world: &mut World) -> Result<()> {
     world.tolerate(&["MPFastcloseRx"]);
     begin(world)?;
-    world.flood_while(Kernel, |world| world.close_our_output())?;
+    world.flood_while(Kernel, World::close_our_output)?;
     world.kernel_sees_a_reset()?;
     world.at_least("MPFastcloseRx", 1)?;
     world.finish()?;
@@ -229,6 +232,7 @@ fn second_is_reset(world: &mut World) -> Result<()> {
     begin(world)?;
     world.exchange()?;
     reset(world, 2)?;
+    world.at_least("MPRstTx", 1)?;
     end(world)
 }
 
@@ -236,6 +240,7 @@ fn first_is_reset(world: &mut World) -> Result<()> {
     begin(world)?;
     world.exchange()?;
     reset(world, 1)?;
+    world.at_least("MPRstTx", 1)?;
     end(world)
 }
 

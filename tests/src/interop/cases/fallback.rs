@@ -24,8 +24,8 @@ const AFTER_SYN: &[&[&str]] = &[&["--box", "strip,option=mptcp,when=not-syn"]];
 const JOIN: &[&[&str]] = &[&[], &["--box", "strip,option=mp-join,when=syn"]];
 const JOIN_LOST: &[&[&str]] = &[&[], &["--box", "drop,option=mp-join,when=syn"]];
 /// What is changed on the way, and what comes of it.
-const CHANGED: &str = "PORT 10;77;1;1;19;136";
-const TO: &str = "PORT 203;0;113;1;19;1";
+const TEXT: &str = "PORT 10;77;1;1;19;136\r\n";
+const CHANGED: &str = "PORT 203;0;113;1;19;1\r\n";
 const CHANGE_FORWARD: &str = "replace,find=10;77;1;1;19;136,with=203;0;113;1;19;1,way=forward";
 const CHANGE_REVERSE: &str = "replace,find=10;77;1;1;19;136,with=203;0;113;1;19;1,way=reverse";
 const CHANGER: &[&[&str]] = &[&["--box", CHANGE_FORWARD, "--box", CHANGE_REVERSE]];
@@ -89,6 +89,56 @@ pub(super) const ROWS: &[Row] = &[
             v(Kernel, V6, Both, K),
         ],
     ),
+    row(
+        "what we say is changed on the only path",
+        CHANGER,
+        we_are_misquoted,
+        Outcome::Regular("peer-checksum-failed"),
+        &[
+            v(Ours, V4, ByUs, 100 * K),
+            v(Ours, V6, ByKernel, K),
+            v(Kernel, V4, Both, 100 * K),
+            v(Kernel, V6, ByKernel, K),
+        ],
+    ),
+    row(
+        "what the kernel says is changed on the only path",
+        CHANGER,
+        the_kernel_is_misquoted,
+        Outcome::Regular("checksum-failed"),
+        &[v(Ours, V4, ByKernel, K), v(Ours, V6, ByUs, K), v(Kernel, V4, ByUs, K), v(Kernel, V6, Both, K)],
+    ),
+    row(
+        "what is said is changed on the only path, and nobody looks",
+        CHANGER,
+        nobody_looks,
+        Outcome::subflows(1),
+        &[v(Ours, V4, Nobody, 100 * K), v(Kernel, V6, Nobody, K)],
+    ),
+    row(
+        "what we say is changed on one of two paths",
+        CHANGER_ON_THE_SECOND,
+        we_on_one_path,
+        Outcome::Multipath(2, 3),
+        &[
+            v(Ours, V4, ByUs, 100 * K),
+            v(Ours, V6, Both, K),
+            v(Kernel, V4, ByKernel, 100 * K),
+            v(Kernel, V6, ByUs, K),
+        ],
+    ),
+    row(
+        "what the kernel says is changed on one of two paths",
+        CHANGER_ON_THE_SECOND,
+        the_kernel_on_one_path,
+        Outcome::Multipath(2, 3),
+        &[
+            v(Ours, V4, ByKernel, K),
+            v(Ours, V6, ByUs, 100 * K),
+            v(Kernel, V4, ByUs, K),
+            v(Kernel, V6, ByKernel, 100 * K),
+        ],
+    ),
 ];
 
 fn begin(world: &mut World) -> Result<()> {
@@ -127,4 +177,65 @@ fn join_fails(world: &mut World) -> Result<()> {
     }
     end(world)?;
     world.counters(&[("MPJoinAckRx", 0)])
+}
+
+fn we_are_misquoted(world: &mut World) -> Result<()> {
+    world.tolerate(&["DataCsumErr", "MPFailTx", "InfiniteMapRx", "DssFallback"]);
+    begin(world)?;
+    // Checksums have been seen to be right.
+    world.exchange()?;
+    world.say(Ours, TEXT, CHANGED)?;
+    world.counters(&[("DataCsumErr", 1), ("MPFailTx", 1)])?;
+    end(world)?;
+    world.counters(&[("InfiniteMapRx", 1)])
+}
+
+/// (Not with more than a segment: Linux 6.18 makes the one that has its infinite mapping too large for the link if it
+/// is full, and never gets it out.)
+fn the_kernel_is_misquoted(world: &mut World) -> Result<()> {
+    world.tolerate(&["MPFailRx", "MPFailTx", "InfiniteMapTx"]);
+    begin(world)?;
+    world.exchange()?;
+    world.say(Kernel, TEXT, CHANGED)?;
+    world.counters(&[("MPFailRx", 1)])?;
+    end(world)?;
+    world.counters(&[("InfiniteMapTx", 1)])
+}
+
+fn nobody_looks(world: &mut World) -> Result<()> {
+    begin(world)?;
+    world.say(Kernel, TEXT, CHANGED)?;
+    world.say(Ours, TEXT, CHANGED)?;
+    end(world)
+}
+
+/// Two subflows, the first of which is a backup: what is said goes over the second.
+fn begin_on_the_second(world: &mut World) -> Result<()> {
+    world.limits(8, 8)?;
+    if world.we_connect() {
+        world.endpoint(2, "signal")?;
+    }
+    let interface = world.interface(Ours, 1);
+    world.connect_with(&["--backup", &interface])?;
+    world.send(Ours, 1)?;
+    world.send(Kernel, 1)?;
+    world.joined(1)?;
+    world.counters(&[("MPPrioRx", 1)])?;
+    world.exchange()
+}
+
+fn we_on_one_path(world: &mut World) -> Result<()> {
+    world.tolerate(&["DataCsumErr", "MPFailTx"]);
+    begin_on_the_second(world)?;
+    world.say(Ours, TEXT, TEXT)?;
+    world.counters(&[("DataCsumErr", 1), ("MPFailTx", 1), ("MPRstTx", 1)])?;
+    end(world)
+}
+
+fn the_kernel_on_one_path(world: &mut World) -> Result<()> {
+    world.tolerate(&["MPFailRx"]);
+    begin_on_the_second(world)?;
+    world.say(Kernel, TEXT, TEXT)?;
+    world.counters(&[("MPFailRx", 1), ("MPRstRx", 1)])?;
+    end(world)
 }
