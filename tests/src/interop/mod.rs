@@ -2,10 +2,11 @@
 //!
 //! * [`case`]: what a case is; * [`world`]: what a scenario acts in; [`end`]: the applications at both ends;
 //! * [`cases`]: all scenarios with their variants, by theme;
-//! * [`runner`]: runs the cases of a theme, several at once.
+//! * [`runner`]: runs the cases of a theme, several at once; [`table`]: the table in `docs/interop.md`.
 
 pub mod case;
 pub mod cases;
 pub mod end;
 pub mod runner;
+pub mod table;
 pub mod world;

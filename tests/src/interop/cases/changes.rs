@@ -66,7 +66,7 @@ pub(super) const ROWS: &[Row] = &[
             v(Ours, V6, Nobody, 100 * K),
             v(Kernel, V4, Nobody, M),
             v(Kernel, V6, ByUs, 100 * K),
-            v(Ours, V4ThenV6, Nobody, K),
+            v(Ours, V4ThenV6, ByUs, K),
             v(Kernel, V6ThenV4, Both, K),
         ],
     ),
