@@ -199,8 +199,12 @@ impl Host {
         let flow = self.flows.entry((segment.src, segment.dst)).or_default();
         if segment.flags.has(Flags::SYN) {
             let known = flow.ours.is_some_and(|ours| ours.seq == segment.seq);
-            if !known && flow.ours.is_some() && !segment.flags.has(Flags::ACK) {
-                *flow = Flow::default();
+            if !known && flow.ours.is_some() {
+                // Another connection, or the answer to a SYN that came again when the one it had begun was over.
+                let theirs = flow.theirs.filter(|_| segment.flags.has(Flags::ACK));
+                let stamps_arrived = std::mem::take(&mut flow.stamps_arrived);
+                *flow = Flow { theirs, stamps_arrived, ..Flow::default() };
+                flow.arrived.insert(0, u64::from(theirs.is_some()));
             }
             flow.ours = Some(segment.into());
             flow.join |= segment.options.join().is_some();
@@ -549,6 +553,17 @@ mod tests {
         let fin = Segment { flags: Flags::ACK.with(Flags::FIN), ..good };
         assert_eq!(verdict(&mut host, &fin), "");
         assert!(verdict(&mut host, &segment(CLIENT + 402, b"x")).contains("behind the FIN"));
+    }
+
+    /// A SYN may come a second time when the connection that it began is over.
+    #[test]
+    fn the_answer_to_an_old_syn_begins_anew() {
+        let mut host = client(false);
+        let last = Segment { ack: SeqNumber(SERVER + 101), ..segment(CLIENT + 1, b"x") };
+        assert_eq!(verdict(&mut host, &last), "");
+        let flags = Flags::SYN.with(Flags::ACK);
+        let answer = Segment { flags, ..segment(CLIENT + 77_777, b"") };
+        assert_eq!(verdict(&mut host, &answer), "");
     }
 
     fn mapped(from: u32, payload: &[u8], data: u64) -> Segment {
