@@ -4,10 +4,11 @@
 //! A cell that differs by more than a tenth fails. When the change is meant, write the table anew with
 //! `MPTCP_UPDATE=1 cargo test -p mptcp-user --test goodput` and commit it with the change.
 
+mod table;
+
 use mptcp_user::proto::ConnectionConfig;
 use mptcp_user::sim::{LinkConfig, PathConfig, Side, Simulation, SimulationConfig, Traffic};
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
 /// The loss-based coupled algorithms are Reno on one path, as their own tests show.
@@ -54,20 +55,8 @@ fn table() -> String {
             }
         }
     }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let rows = std::sync::Mutex::new(vec![[0.0; LOSSES.len()]; conditions.len()]);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let place = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
-                    && let Some((algorithm, rate, delay)) = conditions.get(place)
-                {
-                    let row = LOSSES.map(|loss| goodput(algorithm, *rate, *delay, loss));
-                    rows.lock().unwrap()[place] = row;
-                }
-            });
-        }
+    let rows = table::measure(&conditions, |(algorithm, rate, delay)| {
+        LOSSES.map(|loss| goodput(algorithm, *rate, *delay, loss))
     });
     let mut text = String::from(
         "# Goodput in Mb/s of one connection over one path, mean of the first 10 seconds, slow start included.\n\
@@ -75,7 +64,7 @@ fn table() -> String {
          # MTU 1500, random loss of data packets; with loss, the mean of three runs.\n\
          algorithm rate_mbps  delay_ms  loss_0%  loss_0.1%  loss_1%  loss_3%\n",
     );
-    for ((algorithm, rate, delay), row) in conditions.iter().zip(rows.into_inner().unwrap()) {
+    for ((algorithm, rate, delay), row) in conditions.iter().zip(rows) {
         let [none, tenth, one, three] = row;
         let _ = writeln!(
             text,
@@ -85,37 +74,7 @@ fn table() -> String {
     text
 }
 
-fn cells(table: &str) -> Vec<(String, Vec<f64>)> {
-    let rows = table.lines().filter(|line| !line.starts_with('#')).skip(1);
-    rows.map(|line| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        (words[..3].join(" "), words[3..].iter().map(|cell| cell.parse().unwrap()).collect())
-    })
-    .collect()
-}
-
 #[test]
 fn goodput_is_what_the_committed_table_says() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goodput.txt");
-    let now = table();
-    if std::env::var_os("MPTCP_UPDATE").is_some() {
-        std::fs::write(&path, &now).unwrap();
-        return;
-    }
-    let committed = std::fs::read_to_string(&path).unwrap();
-    let (was, is) = (cells(&committed), cells(&now));
-    assert_eq!(was.len(), is.len(), "the table has other rows: {now}");
-    let mut changed = Vec::new();
-    for ((name, was), (_, is)) in was.iter().zip(&is) {
-        for ((was, is), loss) in was.iter().zip(is).zip(LOSSES) {
-            if (was - is).abs() > was * 0.1 + 0.05 {
-                changed.push(format!("{name}, loss {loss}%: {was} Mb/s before, {is:.2} now"));
-            }
-        }
-    }
-    assert!(
-        changed.is_empty(),
-        "goodput changed; if that is meant, run it with MPTCP_UPDATE=1:\n{}\n{now}",
-        changed.join("\n")
-    );
+    table::compare("goodput.txt", &table(), 3, 0.05);
 }

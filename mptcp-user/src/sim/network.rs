@@ -48,12 +48,14 @@ pub struct PathConfig {
     pub reverse: LinkConfig,
     /// Middleboxes between the client and the link.
     pub boxes: Vec<BoxConfig>,
+    /// The packets go through the links of the path in this place instead: a bottleneck that both share.
+    pub shares: Option<usize>,
 }
 
 impl PathConfig {
     /// A path with the same link both ways and nothing in between.
     pub fn new(client: IpAddr, server: IpAddr, link: LinkConfig) -> Self {
-        Self { client, server, forward: link, reverse: link, boxes: Vec::new() }
+        Self { client, server, forward: link, reverse: link, boxes: Vec::new(), shares: None }
     }
     /// The client's address as the server sees it: that of the last NAT.
     fn client_outside(&self) -> IpAddr {
@@ -69,6 +71,8 @@ struct Path {
     client: IpAddr,
     outside: IpAddr,
     server: IpAddr,
+    /// Place of the path whose links carry the packets.
+    carrier: usize,
     chain: Chain,
     forward: Link<Segment>,
     reverse: Link<Segment>,
@@ -114,7 +118,9 @@ impl Network {
     pub fn new(paths: &[PathConfig], check_wire: bool, mut random: Random) -> Self {
         let paths = paths
             .iter()
-            .map(|config| Path {
+            .enumerate()
+            .map(|(place, config)| Path {
+                carrier: config.shares.filter(|other| *other < paths.len()).unwrap_or(place),
                 client: config.client,
                 outside: config.client_outside(),
                 server: config.server,
@@ -155,20 +161,22 @@ impl Network {
             self.reported += 1;
             self.reports.insert((at, self.reported), (from, report));
         }
-        let path = &mut self.paths[place];
+        let carrier = self.paths[place].carrier;
         for mut packet in segmentize(segment) {
             packet.options.truncate_to_wire();
             if self.check_wire {
                 check_on_the_wire(&packet);
             }
             match from {
-                Side::Client if path.chain.is_empty() => path.forward.push(now, packet),
+                Side::Client if self.paths[place].chain.is_empty() => {
+                    self.paths[carrier].forward.push(now, packet);
+                }
                 Side::Client => {
                     let mut out = Vec::new();
-                    path.chain.process(now, Way::Forward, packet, &mut out);
-                    out.into_iter().for_each(|packet| path.forward.push(now, packet));
+                    self.paths[place].chain.process(now, Way::Forward, packet, &mut out);
+                    out.into_iter().for_each(|packet| self.paths[carrier].forward.push(now, packet));
                 }
-                Side::Server => path.reverse.push(now, packet),
+                Side::Server => self.paths[carrier].reverse.push(now, packet),
             }
         }
     }

@@ -324,6 +324,7 @@ fn random_traffic(random: &mut Random, kind: Kind, most: u64) -> Traffic {
     let send = if random.chance(0.1) { 0 } else { random.between_log(1, most) };
     Traffic {
         send,
+        pause: Duration::ZERO,
         chunk: random.between_log(1, 200_000) as usize,
         read_rate: random.chance(0.15).then(|| random.between_log(50_000, 10_000_000)),
         finish_first: random.chance(0.8),

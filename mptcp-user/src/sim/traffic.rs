@@ -9,6 +9,8 @@ use std::time::Duration;
 pub struct Traffic {
     /// Octets it sends.
     pub send: u64,
+    /// After the first octet, which lets further subflows come, it waits for so long.
+    pub pause: Duration,
     /// Octets per call.
     pub chunk: usize,
     /// Octets per second that it reads; none: all at once.
@@ -22,7 +24,14 @@ pub struct Traffic {
 impl Traffic {
     /// Sends that many octets and finishes; reads all at once.
     pub fn send(octets: u64) -> Self {
-        Self { send: octets, chunk: 65_536, read_rate: None, finish_first: true, abort_after: None }
+        Self {
+            send: octets,
+            pause: Duration::ZERO,
+            chunk: 65_536,
+            read_rate: None,
+            finish_first: true,
+            abort_after: None,
+        }
     }
 }
 
@@ -79,6 +88,8 @@ pub struct App {
     finished: bool,
     aborted: bool,
     next_read: Option<Instant>,
+    /// When it begins to send, while that is to come.
+    next_write: Option<Instant>,
     scratch: Vec<Bytes>,
 }
 
@@ -97,6 +108,7 @@ impl App {
             finished: false,
             aborted: false,
             next_read: None,
+            next_write: None,
             scratch: Vec::new(),
         }
     }
@@ -122,7 +134,10 @@ impl App {
     }
     /// When it wants to act by itself.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        if self.outcome.closed.is_some() { None } else { self.next_read }
+        if self.outcome.closed.is_some() {
+            return None;
+        }
+        [self.next_read, self.next_write].into_iter().flatten().min()
     }
 
     /// The connection is established.
@@ -131,6 +146,9 @@ impl App {
         self.outcome.received_at = Some(now);
         if self.traffic.read_rate.is_some() {
             self.next_read = Some(now + READ_INTERVAL);
+        }
+        if !self.traffic.pause.is_zero() {
+            self.next_write = Some(now + self.traffic.pause);
         }
         self.write(now, endpoint);
     }
@@ -141,9 +159,13 @@ impl App {
     /// Hands over what fits into the send buffer.
     pub fn write(&mut self, now: Instant, endpoint: &mut Endpoint) {
         while self.outcome.sent < self.traffic.send && !self.aborted {
+            if self.next_write.is_some() && self.outcome.sent > 0 {
+                return;
+            }
             let room = endpoint.send_capacity(self.connection);
             let left = usize::try_from(self.traffic.send - self.outcome.sent).unwrap_or(usize::MAX);
-            let len = self.traffic.chunk.min(room).min(left);
+            let first = if self.next_write.is_some() { 1 } else { usize::MAX };
+            let len = self.traffic.chunk.min(room).min(left).min(first);
             if len == 0 {
                 return;
             }
@@ -169,6 +191,10 @@ impl App {
     }
     /// Its time has come.
     pub fn wake(&mut self, now: Instant, endpoint: &mut Endpoint) {
+        if self.next_write.is_some_and(|at| at <= now) {
+            self.next_write = None;
+            self.write(now, endpoint);
+        }
         let (Some(at), Some(rate)) = (self.next_read, self.traffic.read_rate) else { return };
         if at <= now && self.outcome.closed.is_none() {
             self.next_read = Some(now + READ_INTERVAL);

@@ -273,13 +273,15 @@ impl Connection {
 
     /// What a scheduler is asked about.
     fn queue(&self, now: Instant, start: u64, end: u64, again: bool) -> Queue {
-        Queue { now, una: self.send.una, start, end, edge: self.send.edge, again }
+        let una = self.send.una;
+        let edge = self.send.edge.min(una + self.config.send_buffer as u64);
+        Queue { now, una, start, end, edge, again }
     }
 
     /// Everything that may be sent is under way. If it is the shared window that says so, or the send buffer, while a
     /// subflow has room, the one that holds up the oldest octet is to be known.
     fn look_into_window(&mut self, queue: &Queue) {
-        let closed = queue.edge <= queue.start && self.send.buffer.end() > queue.start;
+        let closed = self.send.edge <= queue.start && self.send.buffer.end() > queue.start;
         let full = self.writable_wanted && self.send.buffer.end() == queue.start;
         if !self.is_multipath() || !(closed || full) || self.subflows.len() < 2 {
             return;

@@ -2,8 +2,10 @@
 //!
 //! * The last octets of what is to be sent arrive on a slow path, later than the fast one would have brought all of it.
 //!   That can be foreseen: such a path is not offered.
-//! * Octets on a slow path hold up the window that all paths share, and the fast one has to stop. Whether that costs more
-//!   than the slow path brings can't be foreseen, so it is measured: the path is barred for a while, and after it
+//! * Octets on a slow path hold up the window that all paths share, and the fast one has to stop. With a slow path in use
+//!   no more than a window can be delivered in each of its round trips: if the fast one alone delivers more, the slow one is
+//!   not offered. Where losses on the way make it slower than that, whether it costs more than it brings can't be
+//!   foreseen, so it is measured: the path is barred for a while, and after it
 //!   what the connection delivered is compared with what it delivered before. If the path was no loss, the next time is
 //!   longer; if it was, it is left alone for longer. In between it is probed.
 
@@ -65,7 +67,13 @@ impl Guard {
         let waiting = queue.waiting();
         let done = candidates.iter().map(|candidate| candidate.rtt() / 2.0 + candidate.departure(waiting));
         let earliest = done.fold(f64::INFINITY, f64::min);
-        candidates.retain(|candidate| candidate.rtt() / 2.0 <= earliest);
+        let window = queue.edge.saturating_sub(queue.una) as f64;
+        let all = candidates.clone();
+        candidates.retain(|candidate| {
+            let rtt = candidate.rtt();
+            let held_up = |other: &Candidate| other.rtt() < rtt && other.rate() * rtt > window;
+            rtt / 2.0 <= earliest && !all.iter().any(held_up)
+        });
     }
 
     /// Whether it is worth finding out what holds up the window: not twice for the same octet.

@@ -66,7 +66,7 @@ pub(crate) struct Queue {
     /// The octets to be sent next, as far as the peer's window lets them through.
     pub(crate) start: u64,
     pub(crate) end: u64,
-    /// Right edge of the peer's window.
+    /// Where the peer's window ends, or the room for octets that may have to be sent again.
     pub(crate) edge: u64,
     /// These octets were sent before, on a subflow that failed to deliver them.
     pub(crate) again: bool,
@@ -160,6 +160,11 @@ impl Candidate {
     /// Round-trip time in seconds; a path that was never measured counts as instant, so that it will be.
     fn rtt(&self) -> f64 {
         self.srtt.unwrap_or_default().as_secs_f64()
+    }
+
+    /// Octets per second that it carries when it is used.
+    fn rate(&self) -> f64 {
+        self.pacing_rate.map_or(self.cwnd as f64 / self.rtt().max(1e-6), |rate| rate as f64)
     }
 
     /// How long `octets` need to leave from now on, in seconds.

@@ -152,6 +152,15 @@ fn a_path_that_delivers_later_than_the_others_are_done_is_not_offered() {
     assert_eq!(admitted(&mut Guard::default(), &candidates, &waiting(300_000)), [0, 1]);
 }
 
+/// The fast path carries 500,000 octets a second, 100,000 during a round trip of the slow one.
+#[test]
+fn a_path_that_would_hold_up_the_window_is_not_offered() {
+    let candidates = [path(0, 20, 10_000, 10_000), path(1, 200, 10_000, 0)];
+    let with = |edge| admitted(&mut Guard::default(), &candidates, &Queue { edge, ..waiting(1 << 20) });
+    assert_eq!(with(99_000), [0]);
+    assert_eq!(with(101_000), [0, 1]);
+}
+
 /// Lets the connection deliver at a rate (octets per millisecond) for so long.
 fn deliver(queue: &mut Queue, millis: u64, rate: u64) {
     queue.now += Duration::from_millis(millis);
