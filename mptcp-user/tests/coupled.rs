@@ -1,0 +1,101 @@
+//! Two coupled subflows and one regular TCP behind one bottleneck: what RFC 6356 section 2 asks for is that the two
+//! together take no more than the one.
+//!
+//! A cell that differs by more than a tenth fails. When the change is meant, write the table anew with
+//! `MPTCP_UPDATE=1 cargo test -p mptcp-user --test coupled` and commit it with the change.
+
+mod table;
+
+use mptcp_user::proto::ConnectionConfig;
+use mptcp_user::sim::{Action, LinkConfig, PathConfig, Side, Simulation, SimulationConfig, Traffic};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The last one is not coupled, to show the difference.
+const ALGORITHMS: [&str; 5] = ["lia", "olia", "balia", "wvegas", "reno"];
+/// Megabits per second and one-way delay in milliseconds.
+const BOTTLENECKS: [(u64, u64); 2] = [(10, 20), (30, 10)];
+/// What is not counted, and what is.
+const SETTLE: Duration = Duration::from_secs(20);
+const SPAN: Duration = Duration::from_secs(60);
+const SEEDS: u64 = 4;
+/// None of them needs any tolerance.
+const MOST: f64 = 1.0;
+
+/// Octets that two subflows got, and the regular TCP (NewReno) beside them.
+fn share(algorithm: &str, (rate, delay): (u64, u64), seed: u64) -> (f64, f64) {
+    // A packet's time of jitter, so that it is not always the same flow whose packets meet a full queue.
+    let jitter = Duration::from_micros(1514 * 8 / rate);
+    let link = LinkConfig { jitter, ..LinkConfig::new(rate * 1_000_000, Duration::from_millis(delay)) };
+    let address = |path: u8, host: u8| IpAddr::from([10, path, 0, host]);
+    let first = PathConfig::new(address(1, 1), address(1, 2), link);
+    let second = PathConfig { shares: Some(0), ..PathConfig::new(address(2, 1), address(2, 2), link) };
+    let config = SimulationConfig { check_wire: false, ..SimulationConfig::new(seed, vec![first, second]) };
+    let mut simulation = Simulation::new(&config);
+    let multipath = ConnectionConfig { congestion: algorithm.into(), ..ConnectionConfig::default() };
+    let regular =
+        ConnectionConfig { multipath: false, congestion: "reno".into(), ..ConnectionConfig::default() };
+    simulation.listen(ConnectionConfig::default(), Traffic::send(0)).unwrap();
+    // Either is the first in half of the runs.
+    let (early, late) = if seed % 2 == 0 { (multipath, regular) } else { (regular, multipath) };
+    let all = Traffic::send(1 << 40);
+    simulation.connect(address(1, 1), address(1, 2), early, all).unwrap();
+    let connect = Action::Connect(address(1, 1), address(1, 2), Box::new(late), all);
+    simulation.schedule(Duration::from_millis(500 * seed), connect);
+    let received = |simulation: &Simulation| {
+        let outcomes = simulation.outcomes(Side::Server);
+        [outcomes[0].received, outcomes[1].received]
+    };
+    let settled = simulation.now() + SETTLE;
+    simulation.run_until(settled, |_| false);
+    let before = received(&simulation);
+    simulation.run_until(settled + SPAN, |_| false);
+    let after = received(&simulation);
+    let [early, late] = [0, 1].map(|flow| (after[flow] - before[flow]) as f64);
+    let (multipath, regular) = if seed % 2 == 0 { (early, late) } else { (late, early) };
+    (multipath, regular)
+}
+
+fn table() -> String {
+    let mut conditions = Vec::new();
+    for algorithm in ALGORITHMS {
+        for bottleneck in BOTTLENECKS {
+            conditions.push((algorithm, bottleneck));
+        }
+    }
+    let measured = table::measure(&conditions, |(algorithm, bottleneck)| {
+        let runs = (1..=SEEDS).map(|seed| share(algorithm, *bottleneck, seed));
+        runs.fold((0.0, 0.0), |sum, run| (sum.0 + run.0, sum.1 + run.1))
+    });
+    let mut text = String::from(
+        "# Two subflows of one connection and one regular TCP (NewReno) behind one bottleneck, its queue one bandwidth-delay\n\
+         # product: goodput in Mb/s, mean of a minute in four runs, and their ratio. reno: not coupled.\n\
+         algorithm rate_mbps delay_ms  subflows  regular  ratio\n",
+    );
+    for ((algorithm, (rate, delay)), (multipath, regular)) in conditions.iter().zip(measured) {
+        let goodput = |octets: f64| octets * 8.0 / 1e6 / (SPAN.as_secs_f64() * SEEDS as f64);
+        let _ = writeln!(
+            text,
+            "{algorithm:<9} {rate:>9} {delay:>8} {:>9.2} {:>8.2} {:>6.2}",
+            goodput(multipath),
+            goodput(regular),
+            multipath / regular
+        );
+    }
+    text
+}
+
+#[test]
+fn coupled_subflows_take_no_more_than_one_tcp() {
+    let now = table();
+    table::compare("coupled.txt", &now, 3, 0.05);
+    for (name, figures) in table::rows(&now, 3) {
+        let ratio = figures[2];
+        if name.starts_with("reno") {
+            assert!(ratio > 1.5, "{name}: {ratio}");
+        } else {
+            assert!(ratio <= MOST, "{name}: {ratio}\n{now}");
+        }
+    }
+}
