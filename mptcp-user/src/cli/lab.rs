@@ -19,20 +19,26 @@ A direction is a list of settings:
   loss=1%                random loss on the wire; burst=5: in bursts of so many packets on average
   reorder=1%             packets held back by reorder-by=10ms
   duplicate=1% corrupt=0.1%
-  queue=100              packets that wait before the bottleneck (queue-octets=64kB: or octets); codel: managed
+  queue=100              packets that wait before the bottleneck (queue-octets=64kB: or octets); codel or
+                         pie: managed by it, dropping or marking early
   mtu=1300               longer packets disappear without a word: a black hole for path MTU discovery
 
 A box stands between FIRST and the link and is one of:
-  strip,option=mptcp,when=syn   remove an option (drop,…: drop the segment); when=always, syn, not-syn, data;
-                                options: mss, window-scale, sack, timestamps, mptcp,
-                                mp-capable, mp-join, dss, add-addr
+  strip,option=mptcp,when=syn   remove an option (drop,…: drop the segment); when=always, syn, opening-syn,
+                                syn-ack, third-ack, not-syn, data, or after:5s: of a connection from then on;
+                                options: mss, window-scale, sack, timestamps, mptcp, mp-capable, mp-join, dss,
+                                add-addr, unknown (all that were not known in 2000)
   randomise-sequence            sack=no: leave SACK blocks alone
   rewrite-timestamps   ecn-bleach   mss-clamp,mss=1300
   split,size=500                repeat-options=no: Multipath TCP options on the first piece only
   coalesce,limit=64kB,hold=1ms  careless: merge across different options, keeping the first
   nat,external=203.0.113.1      clients are on the side of FIRST
   replace,find=abc,with=xyz     change payload of the direction way=forward (or reverse)
-All but randomise-sequence, rewrite-timestamps and nat take way=forward or way=reverse: stand in one direction only.
+  shrink-window,limit=200       no window field above that; wavering: in every other segment only
+  early-ack,way=forward         acknowledge data going that way in the receiver's name
+  proxy                         end each connection and begin another one in its place, with the same addresses;
+                                options=syn: copy Multipath TCP options of SYNs, options=pass: all of them
+All but randomise-sequence, rewrite-timestamps, nat and proxy take way=forward or way=reverse: stand in one direction only.
 
 A file for --config has the same: tables [both], [forward], [reverse] with these keys, [[box]] with kind = \"strip\"
 and so on, down-at = [\"3s\"], up-at = [\"8s\"], and seed = 1.
@@ -42,6 +48,8 @@ SIGUSR1 makes it drop everything from then on, what is under way included; SIGUS
 Examples:
   mptcp lab veth0 veth1 --both rate=100mbit,delay=10ms --forward loss=1%
   mptcp lab eth1 eth2 --both delay=50ms,queue=200 --box strip,option=mptcp,when=syn
+  mptcp lab eth1 eth2 --both rate=20mbit,pie --box nat,external=203.0.113.1 --box proxy,options=syn
+  mptcp lab eth1 eth2 --box strip,option=dss,when=after:5s,way=reverse
   mptcp lab eth1 eth2 --config satellite.toml --seconds 60 --json
   mptcp lab eth1 eth2 --both rate=20mbit,delay=25ms --down-at 3s --up-at 8s
 
@@ -154,8 +162,8 @@ fn table(args: &LabArgs, report: &LabReport) -> String {
         ("packets in", forward.link.offered, reverse.link.offered),
         ("packets out", forward.link.delivered, reverse.link.delivered),
         ("dropped, queue full", forward.link.queue_drops, reverse.link.queue_drops),
-        ("dropped by CoDel", forward.link.managed_drops, reverse.link.managed_drops),
-        ("marked by CoDel", forward.link.marks, reverse.link.marks),
+        ("dropped by the queue's manager", forward.link.managed_drops, reverse.link.managed_drops),
+        ("marked by the queue's manager", forward.link.marks, reverse.link.marks),
         ("lost on the wire", forward.link.lost, reverse.link.lost),
         ("damaged", forward.link.corrupted, reverse.link.corrupted),
         ("duplicated", forward.link.duplicated, reverse.link.duplicated),

@@ -4,7 +4,7 @@
 //! `[forward]`.
 
 use super::units;
-use crate::sim::middlebox::{Action, BoxConfig, OptionKind, Way, When};
+use crate::sim::middlebox::{Action, BoxConfig, OptionKind, Passing, Way, When};
 use crate::sim::{Discipline, LinkConfig, Loss};
 use serde::Deserialize;
 use std::time::Duration;
@@ -66,7 +66,7 @@ pub struct LinkSettings(Settings);
 
 /// The keys of a link, for help texts.
 const LINK_KEYS: &str = "rate, delay, jitter, jitter-reorders, loss, burst (mean length of a loss burst in packets), \
-                         reorder, reorder-by, duplicate, corrupt, queue (packets), queue-octets, codel, \
+                         reorder, reorder-by, duplicate, corrupt, queue (packets), queue-octets, codel, pie, \
                          mtu (longer packets disappear)";
 
 impl LinkSettings {
@@ -102,8 +102,9 @@ impl LinkSettings {
                 "queue" => units::count(&text).map(|packets| link.queue_packets = packets.max(1)),
                 "queue-octets" => units::octets(&text).map(|octets| link.queue_octets = octets.max(1)),
                 "mtu" => units::octets(&text).map(|octets| link.mtu = Some(octets)),
-                "codel" => truth(&text).map(|truth| {
-                    link.discipline = if truth { Discipline::CODEL } else { Discipline::DropTail };
+                "codel" | "pie" => truth(&text).map(|truth| {
+                    let managed = if key == "pie" { Discipline::PIE } else { Discipline::CODEL };
+                    link.discipline = if truth { managed } else { Discipline::DropTail };
                 }),
                 _ => return Err(wrong(format!("a link has no '{key}'; it has: {LINK_KEYS}"))),
             };
@@ -141,7 +142,7 @@ fn truth(text: &str) -> Result<bool, String> {
 pub struct BoxSettings(Settings);
 
 const BOX_KINDS: &str = "strip, drop, mss-clamp, ecn-bleach, rewrite-timestamps, randomise-sequence, split, coalesce, \
-                         nat, replace";
+                         nat, replace, shrink-window, early-ack, proxy";
 
 impl BoxSettings {
     /// Reads `strip,option=mptcp,when=syn`: what it is first, then its settings.
@@ -228,12 +229,38 @@ impl BoxSettings {
                     .map_or(Ok(usize::MAX), |text| units::count(&text))
                     .map_err(in_key("limit"))?,
             },
+            "shrink-window" => {
+                let text = left.remove("limit").ok_or_else(|| missing("limit", "limit=200"))?;
+                BoxConfig::WindowShrinker {
+                    limit: small(&text).map_err(in_key("limit"))?,
+                    wavering: left
+                        .remove("wavering")
+                        .map_or(Ok(false), |text| truth(&text))
+                        .map_err(in_key("wavering"))?,
+                }
+            }
+            "early-ack" => {
+                BoxConfig::EarlyAcker { way: left.remove("way").map_or(Ok(Way::Forward), |text| way(&text))? }
+            }
+            "proxy" => BoxConfig::TcpProxy {
+                passing: match left.remove("options").as_deref() {
+                    None | Some("drop") => Passing::Nothing,
+                    Some("syn") => Passing::Syn,
+                    Some("pass") => Passing::All,
+                    Some(text) => {
+                        return Err(wrong(format!("options: '{text}' is none of drop, syn, pass")));
+                    }
+                },
+            },
             _ => return Err(wrong(format!("there is no box '{kind}'; there are: {BOX_KINDS}"))),
         };
         let one_way = left.remove("way").map(|text| way(&text)).transpose()?;
         let sees_both = matches!(
             config,
-            BoxConfig::TimestampRewriter | BoxConfig::SequenceRandomiser { .. } | BoxConfig::Nat { .. }
+            BoxConfig::TimestampRewriter
+                | BoxConfig::SequenceRandomiser { .. }
+                | BoxConfig::Nat { .. }
+                | BoxConfig::TcpProxy { .. }
         );
         let config = match one_way {
             Some(_) if sees_both => {
@@ -268,10 +295,11 @@ fn option_kind(text: &str) -> Result<OptionKind, ConfigError> {
         "mp-join" => OptionKind::MpJoin,
         "dss" => OptionKind::Dss,
         "add-addr" => OptionKind::AddAddr,
+        "unknown" => OptionKind::Unknown,
         _ => {
             return Err(wrong(format!(
                 "'{text}' is not an option a box knows: mss, window-scale, sack, timestamps, mptcp, mp-capable, \
-                 mp-join, dss, add-addr"
+                 mp-join, dss, add-addr, unknown"
             )));
         }
     })
@@ -283,7 +311,16 @@ fn when(text: &str) -> Result<When, ConfigError> {
         "syn" => Ok(When::Syn),
         "not-syn" => Ok(When::NotSyn),
         "data" => Ok(When::Data),
-        _ => Err(wrong(format!("when: '{text}' is none of always, syn, not-syn, data"))),
+        "opening-syn" => Ok(When::OpeningSyn),
+        "syn-ack" => Ok(When::SynAck),
+        "third-ack" => Ok(When::ThirdAck),
+        _ => match text.strip_prefix("after:").map(units::duration) {
+            Some(Ok(after)) => Ok(When::Later(after)),
+            Some(Err(error)) => Err(wrong(format!("when: {error}"))),
+            None => Err(wrong(format!(
+                "when: '{text}' is none of always, syn, not-syn, data, opening-syn, syn-ack, third-ack, after:5s"
+            ))),
+        },
     }
 }
 
@@ -407,6 +444,7 @@ mod tests {
             [forward]
             delay = "20ms"
             loss = "1%"
+            pie = true
             [reverse]
             codel = true
             corrupt = 0.01
@@ -422,6 +460,20 @@ mod tests {
             kind = "split"
             size = 500
             way = "reverse"
+            [[box]]
+            kind = "strip"
+            option = "unknown"
+            when = "after:2s"
+            [[box]]
+            kind = "shrink-window"
+            limit = 100
+            wavering = true
+            [[box]]
+            kind = "early-ack"
+            way = "reverse"
+            [[box]]
+            kind = "proxy"
+            options = "pass"
             "#,
         )
         .unwrap();
@@ -429,9 +481,17 @@ mod tests {
         for link in [&mut flags.forward, &mut flags.reverse] {
             LinkSettings::parse("rate=100mbit,queue=50").unwrap().apply(link).unwrap();
         }
-        LinkSettings::parse("delay=20ms, loss=1%").unwrap().apply(&mut flags.forward).unwrap();
+        LinkSettings::parse("delay=20ms, loss=1%, pie").unwrap().apply(&mut flags.forward).unwrap();
         LinkSettings::parse("codel,corrupt=1%,mtu=1300").unwrap().apply(&mut flags.reverse).unwrap();
-        let boxes = ["strip,option=mptcp,when=syn", "nat,external=203.0.113.1", "split,size=500,way=reverse"];
+        let boxes = [
+            "strip,option=mptcp,when=syn",
+            "nat,external=203.0.113.1",
+            "split,size=500,way=reverse",
+            "strip,option=unknown,when=after:2s",
+            "shrink-window,limit=100,wavering",
+            "early-ack,way=reverse",
+            "proxy,options=pass",
+        ];
         for text in boxes {
             flags.boxes.push(BoxSettings::parse(text).unwrap().build().unwrap());
         }
@@ -471,6 +531,10 @@ mod tests {
             ("nat,external=here", "not an IP address"),
             ("mss-clamp,mss=0", "between 1 and 65535"),
             ("ecn-bleach,strength=5", "no 'strength'"),
+            ("proxy,options=some", "none of drop, syn, pass"),
+            ("proxy,way=forward", "must see both directions"),
+            ("strip,option=dss,when=after:soon", "does not begin with a number"),
+            ("shrink-window", "needs limit"),
             ("ecn-bleach,way=up", "neither forward nor reverse"),
             ("randomise-sequence,way=forward", "must see both directions"),
         ] {

@@ -168,8 +168,10 @@ pub struct Link<P> {
 impl<P: Packet> Link<P> {
     /// An idle link.
     pub fn new(config: LinkConfig, random: Random) -> Self {
+        // What the discipline draws changes nothing of what happens on the wire.
+        let dice = random.clone().fork();
         Self {
-            queue: Queue::new(config.queue_packets, config.queue_octets, config.discipline),
+            queue: Queue::new(config.queue_packets, config.queue_octets, config.discipline, dice),
             config,
             free_at: Instant::ZERO,
             wire: VecDeque::new(),

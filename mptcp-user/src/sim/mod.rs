@@ -17,6 +17,7 @@ pub mod link;
 pub mod middlebox;
 mod network;
 mod pauses;
+mod pie;
 mod queue;
 mod random;
 mod scenario;

@@ -67,6 +67,9 @@ impl PathConfig {
     }
 }
 
+/// How often boxes may answer each other at one point in time.
+const MAX_ANSWERS: usize = 1000;
+
 struct Path {
     client: IpAddr,
     outside: IpAddr,
@@ -207,7 +210,15 @@ impl Network {
         let mut released = Vec::new();
         let mut out = Vec::new();
         for path in &mut self.paths {
-            if path.chain.next_timeout().is_some_and(|at| at <= now) {
+            while let Some(packet) = path.reverse.pop(now) {
+                path.chain.process(now, Way::Reverse, packet, &mut out);
+                self.arrived.extend(out.drain(..).map(|packet| (Side::Client, packet)));
+            }
+            // After what came in: boxes may have an answer to it.
+            for _ in 0..MAX_ANSWERS {
+                if path.chain.next_timeout().is_none_or(|at| at > now) {
+                    break;
+                }
                 path.chain.handle_timeout(now, &mut released);
                 for (way, packet) in released.drain(..) {
                     match way {
@@ -218,10 +229,6 @@ impl Network {
             }
             while let Some(packet) = path.forward.pop(now) {
                 self.arrived.push_back((Side::Server, packet));
-            }
-            while let Some(packet) = path.reverse.pop(now) {
-                path.chain.process(now, Way::Reverse, packet, &mut out);
-                self.arrived.extend(out.drain(..).map(|packet| (Side::Client, packet)));
             }
         }
         self.arrived.pop_front()

@@ -1,5 +1,7 @@
-//! The queue before a bottleneck: bounded, dropping at the tail, or managed by CoDel (RFC 8289).
+//! The queue before a bottleneck: bounded, dropping at the tail, or managed by CoDel (RFC 8289) or PIE (RFC 8033).
 
+use super::pie::{Fate, Pie};
+use super::random::Random;
 use crate::proto::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,9 +29,18 @@ pub enum Discipline {
         /// Mark ECN-capable packets instead of dropping them.
         ecn: bool,
     },
+    /// Proportional integral controller enhanced (RFC 8033).
+    Pie {
+        /// Waiting time to aim at.
+        target: Duration,
+        /// Mark ECN-capable packets instead of dropping them, as long as drops would be few.
+        ecn: bool,
+    },
 }
 
 impl Discipline {
+    /// PIE with the parameters the RFC recommends.
+    pub const PIE: Discipline = Discipline::Pie { target: Duration::from_millis(15), ecn: true };
     /// CoDel with the parameters the RFC recommends.
     pub const CODEL: Discipline = Discipline::CoDel {
         target: Duration::from_millis(5),
@@ -47,6 +58,7 @@ pub struct Queue<P> {
     limit_octets: usize,
     discipline: Discipline,
     codel: CoDelState,
+    pie: Pie,
     /// Packets dropped by the discipline, not by the limits.
     pub managed_drops: u64,
     /// Packets marked "congestion experienced".
@@ -63,8 +75,8 @@ struct CoDelState {
 }
 
 impl<P: Queued> Queue<P> {
-    /// An empty queue.
-    pub fn new(limit_packets: usize, limit_octets: usize, discipline: Discipline) -> Self {
+    /// An empty queue; `random` is for disciplines that throw dice.
+    pub fn new(limit_packets: usize, limit_octets: usize, discipline: Discipline, random: Random) -> Self {
         Self {
             packets: VecDeque::new(),
             octets: 0,
@@ -72,6 +84,7 @@ impl<P: Queued> Queue<P> {
             limit_octets,
             discipline,
             codel: CoDelState::default(),
+            pie: Pie::new(random),
             managed_drops: 0,
             marks: 0,
         }
@@ -101,12 +114,28 @@ impl<P: Queued> Queue<P> {
         self.packets.clear();
         self.octets = 0;
     }
-    /// Appends a packet; gives it back if there is no room. An empty queue takes any packet.
-    pub fn push(&mut self, now: Instant, packet: P) -> Result<(), P> {
+    /// Appends a packet; gives it back if there is no room. An empty queue takes any packet. A discipline may drop it
+    /// at once, too.
+    pub fn push(&mut self, now: Instant, mut packet: P) -> Result<(), P> {
         let len = packet.wire_len();
         let full = self.packets.len() >= self.limit_packets || self.octets + len > self.limit_octets;
         if full && !self.packets.is_empty() {
             return Err(packet);
+        }
+        if let Discipline::Pie { target, ecn } = self.discipline {
+            self.pie.update(now, target, self.head_since());
+            let dropped = match self.pie.judge(target, self.octets) {
+                Fate::Enqueue => false,
+                Fate::MarkOrDrop if ecn && packet.mark_congestion() => {
+                    self.marks += 1;
+                    false
+                }
+                Fate::MarkOrDrop | Fate::Drop => true,
+            };
+            if dropped {
+                self.managed_drops += 1;
+                return Ok(());
+            }
         }
         self.octets += len;
         self.packets.push_back((now, packet));
@@ -117,6 +146,10 @@ impl<P: Queued> Queue<P> {
         match self.discipline {
             Discipline::DropTail => self.take().map(|(_, packet)| packet),
             Discipline::CoDel { target, interval, ecn } => self.pop_codel(now, target, interval, ecn),
+            Discipline::Pie { target, .. } => {
+                self.pie.update(now, target, self.head_since());
+                self.take().map(|(_, packet)| packet)
+            }
         }
     }
 
@@ -213,7 +246,7 @@ mod tests {
 
     #[test]
     fn packets_and_octets_are_both_limited() {
-        let mut queue = Queue::new(3, 2000, Discipline::DropTail);
+        let mut queue = Queue::new(3, 2000, Discipline::DropTail, Random::new(1));
         assert!(queue.push(at(0), packet(3000)).is_ok(), "an empty queue takes any packet");
         assert!(queue.push(at(0), packet(1)).is_err());
         assert_eq!(queue.pop(at(1)), Some(packet(3000)));
@@ -226,7 +259,7 @@ mod tests {
 
     /// Offers twice what goes out for a second; gives the longest sojourn time of the last half second.
     fn overload(discipline: Discipline, ecn_capable: bool) -> (Duration, u64, u64) {
-        let mut queue = Queue::new(10_000, usize::MAX, discipline);
+        let mut queue = Queue::new(10_000, usize::MAX, discipline, Random::new(1));
         let mut worst = Duration::ZERO;
         for millis in 0..4000 {
             // Whoever is told slows down: offered load falls to what goes out after the first signals.
@@ -255,14 +288,45 @@ mod tests {
     }
 
     #[test]
-    fn codel_leaves_a_short_burst_alone() {
-        let mut queue = Queue::new(1000, usize::MAX, Discipline::CODEL);
-        for _ in 0..50 {
-            queue.push(at(0), packet(1000)).unwrap();
+    fn pie_drops_until_the_sender_slows_down_and_marks_where_it_may() {
+        let (_, drops, marks) = overload(Discipline::PIE, false);
+        assert!(drops >= 20 && marks == 0, "{drops} {marks}");
+        let (_, drops, marks) = overload(Discipline::PIE, true);
+        // Above a tenth it drops whatever comes (RFC 8033 section 5.1).
+        assert!(marks > 0 && drops + marks >= 20, "{drops} {marks}");
+    }
+
+    #[test]
+    fn pie_keeps_the_waiting_time_near_its_target() {
+        let mut queue = Queue::new(10_000, usize::MAX, Discipline::PIE, Random::new(1));
+        let (mut total, mut count) = (0.0, 0);
+        // A fifth more than what goes out, by a sender that does not care.
+        for millis in 0..20_000u64 {
+            for _ in 0..if millis % 5 == 0 { 2 } else { 1 } {
+                let _ = queue.push(at(millis), packet(1000));
+            }
+            let since = queue.head_since();
+            let _ = queue.pop(at(millis));
+            if millis > 10_000 {
+                total += since.map_or(0.0, |since| (at(millis) - since).as_secs_f64());
+                count += 1;
+            }
         }
-        for millis in 1..=50 {
-            assert!(queue.pop(at(millis)).is_some());
+        let mean = total / f64::from(count);
+        assert!((0.005..0.03).contains(&mean), "{mean} seconds");
+    }
+
+    #[test]
+    fn a_short_burst_is_left_alone() {
+        for discipline in [Discipline::CODEL, Discipline::PIE] {
+            let mut queue = Queue::new(1000, usize::MAX, discipline, Random::new(1));
+            for _ in 0..50 {
+                queue.push(at(0), packet(1000)).unwrap();
+            }
+            for millis in 1..=50 {
+                assert!(queue.pop(at(millis)).is_some());
+            }
+            assert_eq!(queue.managed_drops, 0);
         }
-        assert_eq!(queue.managed_drops, 0);
     }
 }

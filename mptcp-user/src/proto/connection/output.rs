@@ -80,6 +80,10 @@ impl Connection {
         if !subflow.is_synchronised() {
             return None;
         }
+        if subflow.fail_due.is_some() && subflow.rcv.ack_now {
+            // Before data or a FIN tell the peer of the fallback: they have no room for the reason.
+            return self.ack_segment(now, index);
+        }
         let path = &mut self.congestion_paths[index];
         let stamp = subflow.stamp(now);
         if subflow.snd.may_retransmit() && !subflow.snd.may_depart(now, path) {

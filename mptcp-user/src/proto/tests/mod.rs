@@ -8,6 +8,7 @@ mod close;
 mod counters;
 mod decisions;
 mod ecn;
+mod fallback;
 mod flood;
 mod handshake;
 mod pair;

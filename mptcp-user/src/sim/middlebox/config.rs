@@ -1,8 +1,9 @@
 //! Middleboxes as configuration, for random scenarios and for `mptcp lab`.
 
 use super::{
-    Action, Coalescer, EcnBleacher, Middlebox, MssClamp, Nat, OneWay, OptionFilter, OptionKind,
-    PayloadChanger, SequenceRandomiser, Splitter, TimestampRewriter, Way, When,
+    Action, Coalescer, EarlyAcker, EcnBleacher, Middlebox, MssClamp, Nat, OneWay, OptionFilter, OptionKind,
+    Passing, PayloadChanger, SequenceRandomiser, Splitter, TcpProxy, TimestampRewriter, Way, When,
+    WindowShrinker,
 };
 use crate::sim::Random;
 use std::net::IpAddr;
@@ -70,6 +71,23 @@ pub enum BoxConfig {
         /// Most replacements in a connection.
         limit: usize,
     },
+    /// [`WindowShrinker`].
+    WindowShrinker {
+        /// Largest window field let through.
+        limit: u16,
+        /// In every other segment only.
+        wavering: bool,
+    },
+    /// [`EarlyAcker`].
+    EarlyAcker {
+        /// Direction of the data that is acknowledged.
+        way: Way,
+    },
+    /// [`TcpProxy`].
+    TcpProxy {
+        /// What it does with options it does not know.
+        passing: Passing,
+    },
     /// [`OneWay`].
     OneWay {
         /// The direction it stands in.
@@ -85,7 +103,7 @@ impl BoxConfig {
         match self.clone() {
             Self::OneWay { way, inner } => Box::new(OneWay { way, inner: inner.build(random) }),
             Self::Option { option, when, way, action } => {
-                Box::new(OptionFilter { kind: option, when, way, action })
+                Box::new(OptionFilter::new(option, when, way, action))
             }
             Self::MssClamp { mss } => Box::new(MssClamp { mss }),
             Self::EcnBleacher => Box::new(EcnBleacher),
@@ -96,6 +114,9 @@ impl BoxConfig {
             Self::Splitter { size, repeat_options } => Box::new(Splitter { size, repeat_options }),
             Self::Coalescer { limit, hold, careless } => Box::new(Coalescer::new(limit, hold, careless)),
             Self::Nat { external, idle } => Box::new(Nat::new(external, idle)),
+            Self::WindowShrinker { limit, wavering } => Box::new(WindowShrinker::new(limit, wavering)),
+            Self::EarlyAcker { way } => Box::new(EarlyAcker::new(way)),
+            Self::TcpProxy { passing } => Box::new(TcpProxy::new(passing, random)),
             Self::PayloadChanger { way, needle, replacement, limit } => {
                 Box::new(PayloadChanger::new(way, &needle, &replacement, limit))
             }

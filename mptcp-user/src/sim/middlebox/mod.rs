@@ -6,24 +6,30 @@
 
 mod coalesce;
 mod config;
+mod early_ack;
 mod flows;
 mod nat;
 mod one_way;
 mod payload;
+mod proxy;
 mod rewrite;
 mod sequence;
 mod split;
 mod strip;
+mod window;
 
 pub use coalesce::Coalescer;
 pub use config::BoxConfig;
+pub use early_ack::EarlyAcker;
 pub use nat::Nat;
 pub use one_way::OneWay;
 pub use payload::PayloadChanger;
+pub use proxy::{Passing, TcpProxy};
 pub use rewrite::{EcnBleacher, MssClamp, TimestampRewriter};
 pub use sequence::SequenceRandomiser;
 pub use split::Splitter;
 pub use strip::{Action, OptionFilter, OptionKind, When};
+pub use window::WindowShrinker;
 
 use crate::proto::Instant;
 use crate::wire::Segment;
@@ -58,7 +64,8 @@ pub trait Middlebox: Send {
     fn next_timeout(&self) -> Option<Instant> {
         None
     }
-    /// Lets go what was held back until now.
+    /// Lets go what was held back until now, and what the box has to say by itself, in either direction. A box with an
+    /// answer to a segment wants to be called at once.
     fn handle_timeout(&mut self, _now: Instant, _out: &mut Vec<(Way, Segment)>) {}
 }
 

@@ -49,12 +49,7 @@ fn options_are_stripped_only_where_asked() {
     let mut syn_only = OptionFilter::strip(OptionKind::Mptcp, When::Syn);
     assert!(through(&mut syn_only, Way::Forward, opening.clone())[0].options.mptcp.is_empty());
     assert_eq!(through(&mut syn_only, Way::Forward, data.clone()), [data.clone()]);
-    let mut dropper = OptionFilter {
-        kind: OptionKind::Dss,
-        when: When::Data,
-        way: Some(Way::Forward),
-        action: Action::Drop,
-    };
+    let mut dropper = OptionFilter::new(OptionKind::Dss, When::Data, Some(Way::Forward), Action::Drop);
     assert_eq!(through(&mut dropper, Way::Forward, opening.clone()), [opening]);
     assert_eq!(through(&mut dropper, Way::Forward, data.clone()), []);
     assert_eq!(through(&mut dropper, Way::Reverse, data.clone()), [data]);

@@ -1,0 +1,134 @@
+//! Fallback always leads to a working connection (RFC 8684 section 3.7): wherever the option disappears, and when
+//! checksums are wrong.
+
+use super::pair::{Middlebox, Pair, PathConfig, pattern};
+use crate::proto::{CloseReason, ConnectionConfig, ConnectionInfo, FallbackReason};
+use crate::wire::{Flags, MptcpOption, Segment};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Strips Multipath TCP from the segments that the predicate names (its first argument: from the client), exchanges
+/// octets both ways, exactly; gives what client and server know at the end.
+fn stripped(
+    paths: usize,
+    mut which: impl FnMut(bool, &Segment) -> bool + 'static,
+) -> (ConnectionInfo, ConnectionInfo) {
+    let mut pair = Pair::new(3, vec![PathConfig::default(); paths], false, &ConnectionConfig::default());
+    let middlebox: Middlebox = Box::new(move |from_client, mut segment| {
+        if which(from_client, &segment) {
+            segment.options.mptcp.clear();
+        }
+        Some(segment)
+    });
+    pair.middlebox = Some(middlebox);
+    pair.exchange(200_000, 200_000)
+}
+
+fn is_syn(segment: &Segment) -> bool {
+    segment.flags.has(Flags::SYN)
+}
+
+fn assert_both_fell_back((client, server): &(ConnectionInfo, ConnectionInfo)) {
+    assert!(client.fallback.is_some(), "{client:#?}");
+    assert!(server.fallback.is_some(), "{server:#?}");
+}
+
+#[test]
+fn an_option_stripped_from_the_syn_makes_it_regular_tcp() {
+    let both = stripped(2, |from_client, segment| from_client && is_syn(segment));
+    assert_both_fell_back(&both);
+    assert_eq!(both.1.fallback, Some(FallbackReason::NoMpCapable));
+}
+
+#[test]
+fn an_option_stripped_from_the_syn_ack_makes_it_regular_tcp() {
+    let both = stripped(2, |from_client, segment| !from_client && is_syn(segment));
+    assert_both_fell_back(&both);
+    assert_eq!(both.0.fallback, Some(FallbackReason::NoMpCapable));
+}
+
+#[test]
+fn an_option_stripped_from_all_that_follows_the_client_s_syn_makes_it_regular_tcp() {
+    assert_both_fell_back(&stripped(2, |from_client, segment| from_client && !is_syn(segment)));
+}
+
+#[test]
+fn an_option_stripped_from_the_third_ack_alone_leaves_a_working_connection() {
+    let mut seen = false;
+    stripped(2, move |from_client, segment| {
+        from_client && !is_syn(segment) && !std::mem::replace(&mut seen, true)
+    });
+}
+
+#[test]
+fn an_option_stripped_from_data_of_either_side_makes_it_regular_tcp() {
+    for client in [true, false] {
+        assert_both_fell_back(&stripped(1, move |from_client, segment| {
+            from_client == client && !segment.payload.is_empty()
+        }));
+    }
+}
+
+#[test]
+fn an_option_that_disappears_later_leaves_a_working_connection() {
+    for client in [true, false] {
+        let mut count = 0;
+        let (client_info, server_info) = stripped(1, move |from_client, segment| {
+            count += usize::from(from_client == client && !segment.payload.is_empty());
+            from_client == client && count > 40
+        });
+        let receiver = if client { server_info } else { client_info };
+        assert!(receiver.fallback.is_some(), "{receiver:#?}");
+    }
+}
+
+/// Changes an octet of some packet with payload from the client on a path, in the middle of the stream.
+fn spoil(path: u8, times: usize, failed: Rc<Cell<usize>>) -> Middlebox {
+    let mut count = 0;
+    Box::new(move |from_client, mut segment| {
+        let fails = segment.options.mptcp.iter().any(|option| matches!(option, MptcpOption::Fail(_)));
+        failed.set(failed.get() + usize::from(!from_client && fails));
+        let there = segment.src.ip() == std::net::IpAddr::from([10, path, 0, 1]);
+        if from_client && there && segment.payload.len() > 500 {
+            count += 1;
+            if (20..20 + times).contains(&count) {
+                let mut octets = segment.payload.to_vec();
+                octets[100] ^= 0x55;
+                segment.payload = octets.into();
+            }
+        }
+        Some(segment)
+    })
+}
+
+#[test]
+fn a_wrong_checksum_on_the_only_subflow_makes_it_regular_tcp() {
+    let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
+    let mut pair = Pair::new(4, vec![PathConfig::default()], false, &config);
+    let failed = Rc::new(Cell::new(0));
+    pair.middlebox = Some(spoil(0, 1, failed.clone()));
+    let (up, down) = (pattern(300_000, 1), pattern(300_000, 2));
+    pair.send(up.clone(), down.clone());
+    assert!(pair.run(Duration::from_secs(60)), "{}", pair.tail());
+    let finished = Some(CloseReason::Finished);
+    assert_eq!((pair.client.closed, pair.server.closed), (finished, finished));
+    // As with regular TCP, the octet that was changed is; nothing else is.
+    let wrong = pair.server.received.iter().zip(&up).filter(|(got, sent)| got != sent).count();
+    assert_eq!((pair.server.received.len(), wrong <= 1), (up.len(), true));
+    assert!(pair.client.received == down);
+    assert_eq!(pair.server.info().fallback, Some(FallbackReason::ChecksumFailed));
+    assert_eq!(pair.client.info().fallback, Some(FallbackReason::PeerChecksumFailed));
+    assert!(failed.get() > 0, "no MP_FAIL");
+}
+
+#[test]
+fn a_wrong_checksum_on_one_of_several_subflows_ends_that_one_with_mp_fail() {
+    let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
+    let mut pair = Pair::new(5, vec![PathConfig::default(); 2], false, &config);
+    let failed = Rc::new(Cell::new(0));
+    pair.middlebox = Some(spoil(1, 1, failed.clone()));
+    let (client, server) = pair.exchange(2_000_000, 100_000);
+    assert_eq!((client.fallback, server.fallback), (None, None));
+    assert!(failed.get() > 0, "no MP_FAIL");
+}
