@@ -13,6 +13,7 @@ pub mod netlink;
 mod path;
 pub mod port;
 mod receive;
+mod release;
 pub(crate) mod shard;
 pub mod transmit;
 pub mod xdp;

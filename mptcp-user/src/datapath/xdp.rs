@@ -14,6 +14,7 @@ pub use error::XdpError;
 pub use maps::{CounterSnapshot, XdpMaps};
 pub use syscall::TestRun;
 
+use super::release::release;
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
@@ -88,8 +89,8 @@ impl XdpProgram {
     /// Loads the program and makes its maps.
     ///
     /// # Errors
-    /// [`XdpError::NotPermitted`] without `CAP_BPF` and `CAP_NET_ADMIN`; [`XdpError::Unsupported`] if the kernel
-    /// lacks something; [`XdpError::Refused`] with the verifier's reason.
+    /// [`XdpError::NotPermitted`] without `CAP_BPF` and `CAP_NET_ADMIN`; [`XdpError::TooOld`] before Linux 6.1;
+    /// [`XdpError::Unsupported`] if the kernel lacks something; [`XdpError::Refused`] with the verifier's reason.
     pub fn load(config: &XdpConfig) -> Result<Self, XdpError> {
         Self::load_object(OBJECT, config)
     }
@@ -104,6 +105,7 @@ impl XdpProgram {
             Err(XdpError::Refused(_)) => Self::load_with(object, config, VerifierLogLevel::VERBOSE),
             other => other,
         }
+        .map_err(|error| error.on_kernel(&release()))
     }
 
     fn load_with(object: &[u8], config: &XdpConfig, log: VerifierLogLevel) -> Result<Self, XdpError> {

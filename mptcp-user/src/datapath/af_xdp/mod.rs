@@ -10,6 +10,7 @@ mod socket;
 mod syscall;
 mod umem;
 
+use super::release::{release, version};
 pub use ring::{Consumer, Producer, memory_pair};
 pub use socket::{Bind, BindError, CopyMode, Packet, Rings, Socket, Statistics};
 pub use umem::{FRAME_SIZE, Umem};
@@ -20,9 +21,6 @@ pub type Descriptor = libc::xdp_desc;
 /// Whether the kernel's sockets take packets of several buffers: Linux 6.6. Without the privilege to ask, its version
 /// answers.
 pub fn multi_buffer() -> bool {
-    syscall::knows_multi_buffer().unwrap_or_else(|| {
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.trim().parse::<u32>().ok());
-        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 6)
-    })
+    syscall::knows_multi_buffer()
+        .unwrap_or_else(|| version(&release()).is_some_and(|version| version >= (6, 6)))
 }

@@ -1,5 +1,6 @@
 //! What can go wrong with the XDP program, with the remedy.
 
+use super::super::release::version;
 use super::XdpMode;
 use aya::EbpfError;
 use aya::maps::MapError;
@@ -19,6 +20,12 @@ pub enum XdpError {
         "this kernel lacks {0}: Linux 6.1 or newer with CONFIG_BPF_SYSCALL and CONFIG_XDP_SOCKETS is needed"
     )]
     Unsupported(&'static str),
+    /// The kernel is older than any that this is made for.
+    #[error("Linux {release} is too old: Linux 6.1 or newer is needed")]
+    TooOld {
+        /// What `uname -r` says.
+        release: String,
+    },
     /// The verifier found something.
     #[error(
         "the kernel's verifier refused the XDP program, please report this with the kernel's version: {0}"
@@ -69,7 +76,20 @@ pub enum XdpError {
     },
 }
 
+/// The oldest kernel that has all that the program needs.
+const OLDEST: (u32, u32) = (6, 1);
+
 impl XdpError {
+    /// What to make of a failure to load on the kernel with this release. An older one fails in as many ways as it
+    /// lacks things, mostly with "invalid argument", and none of them helps as much as its age.
+    pub(super) fn on_kernel(self, release: &str) -> Self {
+        match (&self, version(release)) {
+            (XdpError::NotPermitted, _) | (_, None) => self,
+            (_, Some(version)) if version >= OLDEST => self,
+            _ => XdpError::TooOld { release: release.to_owned() },
+        }
+    }
+
     /// Makes sense of what aya says about loading the object and making the maps.
     pub(super) fn load(error: EbpfError) -> Self {
         match error {
@@ -133,4 +153,24 @@ fn exists(interface: u32) -> bool {
     // SAFETY: room for as many octets as a name may have.
     let found = unsafe { libc::if_indextoname(interface, name.as_mut_ptr()) };
     !found.is_null()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_an_old_kernel_lacks_its_age_is_said() {
+        let invalid = || XdpError::System {
+            call: "loading the XDP program",
+            source: io::Error::from_raw_os_error(libc::EINVAL),
+        };
+        let text = invalid().on_kernel("5.10.0-34-cloud-amd64").to_string();
+        assert!(text.contains("5.10.0-34-cloud-amd64") && text.contains("Linux 6.1 or newer"), "{text}");
+        // A newer one has another reason, and so has somebody without privileges.
+        assert!(matches!(invalid().on_kernel("6.1.0-9-amd64"), XdpError::System { .. }));
+        assert!(matches!(invalid().on_kernel("7.0"), XdpError::System { .. }));
+        assert!(matches!(invalid().on_kernel("strange"), XdpError::System { .. }));
+        assert!(matches!(XdpError::NotPermitted.on_kernel("5.10.0"), XdpError::NotPermitted));
+    }
 }
