@@ -184,6 +184,14 @@ impl HostFacts {
         }
         match mode {
             AttachMode::Generic => return Ok((XdpMode::Generic, "as asked for".into())),
+            // Buffers that the driver has posted before have no room in front, and packets that do not fit a page
+            // with it are dropped: as many as there are buffers, which is more than retransmissions get over.
+            AttachMode::Native if driver == Some("virtio_net") && link.mtu > SINGLE_BUFFER_MTU => {
+                return Err(format!(
+                    "virtio_net drops packets larger than {SINGLE_BUFFER_MTU} octets for a long time after it was switched to native mode: use generic mode, or `ip link set dev {} mtu {SINGLE_BUFFER_MTU}`",
+                    link.name
+                ));
+            }
             AttachMode::Native if can => return Ok((XdpMode::Native, "as asked for".into())),
             AttachMode::Native => {
                 return Err(format!(
@@ -357,6 +365,16 @@ mod tests {
         assert_eq!(native[0].mode.as_deref(), Some("native"));
         assert!(!native[1].usable && native[1].reason.contains("e1000"), "{}", native[1].reason);
         assert!(facts.reports(AttachMode::Generic).iter().all(|report| report.usable));
+    }
+
+    #[test]
+    fn virtio_takes_large_packets_in_generic_mode_only() {
+        let mut facts = facts(vec![link("a", 1, "virtio_net")], &[(1, 0x7f)]);
+        assert!(facts.reports(AttachMode::Native)[0].usable);
+        facts.links[0].mtu = 9000;
+        let native = facts.reports(AttachMode::Native).remove(0);
+        assert!(!native.usable && native.reason.contains("use generic mode"), "{}", native.reason);
+        assert_eq!(facts.reports(AttachMode::Auto)[0].mode.as_deref(), Some("generic"));
     }
 
     #[test]
