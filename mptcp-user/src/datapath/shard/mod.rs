@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// How long a shard without work spins before it sleeps.
+/// How long a shard without work spins before it sleeps, where there is another processor to bring it work meanwhile.
 const SPIN: Duration = Duration::from_micros(20);
 /// How often a shard that is always busy looks at what only `epoll` tells.
 const GLANCE: Duration = Duration::from_millis(1);
@@ -335,6 +335,8 @@ impl Shard {
 
     /// Works until it is told to stop and everything is done. Gives the replies that are due then.
     fn run(&mut self) -> Vec<oneshot::Sender<()>> {
+        let alone = std::thread::available_parallelism().is_ok_and(|number| number.get() == 1);
+        let spin = if alone { Duration::ZERO } else { SPIN };
         let mut idle_since = None;
         let mut glanced = now();
         loop {
@@ -364,7 +366,7 @@ impl Shard {
                 continue;
             }
             let idle = *idle_since.get_or_insert(time);
-            if time - idle < SPIN {
+            if time - idle < spin {
                 std::hint::spin_loop();
                 continue;
             }
