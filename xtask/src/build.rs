@@ -12,11 +12,16 @@ pub(crate) fn mptcp() -> Result<PathBuf> {
 
 /// Builds a program of the tests crate with optimisation and gives its path.
 pub(crate) fn tests_program(name: &str) -> Result<PathBuf> {
-    run(&mut cargo(&["build", "--release", "--package", "mptcp-tests", "--bin", name]))?;
+    tests_programs(&[name])?;
     Ok(target().join("release").join(name))
 }
 
-/// Builds all programs of the tests crate with optimisation.
-pub(crate) fn tests_programs() -> Result<()> {
-    run(&mut cargo(&["build", "--release", "--package", "mptcp-tests", "--bins"]))
+/// Builds these programs of the tests crate with optimisation; all of them, if none is named.
+pub(crate) fn tests_programs(names: &[&str]) -> Result<()> {
+    let mut words = vec!["build", "--release", "--package", "mptcp-tests"];
+    words.extend(names.iter().flat_map(|name| ["--bin", name]));
+    if names.is_empty() {
+        words.push("--bins");
+    }
+    run(&mut cargo(&words))
 }

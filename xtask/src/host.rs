@@ -1,7 +1,8 @@
 //! What this machine must have before a habit can work: found, or installed, or asked for.
 
-use super::run::{has, run};
+use super::run::{has, run, target};
 use anyhow::{Context, Result, bail};
+use std::fs;
 use std::process::{Command, Stdio};
 
 /// A program of a Debian package.
@@ -32,7 +33,7 @@ pub(crate) const GUESTS: [Tool; 6] = [
 pub(crate) fn is_root() -> bool {
     // The owner of a process's own directory in /proc is its effective user.
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
+    fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
 /// Sees to it that these tools are there: installs what is missing when it may (root, apt), says so, and otherwise
@@ -50,22 +51,64 @@ pub(crate) fn need(tools: &[Tool]) -> Result<()> {
         );
     }
     eprintln!("xtask: installing with apt-get, because it is missing: {list}");
-    let apt = |words: &[&str]| {
+    install(&missing).with_context(|| format!("can't install {list}"))
+}
+
+/// Installs packages and removes none: what this machine has is wanted, too.
+fn install(packages: &[&str]) -> Result<()> {
+    let apt = |options: &[String], words: &[&str]| {
         let mut command = Command::new("apt-get");
         command
+            .args(options)
             .args(words)
             .env("DEBIAN_FRONTEND", "noninteractive")
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         run(&mut command)
     };
-    let mut install = vec!["install", "--quiet", "--yes", "--no-install-recommends"];
-    install.extend(&missing);
+    let words =
+        [&["install", "--quiet", "--yes", "--no-install-recommends", "--no-remove"], packages].concat();
     // Lists that are there may do; fresh ones are fetched only if not.
-    apt(&install)
-        .or_else(|_| {
-            apt(&["update", "--quiet"])?;
-            apt(&install)
-        })
-        .with_context(|| format!("can't install {list}"))
+    if apt(&[], &words).is_ok() {
+        return Ok(());
+    }
+    apt(&[], &["update", "--quiet"])?;
+    let Err(error) = apt(&[], &words) else { return Ok(()) };
+    // Packages that belong together (qemu's) may be here from backports already, and those of the release would
+    // replace them. The lists for that are kept apart, so that this machine's sources stay as they are.
+    let Some(backports) = backports()? else { return Err(error) };
+    eprintln!("xtask: trying {}, which removes nothing", backports.suite);
+    apt(&backports.options, &["update", "--quiet"])?;
+    apt(&backports.options, &[&words[..], &["--target-release", &backports.suite]].concat())
+}
+
+/// How apt is told to look into this Debian's backports, too.
+struct Backports {
+    options: Vec<String>,
+    suite: String,
+}
+
+/// None on other systems than Debian.
+fn backports() -> Result<Option<Backports>> {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let value = |name: &str| {
+        let line = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.map(|value| value.trim_matches('"').to_owned())
+    };
+    let (Some("debian"), Some(code)) = (value("ID").as_deref(), value("VERSION_CODENAME")) else {
+        return Ok(None);
+    };
+    let folder = target().join("apt");
+    fs::create_dir_all(folder.join("lists/partial"))?;
+    let (suite, list) = (format!("{code}-backports"), folder.join("backports.list"));
+    let signed = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg";
+    fs::write(&list, format!("deb [{signed}] http://deb.debian.org/debian {suite} main\n"))?;
+    let options = [
+        format!("--option=Dir::Etc::SourceList={}", list.display()),
+        format!("--option=Dir::State::Lists={}", folder.join("lists").display()),
+        "--option=Acquire::Languages=none".into(),
+        // The lists are in a folder that apt's own user may not write to.
+        "--option=APT::Sandbox::User=root".into(),
+    ];
+    Ok(Some(Backports { options: options.into(), suite }))
 }

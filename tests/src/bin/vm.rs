@@ -26,6 +26,12 @@ struct Arguments {
     /// Go on after a failure
     #[arg(long)]
     keep_going: bool,
+    /// A prompt in a lab of two guests instead of tests
+    #[arg(long, conflicts_with_all = ["tests", "selection"])]
+    shell: bool,
+    /// Only fetch the kernels
+    #[arg(long, conflicts_with_all = ["tests", "selection", "shell"])]
+    fetch: bool,
     /// List the tests and end
     #[arg(long)]
     list: bool,
@@ -69,6 +75,17 @@ fn run(arguments: &Arguments) -> Result<()> {
         demo: beside.with_file_name("demo"),
     };
     let kernels = series(&arguments.kernels)?;
+    if arguments.fetch {
+        for series in kernels {
+            let kernel =
+                series.kernel(arguments.update).with_context(|| format!("kernel {}", series.name))?;
+            println!("{:<5} {}", series.name, kernel.release);
+        }
+        return Ok(());
+    }
+    if arguments.shell {
+        return suite::shell(*kernels.first().context("no kernel")?, &programs);
+    }
     let mut cases = suite::named(&arguments.tests)?;
     cases.retain(|case| case.on == On::Selection || !arguments.selection);
     let plan = Plan { kernels, cases, keep_going: arguments.keep_going, update: arguments.update };

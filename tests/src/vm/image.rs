@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Programs of Debian that guests have, and applets of busybox that tests use.
-const TOOLS: [&str; 6] = ["ip", "tc", "nft", "modprobe", "busybox", "dash"];
+const TOOLS: [&str; 7] = ["ip", "ss", "tc", "nft", "modprobe", "busybox", "dash"];
 const APPLETS: [&str; 3] = ["cat", "dmesg", "sleep"];
 
 /// Modules that tests need. What a kernel has built in, or not at all, is left out.

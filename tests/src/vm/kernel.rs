@@ -161,22 +161,55 @@ impl Apt {
         Ok(names.max_by_key(|name| numbers(name)).map(str::to_owned))
     }
 
-    /// Downloads a package, unpacks it, and lists its modules.
+    /// Downloads a kernel's package, and those with its image and its modules where they are packages of their own;
+    /// unpacks them, and lists the modules.
     fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
-        succeed(self.command("apt-get").args(["download", "--quiet", package]).current_dir(folder))?;
-        let archive = folder.join(only_entry(folder)?);
-        let sum = Sha256::digest(fs::read(&archive)?).iter().fold(String::new(), |mut text, octet| {
-            let _ = write!(text, "{octet:02x}");
-            text
-        });
-        let about = succeed(self.command("apt-cache").args(["show", package]))?;
-        ensure!(about.contains(&sum), "{} has another SHA-256 than the signed list says", archive.display());
-        succeed(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(folder))?;
+        let mut text = format!("{package}\n");
+        for package in std::iter::once(package.to_owned()).chain(self.parts(package)?) {
+            let place = folder.join("packages").join(&package);
+            fs::create_dir_all(&place)?;
+            succeed(self.command("apt-get").args(["download", "--quiet", &package]).current_dir(&place))?;
+            let name = only_entry(&place)?;
+            let archive = place.join(&name);
+            let sum = Sha256::digest(fs::read(&archive)?).iter().fold(String::new(), |mut text, octet| {
+                let _ = write!(text, "{octet:02x}");
+                text
+            });
+            let about = self.about(&package)?;
+            ensure!(
+                about.contains(&sum),
+                "{} has another SHA-256 than the signed list says",
+                archive.display()
+            );
+            succeed(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(folder))?;
+            let _ = writeln!(text, "{name}\nSHA-256 {sum}");
+        }
+        // Where /lib and /usr/lib are one, packages say the latter.
+        if !folder.join("lib/modules").exists() {
+            // An empty folder at most.
+            let _ = fs::remove_dir(folder.join("lib"));
+            std::os::unix::fs::symlink("usr/lib", folder.join("lib"))?;
+        }
         let release = only_entry(&folder.join("lib/modules"))?;
         succeed(Command::new("depmod").arg("--basedir").arg(folder).arg(&release))?;
-        let name = archive.file_name().unwrap_or_default().to_string_lossy();
-        fs::write(folder.join("package"), format!("{package}\n{name}\nSHA-256 {sum}\n"))?;
+        fs::write(folder.join("package"), text)?;
         Ok(())
+    }
+
+    /// What the lists say about a package.
+    fn about(&self, package: &str) -> Result<String> {
+        succeed(self.command("apt-cache").args(["show", package]))
+    }
+
+    /// Packages with parts of a kernel, from Linux 7.3 on.
+    fn parts(&self, package: &str) -> Result<Vec<String>> {
+        let about = self.about(package)?;
+        let needed = about.lines().filter(|line| line.starts_with("Depends: "));
+        let words = needed.flat_map(|line| line.split([' ', ',']));
+        Ok(words
+            .filter(|word| word.starts_with("linux-binary-") || word.starts_with("linux-modules-"))
+            .map(str::to_owned)
+            .collect())
     }
 }
 

@@ -423,8 +423,8 @@ pub fn alone(bench: Bench<'_>, commands: &[&str]) -> Result<Guest> {
     Ok(guest)
 }
 
-/// Within this time anything that works at all has happened.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Within this time anything that works at all has happened, on a machine that has much else to do.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 #[cfg(test)]
 mod tests {

@@ -18,6 +18,7 @@ pub mod image;
 pub mod kernel;
 pub mod lab;
 pub mod link;
+pub mod shell;
 pub mod station;
 pub mod suite;
 pub mod transfer;

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Within this time a small command has ended.
-const SMALL: Duration = Duration::from_secs(30);
+const SMALL: Duration = Duration::from_secs(60);
 
 /// A place with programs, files and interfaces of its own.
 pub trait Station: Sync {

@@ -6,6 +6,7 @@ use super::host;
 use super::image::{Image, Programs, Userland};
 use super::kernel::Series;
 use super::lab::Bench;
+use super::shell;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -59,6 +60,13 @@ pub fn named(names: &[String]) -> Result<Vec<&'static Case>> {
 pub fn image(userland: &Userland, series: Series, update: bool) -> Result<Image> {
     let kernel = series.kernel(update).with_context(|| format!("kernel {}", series.name))?;
     userland.with(kernel)
+}
+
+/// A prompt in a lab with this kernel.
+pub fn shell(series: Series, programs: &Programs) -> Result<()> {
+    let image = image(&Userland::new(programs)?, series, false)?;
+    let accelerator = host::accelerator(&image)?;
+    shell::run(Bench { image: &image, accelerator, programs })
 }
 
 /// Runs a plan. `watch` is told of each row as soon as it is there.

@@ -8,6 +8,7 @@ use crate::demo::{Stack, Subflow, subflows, texts};
 use crate::lab::{Family, Side};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::fmt::Write as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -129,6 +130,36 @@ impl UnderWay<'_> {
         }
     }
 
+    /// Waits until both programs have ended.
+    fn wait_until_over(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while self.sender.is_running()? || self.receiver.is_running()? {
+            if Instant::now() > deadline {
+                return Err(self.autopsy(patience));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Why a transfer does not end, as well as both sides know: their kernels' sockets, and what our programs say
+    /// when they are told to end.
+    fn autopsy(&mut self, patience: Duration) -> anyhow::Error {
+        let mut text = format!("the transfer does not end within {patience:?}");
+        for (side, stack) in [(Side::Left, self.what.sender), (Side::Right, self.what.receiver)] {
+            let station = self.network.station(side);
+            let sockets = station.run("ss --tcp --info --numeric --options").unwrap_or_default();
+            let links = station.run("ip -s link show").unwrap_or_default();
+            let _ = writeln!(text, "\n{side:?} ({stack}):\n{sockets}\n{links}");
+            let program = if side == Side::Left { &mut self.sender } else { &mut self.receiver };
+            let _ = program.signal(libc::SIGTERM);
+            if let Err(error) = program.wait_for("\0", Duration::from_secs(10)) {
+                let _ = writeln!(text, "{error:#}");
+            }
+        }
+        anyhow::Error::msg(text)
+    }
+
     fn stalled(&mut self, arrived: u64) -> anyhow::Error {
         let error = anyhow::anyhow!("{}: stalled: {arrived} of {} octets", self.what.name(), self.what.size);
         // Whatever the two say by now tells more than the number.
@@ -154,8 +185,9 @@ impl UnderWay<'_> {
     }
 
     /// Waits for its end: all octets must have arrived, and both sides must be content.
-    pub fn finish(self, patience: Duration) -> Result<Outcome> {
+    pub fn finish(mut self, patience: Duration) -> Result<Outcome> {
         let name = self.what.name();
+        self.wait_until_over(patience).with_context(|| name.clone())?;
         let sender = self.sender.finish(patience).with_context(|| name.clone())?;
         let receiver = self.receiver.finish(patience).with_context(|| name.clone())?;
         for (who, ended) in [("sender", &sender), ("receiver", &receiver)] {

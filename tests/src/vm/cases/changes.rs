@@ -1,5 +1,6 @@
 //! Interfaces and addresses that come and go while a transfer runs, on the side that is ours.
 
+use super::super::guest::Guest;
 use super::super::lab::{Bench, Choices, Lab, Network, PATIENCE};
 use super::super::station::Station;
 use super::super::transfer::Transfer;
@@ -78,6 +79,22 @@ pub(super) fn address(bench: Bench<'_>) -> Result<String> {
     )
 }
 
+/// Name of the card that was plugged in: the first that is free, which is not the one it had before the others were
+/// renamed. The driver takes a moment to find it.
+fn plugged(guest: &Guest) -> Result<String> {
+    let address = guest.hardware_address(NUMBER - 1);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let links = guest.run("ip -oneline link show")?;
+        let line = links.lines().find(|line| line.contains(&address));
+        if let Some(name) = line.and_then(|line| line.split(": ").nth(1)) {
+            return Ok(name.to_owned());
+        }
+        ensure!(Instant::now() < deadline, "the card that was plugged in is not found: {links}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 pub(super) fn hotplug(bench: Bench<'_>) -> Result<String> {
     during_transfers(
         bench,
@@ -85,13 +102,7 @@ pub(super) fn hotplug(bench: Bench<'_>) -> Result<String> {
         |lab, side| {
             let guest = lab.guest(side);
             guest.plug(NUMBER - 1)?;
-            let card = format!("eth{}", NUMBER - 1);
-            let deadline = Instant::now() + PATIENCE;
-            // The driver takes a moment to find it.
-            while let Err(error) = guest.run(&format!("ip link show dev {card}")) {
-                ensure!(Instant::now() < deadline, "the card that was plugged in is not found: {error:#}");
-                thread::sleep(Duration::from_millis(50));
-            }
+            let card = plugged(guest)?;
             let interface = side.interface(NUMBER);
             ip(lab, side, &format!("link set dev {card} name {interface}"))?;
             Station::run(guest, &format!("tc qdisc replace dev {interface} root netem {SHAPE}"))?;
