@@ -92,7 +92,7 @@ impl TcpProxy {
         }
     }
 
-    fn from_client(&mut self, now: Instant, segment: Segment) {
+    fn take_from_client(&mut self, now: Instant, segment: Segment) {
         let pair = (segment.src, segment.dst);
         let opens = segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK);
         match self.pairs.get_mut(&pair) {
@@ -136,7 +136,7 @@ impl TcpProxy {
         self.pairs.insert(pair, proxied);
     }
 
-    fn from_server(&mut self, now: Instant, segment: Segment) {
+    fn take_from_server(&mut self, now: Instant, segment: Segment) {
         if let Some(proxied) = self.pairs.get_mut(&(segment.dst, segment.src)) {
             if segment.flags.has(Flags::SYN) {
                 proxied.opening[1] = segment.options.mptcp.to_vec();
@@ -197,10 +197,10 @@ impl TcpProxy {
                         self.out.push((Way::Reverse, answer));
                     }
                     proxied.closed[0] = true;
-                } else if reason != CloseReason::Finished {
-                    if let Some(inside) = proxied.inside {
-                        self.inside.abort(now, inside);
-                    }
+                } else if reason != CloseReason::Finished
+                    && let Some(inside) = proxied.inside
+                {
+                    self.inside.abort(now, inside);
                 }
                 self.forget_closed(now, pair);
             }
@@ -362,8 +362,8 @@ impl Middlebox for TcpProxy {
     }
     fn process(&mut self, now: Instant, way: Way, segment: Segment, out: &mut Vec<Segment>) {
         match way {
-            Way::Forward => self.from_client(now, segment),
-            Way::Reverse => self.from_server(now, segment),
+            Way::Forward => self.take_from_client(now, segment),
+            Way::Reverse => self.take_from_server(now, segment),
         }
         self.work(now);
         // What goes the same way goes at once; answers leave when the chain asks.
