@@ -38,7 +38,7 @@ fn share(algorithm: &str, (rate, delay): (u64, u64), seed: u64) -> (f64, f64) {
         ConnectionConfig { multipath: false, congestion: "reno".into(), ..ConnectionConfig::default() };
     simulation.listen(ConnectionConfig::default(), Traffic::send(0)).unwrap();
     // Either is the first in half of the runs.
-    let (early, late) = if seed % 2 == 0 { (multipath, regular) } else { (regular, multipath) };
+    let (early, late) = if seed.is_multiple_of(2) { (multipath, regular) } else { (regular, multipath) };
     let all = Traffic::send(1 << 40);
     simulation.connect(address(1, 1), address(1, 2), early, all).unwrap();
     let connect = Action::Connect(address(1, 1), address(1, 2), Box::new(late), all);
@@ -53,7 +53,7 @@ fn share(algorithm: &str, (rate, delay): (u64, u64), seed: u64) -> (f64, f64) {
     simulation.run_until(settled + SPAN, |_| false);
     let after = received(&simulation);
     let [early, late] = [0, 1].map(|flow| (after[flow] - before[flow]) as f64);
-    let (multipath, regular) = if seed % 2 == 0 { (early, late) } else { (late, early) };
+    let (multipath, regular) = if seed.is_multiple_of(2) { (early, late) } else { (late, early) };
     (multipath, regular)
 }
 

@@ -106,7 +106,7 @@ mod tests {
     fn capacity(rate: u64, rtt: Duration, every: Duration) -> u64 {
         let (mut reads, mut now, mut capacity) = (ReadRate::default(), Instant::ZERO, INITIAL);
         while now < Instant::ZERO + Duration::from_secs(10) {
-            now = now + every;
+            now += every;
             let octets = (rate as f64 * every.as_secs_f64()) as u64;
             capacity = capacity.max(reads.read(now, octets, Some(rtt)).unwrap_or(0));
         }
@@ -137,7 +137,7 @@ mod tests {
             (ReadRate::default(), Instant::ZERO, 14_000, INITIAL);
         for _ in 0..10 {
             for _ in 0..10 {
-                now = now + millis(10);
+                now += millis(10);
                 capacity = capacity.max(reads.read(now, octets / 10, Some(millis(100))).unwrap_or(0));
             }
             octets *= 2;
@@ -149,16 +149,16 @@ mod tests {
     fn a_pause_does_not_count_as_round_trip_time() {
         let (mut echo, mut now) = (EchoTime::default(), Instant::ZERO + millis(1000));
         for _ in 0..100 {
-            now = now + millis(5);
+            now += millis(5);
             echo.data(now, Some(millis(50)));
         }
         assert_eq!(echo.get(), Some(millis(50)));
-        now = now + millis(5000);
+        now += millis(5000);
         for step in 0..20 {
-            now = now + millis(5);
+            now += millis(5);
             echo.data(now, Some(if step < 10 { millis(5000) } else { millis(50) }));
         }
-        now = now + millis(50);
+        now += millis(50);
         echo.data(now, Some(millis(55)));
         assert!(echo.get().unwrap() <= millis(55), "{echo:?}");
     }
