@@ -124,6 +124,13 @@ impl DataSender {
         }
     }
 
+    /// A subflow is gone: its place may be another's soon, which is as good as any for what this one did not deliver.
+    pub(crate) fn forget_subflow(&mut self, place: usize) {
+        for known in self.reinjections.iter_mut().filter(|known| known.not_on == place) {
+            known.not_on = usize::MAX;
+        }
+    }
+
     /// Forgets all ranges: there is only one subflow from now on, and it retransmits by itself.
     pub(crate) fn clear_reinjections(&mut self) {
         self.reinjections.clear();

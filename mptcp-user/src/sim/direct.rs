@@ -75,8 +75,8 @@ impl Direct {
     pub fn round(&mut self) {
         for end in 0..2 {
             if let (0, Some(id)) = (end, self.connections[0]) {
-                while self.ends[0].send_capacity(id) >= CHUNK {
-                    self.ends[0].send(self.now, id, self.chunk.clone());
+                while let room @ 1.. = self.ends[0].send_capacity(id) {
+                    self.ends[0].send(self.now, id, self.chunk.slice(..room.min(CHUNK)));
                 }
             }
             while let Some(event) = self.ends[end].poll_event() {

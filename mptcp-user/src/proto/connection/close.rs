@@ -179,6 +179,7 @@ impl Connection {
     /// A subflow is over, whatever the reason: what it had in flight goes over the others.
     pub(super) fn end_subflow(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         self.reinject_outstanding(shared, index, ReinjectionCause::SubflowEnded);
+        self.send.forget_subflow(index);
         if let Some(subflow) = self.subflow(index) {
             subflow.state = SubflowState::Closed;
             let initial = subflow.kind == Kind::Initial;
