@@ -335,6 +335,12 @@ impl Connection {
             shared.decide(self.id, || Decision::ReinjectionWanted { subflow: None, octets, cause });
         } else if self.send.fin_sent && una == self.send.buffer.end() {
             self.send.fin_due = true;
+            if self.client && !self.fully_established {
+                // The third ACK may be what was lost: nothing but that has the keys, and it goes before the DATA_FIN.
+                for subflow in self.subflows.iter_mut().flatten() {
+                    subflow.rcv.ack_now = true;
+                }
+            }
         }
         self.arm_data_timer(now, true);
     }

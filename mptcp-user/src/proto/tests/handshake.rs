@@ -269,3 +269,19 @@ fn a_join_under_way_does_not_keep_the_connection_from_falling_back() {
         }
     }
 }
+
+/// A client without anything to send finishes at once. The third ACK is lost, and so is every repeated SYN/ACK that would
+/// make it come again: the DATA_FIN has no room for the keys, so that they have to go before it each time.
+#[test]
+fn a_lost_third_ack_before_a_data_fin_is_made_up_for() {
+    let mut pair = Pair::new(1, vec![PathConfig::default()], false, &ConnectionConfig::default());
+    let (mut answers, mut keys) = (0, 0);
+    pair.middlebox = Some(Box::new(move |from_client, segment| {
+        answers += i32::from(!from_client && segment.flags.has(Flags::SYN));
+        let third = from_client && !segment.flags.has(Flags::SYN) && segment.options.capable().is_some();
+        keys += i32::from(third);
+        let lost = (third && keys == 1) || (!from_client && segment.flags.has(Flags::SYN) && answers > 1);
+        (!lost).then_some(segment)
+    }));
+    pair.exchange(0, 0);
+}
