@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `time` | seconds since the log began |
 //! | `connection` | number of the connection, as in `mptcp ss --json` (`id`) |
-//! | `event` | kind of decision; the other fields are those of [`Decision`](crate::proto::Decision) |
+//! | `event` | kind of decision; the other fields are those of [`Decision`] |
 //!
 //! The first line is of the event `log`, with the time of the day at its begin (`unix`, in seconds). Lines are written by
 //! a thread of their own. Where that does not keep up, they are lost, and the process says how many at its end.

@@ -1,8 +1,8 @@
 //! What the engine decides, and why, for those who want to know. Nobody usually does: then each decision costs one
 //! branch, and what would be said of it is not even put together.
 //!
-//! [`Endpoint::watch_decisions`](super::Endpoint::watch_decisions) begins, [`Endpoint::poll_decision`]
-//! (super::Endpoint::poll_decision) fetches. `mptcp … --events FILE` writes them as lines of JSON; the names of the
+//! [`Endpoint::watch_decisions`](super::Endpoint::watch_decisions) begins, [`poll_decision`](super::Endpoint::poll_decision)
+//! fetches. `mptcp … --events FILE` writes them as lines of JSON; the names of the
 //! fields there are those here.
 
 use super::info::FallbackReason;

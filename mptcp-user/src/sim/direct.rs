@@ -13,7 +13,7 @@ const CHUNK: usize = 64_000;
 /// One-way delay of the network between the two.
 const DELAY: Duration = Duration::from_micros(50);
 
-/// See the [module](self).
+/// Two engines and what passes between them; the client sends, the server reads.
 pub struct Direct {
     now: Instant,
     ends: [Endpoint; 2],
