@@ -56,7 +56,8 @@ fn connections_of_two_processes_in_two_namespaces_are_seen_while_they_live() {
     assert_eq!(client_counted["MPTcpExtMPCapableSYNTX"], 1);
     assert_eq!(server_counted["MPTcpExtMPCapableSYNRX"], 1);
     assert!(server_counted["MPTcpExtMPJoinSynRx"].as_u64() >= Some(1), "{server_counted:#}");
-    assert!(server_counted["XdpSubflow"].as_u64() > Some(10), "{server_counted:#}");
+    // A super-segment counts once: two for the data, and what the joins and announcements took.
+    assert!(server_counted["XdpSubflow"].as_u64() >= Some(5), "{server_counted:#}");
     assert!(server_counted.get("MPTcpExtMPFailRx").is_none(), "zero is not shown unless asked for");
     let all = runtime.run(&["counters", "--all", "--explain"]);
     let all = String::from_utf8(all.stdout).unwrap();
