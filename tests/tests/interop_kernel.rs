@@ -13,7 +13,6 @@ fn data_and_its_end_over_one_subflow() {
 }
 
 #[test]
-#[ignore = "three of its cases failed after the buffers were taken back; not looked into yet"]
 fn subflows_opened_by_the_client() {
     require_root!();
     runner::run(Theme::Joins);
@@ -44,7 +43,6 @@ fn resets_fast_close_and_links_lost() {
 }
 
 #[test]
-#[ignore = "three of its cases failed after the buffers were taken back; not looked into yet"]
 fn fallback_to_regular_tcp() {
     require_root!();
     runner::run(Theme::Fallback);
