@@ -273,6 +273,12 @@ impl World {
         self.exchange_while(self.size(), self.size(), |_| Ok(()))
     }
 
+    /// An octet in each direction, ours first: afterwards both ends know that the handshake is complete.
+    pub fn greet(&self) -> Result<()> {
+        self.send(Who::Ours, 1)?;
+        self.send(Who::Kernel, 1)
+    }
+
     /// Somebody writes a text, which the other one reads as another.
     pub fn say(&self, from: Who, text: &str, arrives: &str) -> Result<()> {
         let mut outbox = self.outbox(from)?.lock().expect("no panic while locked");
@@ -472,6 +478,12 @@ impl World {
     /// What this stack's command reported at its end.
     pub fn statistics(&self) -> &serde_json::Value {
         &self.statistics
+    }
+
+    /// The case's size in both directions at once, then the ends of both.
+    pub fn end(&mut self) -> Result<()> {
+        self.exchange()?;
+        self.finish()
     }
 
     /// Both sides finish, if they have not; both have what the other one sent, and everything is as the case's outcome

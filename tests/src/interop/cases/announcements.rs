@@ -197,13 +197,7 @@ fn prepare(world: &mut World, accepted: u32) -> Result<()> {
 /// Octets over the first subflow, so that the client may open more.
 fn begin(world: &mut World, words: &[&str]) -> Result<()> {
     world.connect_with(words)?;
-    world.send(Ours, 1)?;
-    world.send(Kernel, 1)
-}
-
-fn end(world: &mut World) -> Result<()> {
-    world.exchange()?;
-    world.finish()
+    world.greet()
 }
 
 /// Counters say that so many addresses were announced by the server, and echoed.
@@ -219,7 +213,7 @@ fn unused(world: &mut World) -> Result<()> {
     prepare(world, 0)?;
     begin(world, if world.we_connect() { &["--path-manager", "none"] } else { &[] })?;
     echoed(world, 1)?;
-    end(world)?;
+    world.end()?;
     world.counters(&[("MPJoinSynRx", 0), ("MPJoinSynTx", 0)])
 }
 
@@ -230,7 +224,7 @@ fn announced(world: &mut World) -> Result<()> {
     world.joined(others as i64)?;
     world.subflows(others + 1)?;
     echoed(world, others as i64)?;
-    end(world)
+    world.end()
 }
 
 fn one_of_two(world: &mut World) -> Result<()> {
@@ -238,7 +232,7 @@ fn one_of_two(world: &mut World) -> Result<()> {
     begin(world, if world.we_connect() { &["--max-subflows", "2"] } else { &[] })?;
     world.joined(1)?;
     echoed(world, 2)?;
-    end(world)?;
+    world.end()?;
     world.joined(1)
 }
 
@@ -257,7 +251,7 @@ fn one_unreachable(world: &mut World) -> Result<()> {
     begin(world, &[])?;
     echoed(world, 2)?;
     world.counters(&[if world.we_connect() { ("MPJoinAckRx", 1) } else { ("MPJoinSynAckRx", 1) }])?;
-    end(world)
+    world.end()
 }
 
 fn both_kinds(world: &mut World) -> Result<()> {
@@ -266,7 +260,7 @@ fn both_kinds(world: &mut World) -> Result<()> {
     world.endpoint(3, "subflow")?;
     begin(world, &[])?;
     world.joined(2)?;
-    end(world)
+    world.end()
 }
 
 fn full_mesh(world: &mut World) -> Result<()> {
@@ -278,7 +272,7 @@ fn full_mesh(world: &mut World) -> Result<()> {
     }
     begin(world, &[])?;
     world.joined(3)?;
-    end(world)
+    world.end()
 }
 
 fn with_port(world: &mut World) -> Result<()> {
@@ -290,7 +284,7 @@ fn with_port(world: &mut World) -> Result<()> {
     world.endpoint(2, "signal port 10100")?;
     begin(world, &[])?;
     world.counters(&[("MPJoinPortSynRx", 1), ("MPJoinPortAckRx", 1), ("AddAddrTx", 1), ("EchoAdd", 1)])?;
-    end(world)?;
+    world.end()?;
     world.counters(&[("MismatchPortSynRx", 0), ("MismatchPortAckRx", 0)])
 }
 
@@ -300,7 +294,7 @@ fn by_the_client(world: &mut World) -> Result<()> {
     begin(world, &[])?;
     world.counters(&[("AddAddrTx", 1), ("EchoAdd", 1)])?;
     world.joined(1)?;
-    end(world)
+    world.end()
 }
 
 fn while_data_flows(world: &mut World) -> Result<()> {
@@ -319,7 +313,7 @@ fn echo_lost(world: &mut World) -> Result<()> {
     begin(world, &[])?;
     world.joined(1)?;
     world.at_least(if world.we_connect() { "AddAddrTx" } else { "AddAddr" }, 2)?;
-    end(world)?;
+    world.end()?;
     world.counters(&[("EchoAdd", 0)])?;
     world.joined(1)
 }
@@ -329,7 +323,7 @@ fn announcement_lost(world: &mut World) -> Result<()> {
     prepare(world, 8)?;
     begin(world, &[])?;
     world.at_least("AddAddrTx", 2)?;
-    end(world)?;
+    world.end()?;
     world.counters(&[("EchoAdd", 0), ("MPJoinSynRx", 0)])
 }
 
@@ -338,7 +332,7 @@ fn initial_denied(world: &mut World) -> Result<()> {
     world.route_everywhere()?;
     world.limits(8, 8)?;
     begin(world, &[])?;
-    end(world)?;
+    world.end()?;
     world.counters(&[("MPJoinSynRx", 0)])
 }
 
@@ -349,7 +343,7 @@ fn only_announced(world: &mut World) -> Result<()> {
     begin(world, &[])?;
     // From each of our two addresses.
     world.joined(2)?;
-    end(world)
+    world.end()
 }
 
 /// Cookies for every connection, not only under a flood.
@@ -363,7 +357,7 @@ fn cookies_and_join(world: &mut World) -> Result<()> {
     world.limits(8, 8)?;
     begin(world, &[])?;
     world.joined(1)?;
-    end(world)
+    world.end()
 }
 
 fn cookies_and_announcement(world: &mut World) -> Result<()> {
@@ -372,7 +366,7 @@ fn cookies_and_announcement(world: &mut World) -> Result<()> {
     begin(world, &[])?;
     world.joined(1)?;
     echoed(world, 1)?;
-    end(world)
+    world.end()
 }
 
 fn implicit(world: &mut World) -> Result<()> {
@@ -383,5 +377,5 @@ fn implicit(world: &mut World) -> Result<()> {
     // Tools that don't know the flag's name print its bit.
     let marked = ["implicit", "rawflags 10"].iter().any(|mark| endpoints.contains(mark));
     ensure!(marked, "the kernel's endpoints: {endpoints}");
-    end(world)
+    world.end()
 }

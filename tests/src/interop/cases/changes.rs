@@ -148,13 +148,7 @@ pub(super) const ROWS: &[Row] = &[
 
 fn begin(world: &mut World) -> Result<()> {
     world.connect()?;
-    world.send(Ours, 1)?;
-    world.send(Kernel, 1)
-}
-
-fn end(world: &mut World) -> Result<()> {
-    world.exchange()?;
-    world.finish()
+    world.greet()
 }
 
 fn others(world: &World) -> std::ops::RangeInclusive<usize> {
@@ -209,7 +203,7 @@ fn server_gains(world: &mut World) -> Result<()> {
     begin(world)?;
     gain(world, server, 2, "signal")?;
     world.joined(1)?;
-    end(world)
+    world.end()
 }
 
 fn client_gains(world: &mut World) -> Result<()> {
@@ -224,7 +218,7 @@ fn client_gains(world: &mut World) -> Result<()> {
     begin(world)?;
     others(world).try_for_each(|link| gain(world, client, link, "subflow"))?;
     world.joined(world.lab.links() as i64 - 1)?;
-    end(world)
+    world.end()
 }
 
 fn server_loses(world: &mut World) -> Result<()> {
@@ -240,7 +234,7 @@ fn server_loses(world: &mut World) -> Result<()> {
         removed(world, server, link as i64 - 1)?;
     }
     world.subflows(1)?;
-    end(world)?;
+    world.end()?;
     world.joined(count)
 }
 
@@ -258,7 +252,7 @@ fn flush(world: &mut World) -> Result<()> {
     world.exchange()?;
     world.path_manager("endpoint flush")?;
     world.subflows(1)?;
-    end(world)?;
+    world.end()?;
     world.joined(2)
 }
 
@@ -283,14 +277,14 @@ fn client_loses(world: &mut World) -> Result<()> {
     lose(world, client, 2)?;
     removed(world, client, 1)?;
     world.subflows(1)?;
-    end(world)
+    world.end()
 }
 
 fn client_loses_the_first(world: &mut World) -> Result<()> {
     let client = world.variant().client;
     join(world)?;
     lose_the_first(world, client)?;
-    end(world)
+    world.end()
 }
 
 fn server_loses_the_first(world: &mut World) -> Result<()> {
@@ -301,7 +295,7 @@ fn server_loses_the_first(world: &mut World) -> Result<()> {
     world.subflows(2)?;
     world.exchange()?;
     lose_the_first(world, server)?;
-    end(world)
+    world.end()
 }
 
 fn lose_the_first(world: &World, who: Who) -> Result<()> {
@@ -326,7 +320,7 @@ fn lost_and_back(world: &mut World) -> Result<()> {
     world.exchange()?;
     gain(world, server, 2, "signal")?;
     world.joined(2)?;
-    end(world)
+    world.end()
 }
 
 fn withdraw_unused(world: &mut World) -> Result<()> {
@@ -339,6 +333,6 @@ fn withdraw_unused(world: &mut World) -> Result<()> {
     world.path_manager("endpoint delete id 9")?;
     world.counters(&[("RmAddrTx", 1)])?;
     world.subflows(2)?;
-    end(world)?;
+    world.end()?;
     world.joined(1)
 }

@@ -171,17 +171,11 @@ fn begin(world: &mut World) -> Result<()> {
         world.endpoint(2, "signal")?;
     }
     world.connect()?;
-    world.send(Ours, 1)?;
-    world.send(Kernel, 1)?;
+    world.greet()?;
     world.joined(others)?;
     // The last segment of the handshake has arrived when these have.
     world.send(Kernel, 1)?;
     world.send(Ours, 1)
-}
-
-fn end(world: &mut World) -> Result<()> {
-    world.exchange()?;
-    world.finish()
 }
 
 fn we_abort(world: &mut World) -> Result<()> {
@@ -233,7 +227,7 @@ fn second_is_reset(world: &mut World) -> Result<()> {
     world.exchange()?;
     reset(world, 2)?;
     world.at_least("MPRstTx", 1)?;
-    end(world)
+    world.end()
 }
 
 fn first_is_reset(world: &mut World) -> Result<()> {
@@ -241,7 +235,7 @@ fn first_is_reset(world: &mut World) -> Result<()> {
     world.exchange()?;
     reset(world, 1)?;
     world.at_least("MPRstTx", 1)?;
-    end(world)
+    world.end()
 }
 
 fn falls_silent(world: &mut World, link: usize) -> Result<()> {
@@ -270,7 +264,7 @@ fn silent_for_a_while(world: &mut World) -> Result<()> {
         Ok(())
     })?;
     world.lab.silence(2, false);
-    end(world)
+    world.end()
 }
 
 fn our_end_goes_down(world: &mut World) -> Result<()> {
@@ -278,7 +272,7 @@ fn our_end_goes_down(world: &mut World) -> Result<()> {
     world.exchange_while(world.size(), world.size(), |world| {
         world.namespace(Ours).set_up(&world.interface(Ours, 2), false)
     })?;
-    end(world)
+    world.end()
 }
 
 fn their_end_goes_down(world: &mut World) -> Result<()> {
@@ -286,7 +280,7 @@ fn their_end_goes_down(world: &mut World) -> Result<()> {
     world.exchange_while(world.size(), world.size(), |world| {
         world.namespace(Kernel).set_up(&world.interface(Kernel, 1), false)
     })?;
-    end(world)
+    world.end()
 }
 
 fn down_and_up(world: &mut World) -> Result<()> {
@@ -300,7 +294,7 @@ fn down_and_up(world: &mut World) -> Result<()> {
         world.namespace(Ours).add_address(&interface, &world.prefix(Ours, 2))?;
     }
     world.joined(2)?;
-    end(world)
+    world.end()
 }
 
 fn no_listener(world: &mut World) -> Result<()> {
@@ -308,9 +302,8 @@ fn no_listener(world: &mut World) -> Result<()> {
     world.connect()?;
     world.close_listener();
     world.endpoint(2, "signal")?;
-    world.send(Ours, 1)?;
-    world.send(Kernel, 1)?;
+    world.greet()?;
     world.counters(&[("EchoAdd", 1)])?;
-    end(world)?;
+    world.end()?;
     world.counters(&[("MPJoinAckRx", 0)])
 }

@@ -148,13 +148,7 @@ fn begin(world: &mut World) -> Result<()> {
         world.endpoint(2, "signal")?;
     }
     world.connect()?;
-    world.send(Ours, 1)?;
-    world.send(Kernel, 1)
-}
-
-fn end(world: &mut World) -> Result<()> {
-    world.exchange()?;
-    world.finish()
+    world.greet()
 }
 
 fn stripped(world: &mut World) -> Result<()> {
@@ -165,7 +159,7 @@ fn stripped(world: &mut World) -> Result<()> {
         "MPCapableDataFallback",
     ]);
     begin(world)?;
-    end(world)
+    world.end()
 }
 
 fn join_fails(world: &mut World) -> Result<()> {
@@ -175,7 +169,7 @@ fn join_fails(world: &mut World) -> Result<()> {
     } else {
         world.at_least("MPJoinSynTx", 1)?;
     }
-    end(world)?;
+    world.end()?;
     world.counters(&[("MPJoinAckRx", 0)])
 }
 
@@ -186,7 +180,7 @@ fn we_are_misquoted(world: &mut World) -> Result<()> {
     world.exchange()?;
     world.say(Ours, TEXT, CHANGED)?;
     world.counters(&[("DataCsumErr", 1), ("MPFailTx", 1)])?;
-    end(world)?;
+    world.end()?;
     world.counters(&[("InfiniteMapRx", 1)])
 }
 
@@ -201,14 +195,14 @@ fn the_kernel_is_misquoted(world: &mut World) -> Result<()> {
     // The kernel speaks first: it would fall back by our infinite mapping as well, and not send its own then.
     world.send(Kernel, 1)?;
     world.counters(&[("InfiniteMapTx", 1)])?;
-    end(world)
+    world.end()
 }
 
 fn nobody_looks(world: &mut World) -> Result<()> {
     begin(world)?;
     world.say(Kernel, TEXT, CHANGED)?;
     world.say(Ours, TEXT, CHANGED)?;
-    end(world)
+    world.end()
 }
 
 /// Two subflows, the first of which is a backup: what is said goes over the second.
@@ -219,8 +213,7 @@ fn begin_on_the_second(world: &mut World) -> Result<()> {
     }
     let interface = world.interface(Ours, 1);
     world.connect_with(&["--backup", &interface])?;
-    world.send(Ours, 1)?;
-    world.send(Kernel, 1)?;
+    world.greet()?;
     world.joined(1)?;
     world.counters(&[("MPPrioRx", 1)])?;
     world.exchange()
@@ -231,7 +224,7 @@ fn we_on_one_path(world: &mut World) -> Result<()> {
     begin_on_the_second(world)?;
     world.say(Ours, TEXT, TEXT)?;
     world.counters(&[("DataCsumErr", 1), ("MPFailTx", 1), ("MPRstTx", 1)])?;
-    end(world)
+    world.end()
 }
 
 fn the_kernel_on_one_path(world: &mut World) -> Result<()> {
@@ -239,5 +232,5 @@ fn the_kernel_on_one_path(world: &mut World) -> Result<()> {
     begin_on_the_second(world)?;
     world.say(Kernel, TEXT, TEXT)?;
     world.counters(&[("MPFailRx", 1), ("MPRstRx", 1)])?;
-    end(world)
+    world.end()
 }

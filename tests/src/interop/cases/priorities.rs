@@ -95,8 +95,7 @@ fn join(world: &mut World, flags: &str, words: &[&str]) -> Result<()> {
         world.endpoint(2, &format!("subflow {flags}"))?;
     }
     world.connect_with(words)?;
-    world.send(Ours, 1)?;
-    world.send(Kernel, 1)?;
+    world.greet()?;
     world.joined(1)?;
     world.subflows(2)
 }
@@ -135,14 +134,9 @@ fn unused(world: &World, link: usize) -> Result<()> {
     Ok(())
 }
 
-fn end(world: &mut World) -> Result<()> {
-    world.exchange()?;
-    world.finish()
-}
-
 fn kernel_joins_as_backup(world: &mut World) -> Result<()> {
     join(world, "backup", &["--no-announce"])?;
-    end(world)?;
+    world.end()?;
     is_backup(world, 1, false)?;
     is_backup(world, 2, true)?;
     unused(world, 2)
@@ -150,7 +144,7 @@ fn kernel_joins_as_backup(world: &mut World) -> Result<()> {
 
 fn kernel_announces_backup(world: &mut World) -> Result<()> {
     join(world, "backup", &[])?;
-    end(world)?;
+    world.end()?;
     is_backup(world, 1, false)?;
     is_backup(world, 2, true)?;
     unused(world, 2)
@@ -164,10 +158,9 @@ fn kernel_announces_backup_port(world: &mut World) -> Result<()> {
     }
     world.endpoint(2, "signal backup port 10100")?;
     world.connect()?;
-    world.send(Ours, 1)?;
-    world.send(Kernel, 1)?;
+    world.greet()?;
     world.counters(&[("MPJoinPortSynRx", 1), ("MPJoinPortAckRx", 1)])?;
-    end(world)?;
+    world.end()?;
     is_backup(world, 2, true)?;
     unused(world, 2)
 }
@@ -177,7 +170,7 @@ fn kernel_changes_the_second(world: &mut World) -> Result<()> {
     world.exchange()?;
     world.path_manager("endpoint change id 2 backup")?;
     world.counters(&[("MPPrioTx", 1)])?;
-    end(world)?;
+    world.end()?;
     is_backup(world, 1, false)?;
     is_backup(world, 2, true)
 }
@@ -189,7 +182,7 @@ fn kernel_changes_and_back(world: &mut World) -> Result<()> {
     world.exchange()?;
     world.path_manager("endpoint change id 2 nobackup")?;
     world.counters(&[("MPPrioTx", 2)])?;
-    end(world)?;
+    world.end()?;
     is_backup(world, 1, false)?;
     is_backup(world, 2, false)
 }
@@ -199,7 +192,7 @@ fn kernel_changes_the_first(world: &mut World) -> Result<()> {
     join(world, "", &["--no-announce"])?;
     world.path_manager("endpoint change id 1 backup")?;
     world.counters(&[("MPPrioTx", 1)])?;
-    end(world)?;
+    world.end()?;
     is_backup(world, 1, true)?;
     is_backup(world, 2, false)
 }
@@ -208,7 +201,7 @@ fn we_join_as_backup(world: &mut World) -> Result<()> {
     let interface = world.interface(Ours, 2);
     join(world, "", &["--backup", &interface])?;
     world.counters(&[("MPJoinSynBackupRx", 1)])?;
-    end(world)?;
+    world.end()?;
     is_backup(world, 1, false)?;
     is_backup(world, 2, true)?;
     unused(world, 2)
@@ -218,11 +211,10 @@ fn we_announce_backup(world: &mut World) -> Result<()> {
     let interface = world.interface(Ours, 2);
     world.limits(8, 8)?;
     world.connect_with(&["--backup", &interface])?;
-    world.send(Ours, 1)?;
-    world.send(Kernel, 1)?;
+    world.greet()?;
     world.joined(1)?;
     world.counters(&[("MPJoinSynAckBackupRx", 1)])?;
-    end(world)?;
+    world.end()?;
     is_backup(world, 2, true)?;
     unused(world, 2)
 }
@@ -235,8 +227,7 @@ fn join_by_announcement(world: &mut World) -> Result<()> {
     let interface = world.interface(Ours, 2);
     world.limits(8, 8)?;
     world.connect_with(&["--backup", &interface])?;
-    world.send(Ours, 1)?;
-    world.send(Kernel, 1)?;
+    world.greet()?;
     world.joined(1)
 }
 
@@ -244,7 +235,7 @@ fn backup_takes_over(world: &mut World) -> Result<()> {
     join_by_announcement(world)?;
     world.exchange()?;
     world.namespace(Ours).set_up(&world.interface(Ours, 1), false)?;
-    end(world)?;
+    world.end()?;
     let used = subflow(world, 2)?["bytes_sent"].as_u64().unwrap_or_default();
     ensure!(used >= world.size(), "{used} octets went over the backup subflow");
     Ok(())
@@ -255,6 +246,6 @@ fn unused_backup_is_lost(world: &mut World) -> Result<()> {
     world.exchange_while(world.size(), world.size(), |world| {
         world.namespace(Kernel).set_up(&world.interface(Kernel, 2), false)
     })?;
-    end(world)?;
+    world.end()?;
     unused(world, 2)
 }
