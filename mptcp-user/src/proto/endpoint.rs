@@ -652,6 +652,11 @@ impl Endpoint {
         Some(segment)
     }
 
+    /// Whether [`poll_transmit`](Self::poll_transmit) has not been called until it gave `None`.
+    pub fn may_transmit(&self) -> bool {
+        !self.ready.is_empty() || !self.shared.replies.is_empty()
+    }
+
     fn next_segment(&mut self, now: Instant) -> Option<Segment> {
         self.shared.now = now;
         if let Some(reply) = self.shared.replies.pop_front() {

@@ -38,16 +38,14 @@ impl Shard {
             Event::Closed(id, reason) => self.closed(time, id, reason),
             Event::SubflowAdded { slot, local, remote } => {
                 self.use_port(local.port());
+                if self.removals.revive(local, remote) {
+                    self.unuse_port(local.port());
+                }
                 if let Err(error) = self.maps.insert_subflow(local, remote, slot, 0) {
                     tracing::warn!("subflow {local} – {remote} can't be received: {error}");
                 }
             }
-            Event::SubflowRemoved { local, remote, .. } => {
-                if let Err(error) = self.maps.remove_subflow(local, remote) {
-                    tracing::warn!("subflow {local} – {remote} stays in the XDP program's map: {error}");
-                }
-                self.unuse_port(local.port());
-            }
+            Event::SubflowRemoved { local, remote, .. } => self.removals.add(local, remote),
             Event::TokenAdded(token) => {
                 if let Err(error) = self.maps.insert_token(token, 0) {
                     tracing::warn!("the peer can't add subflows to a connection: {error}");
@@ -69,6 +67,17 @@ impl Shard {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes subflows that are over out of the XDP program's map, once their last segments have left.
+    pub(super) fn forget_removed(&mut self) {
+        let all_sent = self.attachments.iter().all(|attachment| attachment.transmitter.waiting() == 0);
+        for (local, remote) in self.removals.due(all_sent) {
+            if let Err(error) = self.maps.remove_subflow(local, remote) {
+                tracing::warn!("subflow {local} – {remote} stays in the XDP program's map: {error}");
+            }
+            self.unuse_port(local.port());
         }
     }
 

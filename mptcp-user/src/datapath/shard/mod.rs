@@ -7,6 +7,7 @@
 
 mod events;
 mod news;
+mod removals;
 mod requests;
 mod traffic;
 
@@ -26,6 +27,7 @@ use crate::proto::{
 };
 use crate::wire::Segment;
 use bytes::Bytes;
+use removals::Removals;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -125,6 +127,7 @@ pub(crate) struct Shard {
     connections: HashMap<ConnectionId, Connection>,
     listeners: HashMap<ListenerId, Listener>,
     ports: HashMap<u16, SharedPort>,
+    removals: Removals,
     receiver: Receiver,
     capture: Option<Capture>,
     log: Option<EventLog>,
@@ -229,6 +232,7 @@ impl Shard {
             connections: HashMap::new(),
             listeners: HashMap::new(),
             ports: HashMap::new(),
+            removals: Removals::default(),
             receiver: Receiver::default(),
             capture,
             log,
@@ -353,6 +357,7 @@ impl Shard {
             // What was made while sending concerns segments that have not left yet: maps first.
             self.handle_events(time);
             self.flush(time);
+            self.forget_removed();
             self.log_decisions();
             if let Some(replies) = self.finished(time) {
                 return replies;
@@ -454,11 +459,11 @@ impl Shard {
     /// The replies that are due, when draining is over.
     fn finished(&mut self, _time: Instant) -> Option<Vec<oneshot::Sender<()>>> {
         let drain = self.draining.as_mut()?;
-        // After an abort one round has sent what there was to send.
         let over = drain.aborted || self.connections.values().all(|connection| connection.closed);
+        // After an abort nobody waits for an interface that takes nothing.
         let sent =
             drain.aborted || self.attachments.iter().all(|attachment| attachment.transmitter.waiting() == 0);
-        (over && sent).then(|| std::mem::take(&mut drain.replies))
+        (over && sent && !self.endpoint.may_transmit()).then(|| std::mem::take(&mut drain.replies))
     }
 }
 
