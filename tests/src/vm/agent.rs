@@ -35,8 +35,9 @@ pub struct Orders {
 pub enum Request {
     /// Start a program.
     Start(Vec<String>),
-    /// How a program is doing.
-    Look(u32),
+    /// How a program is doing, and what it has said after so many octets. (Each octet on the line takes the guest a
+    /// good part of its processor's time while a program is measured there.)
+    Look(u32, usize),
     /// Send a program a signal.
     Signal(u32, i32),
     /// End the guest, with this code.
@@ -50,7 +51,7 @@ pub enum Answer {
     Hello(String),
     /// The program was started, and has this number from now on.
     Started(u32),
-    /// The program runs; its standard error so far.
+    /// The program runs; the new part of its standard error.
     Running(String),
     /// The program has ended, and its number is free.
     Ended(Ended),
@@ -69,6 +70,16 @@ pub struct Ended {
     pub stdout: String,
     /// Its standard error.
     pub stderr: String,
+}
+
+/// What of a text has not been heard: as much as the line can take at once.
+fn news(text: &str, heard: usize) -> &str {
+    const MOST: usize = 32 << 10;
+    // A character that had come in part has another length now.
+    let start = (heard.min(text.len())..text.len()).find(|&start| text.is_char_boundary(start));
+    let new = &text[start.unwrap_or(text.len())..];
+    let end = (0..=new.len().min(MOST)).rev().find(|&end| new.is_char_boundary(end));
+    &new[..end.unwrap_or_default()]
 }
 
 /// The last octets of a text, since the line is slow.
@@ -139,10 +150,10 @@ impl Processes {
                 self.running.insert(self.next, process);
                 Ok(Answer::Started(self.next))
             }
-            Request::Look(number) => {
+            Request::Look(number, heard) => {
                 let process = self.running.get_mut(&number).context("no such program")?;
                 if process.is_running() {
-                    return Ok(Answer::Running(tail(&process.stderr())));
+                    return Ok(Answer::Running(news(&process.stderr(), heard).to_owned()));
                 }
                 let process = self.running.remove(&number).context("no such program")?;
                 let finished = process.finish(std::time::Duration::from_secs(5))?;
@@ -236,17 +247,33 @@ mod tests {
         let Answer::Started(number) = ask(&mut processes, Request::Start(words)) else {
             panic!("not started")
         };
-        assert!(matches!(ask(&mut processes, Request::Look(number)), Answer::Running(_)));
+        assert!(matches!(ask(&mut processes, Request::Look(number, 0)), Answer::Running(_)));
         assert_eq!(ask(&mut processes, Request::Signal(number, libc::SIGTERM)), Answer::Sent);
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         let ended = loop {
-            match ask(&mut processes, Request::Look(number)) {
+            match ask(&mut processes, Request::Look(number, 0)) {
                 Answer::Ended(ended) => break ended,
                 _ => assert!(std::time::Instant::now() < deadline, "a terminated program ends"),
             }
         };
         assert_eq!(ended.code, None);
-        assert!(processes.answer(Request::Look(number)).is_err());
+        assert!(processes.answer(Request::Look(number, 0)).is_err());
+    }
+
+    #[test]
+    fn what_was_heard_is_not_said_again() {
+        assert_eq!(news("first, second", 7), "second");
+        assert_eq!(news("first", 5), "");
+        assert_eq!(news("first", 6), "");
+        let long = "é".repeat(20_000);
+        let (mut heard, mut rounds) = (String::new(), 0);
+        while heard.len() < long.len() {
+            let new = news(&long, heard.len());
+            assert!(!new.is_empty() && new.len() <= 32 << 10);
+            heard.push_str(new);
+            rounds += 1;
+        }
+        assert_eq!((heard, rounds), (long, 2));
     }
 
     #[test]

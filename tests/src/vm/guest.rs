@@ -396,8 +396,8 @@ impl Running<'_> {
     /// Whether it still runs.
     pub fn is_running(&mut self) -> Result<bool> {
         if self.ended.is_none() {
-            match self.guest.ask(&Request::Look(self.number))? {
-                Answer::Running(said) => self.said = said,
+            match self.guest.ask(&Request::Look(self.number, self.said.len()))? {
+                Answer::Running(new) => self.said.push_str(&new),
                 Answer::Ended(ended) => {
                     self.said.clone_from(&ended.stderr);
                     self.ended = Some(ended);

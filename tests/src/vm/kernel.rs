@@ -103,8 +103,11 @@ impl Series {
 impl Kernel {
     fn read(series: &'static str, folder: &Path) -> Result<Self> {
         let release = only_entry(&folder.join("lib/modules"))?;
-        let image = folder.join(format!("boot/vmlinuz-{release}"));
-        ensure!(image.exists() && folder.join("package").exists(), "{} is not complete", folder.display());
+        // From Linux 7.3 on the image is beside the modules.
+        let places = [format!("boot/vmlinuz-{release}"), format!("lib/modules/{release}/vmlinuz")];
+        let image = places.into_iter().map(|place| folder.join(place)).find(|image| image.exists());
+        let image = image.filter(|_| folder.join("package").exists());
+        let image = image.with_context(|| format!("{} is not complete", folder.display()))?;
         Ok(Self { series, release, image, root: folder.to_owned() })
     }
 }
@@ -161,7 +164,7 @@ impl Apt {
         Ok(names.max_by_key(|name| numbers(name)).map(str::to_owned))
     }
 
-    /// Downloads a kernel's package, and those with its image and its modules where they are packages of their own;
+    /// Downloads a kernel's package, and those with its image, its modules and their lists where they are packages of their own;
     /// unpacks them, and lists the modules.
     fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
         let mut text = format!("{package}\n");
@@ -203,14 +206,19 @@ impl Apt {
 
     /// Packages with parts of a kernel, from Linux 7.3 on.
     fn parts(&self, package: &str) -> Result<Vec<String>> {
-        let about = self.about(package)?;
-        let needed = about.lines().filter(|line| line.starts_with("Depends: "));
-        let words = needed.flat_map(|line| line.split([' ', ',']));
-        Ok(words
-            .filter(|word| word.starts_with("linux-binary-") || word.starts_with("linux-modules-"))
-            .map(str::to_owned)
-            .collect())
+        Ok(parts_of(&self.about(package)?).into_iter().map(str::to_owned).collect())
     }
+}
+
+/// The packages with parts of a kernel that its own package depends on, as `apt-cache show` tells.
+fn parts_of(about: &str) -> Vec<&str> {
+    let needed = about.lines().filter_map(|line| line.strip_prefix("Depends: "));
+    let words = needed.flat_map(|line| line.split([' ', ',']));
+    words
+        .filter(|word| {
+            ["linux-base-", "linux-binary-", "linux-modules-"].iter().any(|part| word.starts_with(part))
+        })
+        .collect()
 }
 
 /// The numbers in a text, in their order.
@@ -243,6 +251,33 @@ mod tests {
         assert_eq!(names.into_iter().max_by_key(|name| numbers(name)), Some(names[1]));
         let names = ["linux-image-7.9.12+deb13-cloud-amd64", "linux-image-7.10.2+deb13-cloud-amd64"];
         assert_eq!(names.into_iter().max_by_key(|name| numbers(name)), Some(names[1]));
+    }
+
+    #[test]
+    fn a_kernel_in_parts_names_them() {
+        let about = "Package: linux-image-7.3.4-cloud\nPre-Depends: linux-base (>= 4.17~)\n\
+                     Depends: dracut | linux-initramfs-tool, linux-base-7.3.4-cloud (= 7.3.4-1), \
+                     linux-binary-7.3.4-cloud (= 7.3.4-1), linux-modules-7.3.4-cloud (= 7.3.4-1)\n";
+        let parts = ["linux-base-7.3.4-cloud", "linux-binary-7.3.4-cloud", "linux-modules-7.3.4-cloud"];
+        assert_eq!(parts_of(about), parts);
+        assert!(parts_of("Depends: kmod, linux-base (>= 4.3~), initramfs-tools\n").is_empty());
+    }
+
+    #[test]
+    fn an_image_is_found_in_the_folder_of_all_images_and_beside_its_modules() {
+        let folder = std::env::temp_dir().join(format!("mptcp-kernel-{}", std::process::id()));
+        for (image, modules) in [("boot/vmlinuz-1.2", "lib/modules/1.2"), ("lib/modules/1.2/vmlinuz", "boot")]
+        {
+            fs::create_dir_all(folder.join(modules)).unwrap();
+            let image = folder.join(image);
+            fs::create_dir_all(image.parent().unwrap()).unwrap();
+            assert!(Kernel::read("1", &folder).is_err());
+            fs::write(folder.join("package"), "").unwrap();
+            fs::write(&image, "").unwrap();
+            let read = Kernel::read("1", &folder).map(|kernel| kernel.image);
+            fs::remove_dir_all(&folder).unwrap();
+            assert_eq!(read.unwrap(), image);
+        }
     }
 
     #[test]
