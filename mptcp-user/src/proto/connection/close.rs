@@ -13,6 +13,9 @@ use std::time::Duration;
 
 /// How long a connection without any subflow waits for a new one.
 const WITHOUT_SUBFLOW: Duration = Duration::from_secs(10);
+/// The same after a reset that does not say why it was sent: longer than a peer that sent it because of something on the
+/// way waits before it tries again.
+const UNEXPLAINED: Duration = Duration::from_secs(3);
 /// How long the peer may take to finish after the application has dropped its handle (as `tcp_fin_timeout`).
 pub(super) const ORPHAN: Duration = Duration::from_secs(60);
 /// How long subflows are given to end after one of them has, in retransmission timeouts of the slowest one: a FIN that
@@ -20,6 +23,20 @@ pub(super) const ORPHAN: Duration = Duration::from_secs(60);
 const PARTING_TIMEOUTS: u32 = 3;
 const MIN_PARTING: Duration = Duration::from_millis(500);
 const MAX_PARTING: Duration = Duration::from_secs(5);
+
+/// What a subflow died of. A reset is the end of a subflow and not of the connection (RFC 8684 section 3.5): where
+/// another subflow may fare better, the connection is there for it for a while.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum EndCause {
+    /// One of the two hosts wanted it.
+    #[default]
+    Known,
+    /// A reset without an option that says why: from a middlebox, through one that strips options, or from a host that
+    /// does not know the connection any more.
+    Unexplained,
+    /// Something on the way changes data or options.
+    Interference,
+}
 
 impl Connection {
     /// Moves the close on as far as it can go. Called after everything that may matter to it.
@@ -90,9 +107,16 @@ impl Connection {
         } else if !self.is_multipath() {
             self.close_now(shared, now, reason);
         } else if self.patience.is_none() {
-            self.patience = Some(now + WITHOUT_SUBFLOW);
+            let wait = if self.end_cause == EndCause::Unexplained { UNEXPLAINED } else { WITHOUT_SUBFLOW };
+            self.patience = Some(now + wait);
             self.manage_paths(shared, now);
-            if !self.paths.is_waiting() && (self.client || self.reset_seen) {
+            let hope = match (self.client, self.end_cause) {
+                (true, EndCause::Known) => self.paths.is_waiting(),
+                (true, _) => self.paths.is_waiting() || self.may_try_again(shared, now + wait),
+                (false, EndCause::Known) => !self.reset_seen,
+                (false, _) => true,
+            };
+            if !hope {
                 self.close_now(shared, now, reason);
             }
         }
@@ -215,6 +239,11 @@ impl Connection {
     pub(super) fn subflow_refused(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         self.refuse_path(now, index);
         self.end_subflow(shared, now, index);
+        let last = self.subflows.iter().all(Option::is_none) && !self.paths.is_waiting();
+        if last && self.end_cause == EndCause::Unexplained {
+            // The peer does not know the connection any more: that explains it.
+            self.close_now(shared, now, CloseReason::Reset);
+        }
     }
 
     /// Queues everything in flight on a subflow for the others.

@@ -1,5 +1,6 @@
 //! What the Multipath TCP options of an established subflow do (RFC 8684 sections 3.3 to 3.7).
 
+use super::close::EndCause;
 use super::{Connection, Mode};
 use crate::proto::Instant;
 use crate::proto::counters::Counter;
@@ -102,6 +103,7 @@ impl Connection {
             self.send.acknowledge(offset);
             self.data_expiries = 0;
             self.data_waits_since = None;
+            self.end_cause = EndCause::Known;
             self.arm_data_timer(now, true);
             self.tell_writable(shared);
         }
@@ -184,6 +186,7 @@ impl Connection {
         } else if let Some(subflow) = self.subflow(index) {
             shared.count(Counter::FallbackFailed);
             subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
+            self.end_cause = EndCause::Interference;
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a segment does to its subflow: RFC 9293 section 3.10.7, with the checks of RFC 5961 and RFC 7323.
 
+use super::close::EndCause;
 use super::options::is_usable;
 use super::{Connection, Mode};
 use crate::proto::Instant;
@@ -15,7 +16,9 @@ use crate::proto::subflow::mapping::Mapped;
 use crate::proto::subflow::sack::Blocks;
 use crate::proto::subflow::send::{AckInput, AckOutcome};
 use crate::proto::subflow::{Kind, Subflow};
-use crate::wire::{DataSeq, Dss, Flags, Join, MpCapable, MptcpOption, ResetReason, Segment, SeqNumber};
+use crate::wire::{
+    DataSeq, Dss, Flags, Join, MpCapable, MptcpOption, ResetReason, Segment, SeqNumber, Version,
+};
 use std::time::Duration;
 
 /// What a peer can make us wait (U_LIMIT of RFC 5482).
@@ -461,11 +464,25 @@ impl Connection {
             return;
         }
         let mut fast_close = false;
+        let mut cause = match (segment.options.mptcp.is_empty(), self.version) {
+            // Options had stopped coming, and this has none that would say why.
+            (true, _) if self.plain_segments > 0 => EndCause::Interference,
+            (true, Version::V1) => EndCause::Unexplained,
+            _ => EndCause::Known,
+        };
         for option in &segment.options.mptcp {
             match option {
                 MptcpOption::FastClose(_) => fast_close |= self.is_fast_close(shared, option),
-                MptcpOption::Reset(_) => shared.count(Counter::MpRstRx),
-                MptcpOption::Fail(_) => shared.count(Counter::MpFailRx),
+                MptcpOption::Reset(reset) => {
+                    if reset.reason == ResetReason::MiddleboxInterference {
+                        cause = EndCause::Interference;
+                    }
+                    shared.count(Counter::MpRstRx);
+                }
+                MptcpOption::Fail(_) => {
+                    cause = EndCause::Interference;
+                    shared.count(Counter::MpFailRx);
+                }
                 MptcpOption::Dss(_) => {}
                 _ => shared.count(Counter::OptionOutOfPlace),
             }
@@ -475,7 +492,10 @@ impl Connection {
             return;
         }
         self.reset_seen = true;
-        self.refuse_path(now, index);
+        self.end_cause = cause;
+        if cause != EndCause::Unexplained || self.subflow_count() > 1 {
+            self.refuse_path(now, index);
+        }
         self.end_subflow(shared, now, index);
     }
 
@@ -731,19 +751,19 @@ impl Connection {
     }
 
     /// In-order octets without a mapping: the path strips options. As long as the two streams correspond one to one
-    /// the connection falls back (`true`; RFC 8684 section 3.7); otherwise the subflow can't be trusted any more.
-    /// Where checksums protect the data and have been seen to work, unprotected octets are not believed.
+    /// the connection falls back (`true`; RFC 8684 section 3.7), also where there were checksums: what arrives is what a
+    /// regular TCP connection would have brought. Otherwise the subflow can't be trusted any more.
     fn unmapped(&mut self, shared: &mut Shared, index: usize, start: u64) -> bool {
-        let checksum = self.checksum;
         let fits = self.corresponds(index, start);
         let Some(subflow) = self.subflow(index) else { return false };
-        if fits && !(checksum && subflow.mappings.seen) {
+        if fits {
             let first = !subflow.mappings.seen;
             shared.count(if first { Counter::MpCapableDataFallback } else { Counter::DssFallback });
             self.fall_back(shared, FallbackReason::MappingMissing);
             return true;
         }
         subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
+        self.end_cause = EndCause::Interference;
         shared.count(Counter::FallbackFailed);
         shared.count(Counter::DssCorruptionReset);
         false
@@ -761,6 +781,7 @@ impl Connection {
         shared.count(if fits { Counter::DssCorruptionFallback } else { Counter::DssCorruptionReset });
         if !fits {
             subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
+            self.end_cause = EndCause::Interference;
             return false;
         }
         self.fall_back(shared, FallbackReason::ChecksumFailed);

@@ -35,6 +35,7 @@ use super::timer::Deadline;
 use crate::wire::{DataSeq, MpCapable, Segment, SeqNumber, Version};
 use addresses::Addresses;
 use bytes::Bytes;
+use close::EndCause;
 use paths::Paths;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -133,6 +134,8 @@ pub(crate) struct Connection {
     fast_close: bool,
     /// The last subflow ended by the peer's reset.
     reset_seen: bool,
+    /// What the subflow that ended last died of.
+    end_cause: EndCause,
     pub(crate) deadline: Deadline,
     /// Waits in the endpoint's queue of connections that may have something to send.
     pub(crate) queued: bool,
@@ -197,6 +200,7 @@ impl Connection {
             closed: None,
             fast_close: false,
             reset_seen: false,
+            end_cause: EndCause::default(),
             deadline: Deadline::default(),
             queued: false,
             data_deadline: None,

@@ -359,6 +359,10 @@ impl Connection {
             self.paths.refused.len() - 1
         });
         let refusal = &mut self.paths.refused[index];
+        if refusal.until > now {
+            // Several segments may show the same failure.
+            return;
+        }
         refusal.until = now + (FIRST_RETRY * (1 << refusal.failures.min(10))).min(MAX_RETRY);
         refusal.failures += 1;
     }
@@ -415,6 +419,17 @@ impl Connection {
         let refused = |local, remote| self.paths.is_refused(now, local, remote);
         situation.subflows.iter().any(|subflow| subflow.opening)
             || self.policies.path_manager.next_subflow(&situation.view(), &refused).is_some()
+    }
+
+    /// Whether the path manager will want a subflow by then, when what failed is tried again.
+    pub(super) fn may_try_again(&self, shared: &Shared, by: Instant) -> bool {
+        let refused = |local, remote| self.paths.is_refused(by, local, remote);
+        let next = |situation: Situation| {
+            self.policies.path_manager.next_subflow(&situation.view(), &refused).is_some()
+        };
+        self.fully_established
+            && self.config.max_subflows > 1
+            && self.situation(shared, None).is_some_and(next)
     }
 
     /// What there is, with the subflow at `suspect` taken for dead.

@@ -132,3 +132,78 @@ fn a_wrong_checksum_on_one_of_several_subflows_ends_that_one_with_mp_fail() {
     assert_eq!((client.fallback, server.fallback), (None, None));
     assert!(failed.get() > 0, "no MP_FAIL");
 }
+
+/// A box on all paths that begins to strip Multipath TCP from a four-tuple when it has seen so much data on it.
+fn tiring(octets: usize) -> Middlebox {
+    let mut seen = std::collections::HashMap::new();
+    Box::new(move |from_client, mut segment| {
+        let (src, dst) = (segment.src, segment.dst);
+        let count = seen.entry(if from_client { (src, dst) } else { (dst, src) }).or_insert(0);
+        *count += segment.payload.len();
+        if *count > octets {
+            segment.options.mptcp.clear();
+        }
+        Some(segment)
+    })
+}
+
+#[test]
+fn options_that_disappear_from_all_of_several_subflows_make_new_subflows() {
+    for checksum in [false, true] {
+        let config = ConnectionConfig { checksum, ..ConnectionConfig::default() };
+        let mut pair = Pair::new(6, vec![PathConfig::default(); 2], false, &config);
+        pair.middlebox = Some(tiring(200_000));
+        let (up, down) = (pattern(400_000, 1), pattern(400_000, 2));
+        pair.send(up.clone(), down.clone());
+        let over = pair.run(Duration::from_secs(60));
+        let all = (pair.server.received == up, pair.client.received == down, over);
+        assert_eq!(
+            all,
+            (true, true, true),
+            "{:?} {:?}\n{}",
+            pair.client.info(),
+            pair.server.info(),
+            pair.tail()
+        );
+        let (client, server) = (pair.client.info(), pair.server.info());
+        assert_eq!((client.fallback, server.fallback), (None, None));
+        assert!(client.subflows.len() > 2, "{client:#?}");
+    }
+}
+
+#[test]
+fn options_that_never_come_back_end_a_connection_of_several_subflows() {
+    let mut pair = Pair::new(7, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
+    let mut count = 0;
+    pair.middlebox = Some(Box::new(move |_, mut segment| {
+        count += 1;
+        if count > 300 {
+            segment.options.mptcp.clear();
+        }
+        Some(segment)
+    }));
+    pair.send(pattern(1_000_000, 1), pattern(1_000_000, 2));
+    let begin = pair.now;
+    assert!(pair.run(Duration::from_secs(60)), "{}", pair.tail());
+    assert!(pair.now - begin < Duration::from_secs(15), "{:?}", pair.now - begin);
+    assert_ne!(pair.client.closed, Some(CloseReason::Finished));
+    assert_ne!(pair.server.closed, Some(CloseReason::Finished));
+}
+
+/// Segments lose the mappings of all but the first octets that they are made of; checksums are in use.
+#[test]
+fn a_mapping_that_is_missing_on_the_only_subflow_makes_it_regular_tcp_also_with_checksums() {
+    let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
+    let mut pair = Pair::new(8, vec![PathConfig::default()], false, &config);
+    let mut count = 0;
+    pair.middlebox = Some(Box::new(move |from_client, mut segment| {
+        count += usize::from(from_client && !segment.payload.is_empty());
+        if from_client && count > 1 && !segment.payload.is_empty() {
+            segment.options.mptcp.clear();
+        }
+        Some(segment)
+    }));
+    let (client, server) = pair.exchange(200_000, 200_000);
+    assert_eq!(server.fallback, Some(FallbackReason::MappingMissing));
+    assert_eq!(client.fallback, Some(FallbackReason::PeerFellBack));
+}
