@@ -101,6 +101,8 @@ pub(crate) struct Connection {
     checksum: bool,
     /// The peer is known to have both keys: it has sent a DSS, or the third ACK (RFC 8684 section 3.1).
     fully_established: bool,
+    /// A segment that did nothing but acknowledge has had a Data ACK.
+    data_ack_sent: bool,
     /// A DSS came at least once: options survive this way.
     dss_received: bool,
     /// Segments without any Multipath TCP option since the last DSS.
@@ -180,6 +182,7 @@ impl Connection {
             remote_key: None,
             checksum: config.checksum,
             fully_established: false,
+            data_ack_sent: false,
             dss_received: false,
             plain_segments: 0,
             infinite_until: None,

@@ -164,6 +164,11 @@ impl Connection {
         if self.news_carrier() != Some(index) {
             return None;
         }
+        // An announcement may leave no room for the Data ACK. If it is stripped on the way, and the client has nothing
+        // else from us, it takes that for the end of Multipath TCP: so it has a Data ACK first.
+        if !self.client && !std::mem::replace(&mut self.data_ack_sent, true) {
+            return None;
+        }
         self.address_news(now)
     }
 

@@ -4,7 +4,7 @@ use super::pair::{Pair, PathConfig, address, pattern};
 use crate::proto::{
     CloseReason, ConnectionConfig, InterfaceUse, LocalAddress, SubflowInfo, SubflowState, Versions,
 };
-use crate::wire::{MptcpOption, RemoveAddr};
+use crate::wire::{Flags, MptcpOption, RemoveAddr};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -118,6 +118,25 @@ fn a_connection_that_carries_little_or_nothing_gets_its_other_paths_at_once() {
 }
 
 /// Runs until both sides have so many established subflows.
+/// An ADD_ADDR of an IPv6 address leaves no room for a Data ACK, and a box may strip it: what is left then looks as if
+/// the server did not speak Multipath TCP at all, and a client that has nothing from it but this falls back (Linux does).
+#[test]
+fn a_server_acknowledges_data_before_it_announces() {
+    let first: Arc<Mutex<Option<Vec<MptcpOption>>>> = Arc::default();
+    let noted = first.clone();
+    let mut pair = Pair::new(6, vec![PathConfig::default(); 2], true, &ConnectionConfig::default());
+    pair.middlebox = Some(Box::new(move |from_client, segment| {
+        if !from_client && !segment.flags.has(Flags::SYN) {
+            noted.lock().unwrap().get_or_insert_with(|| segment.options.mptcp.to_vec());
+        }
+        Some(segment)
+    }));
+    pair.send_only(Vec::new(), Vec::new());
+    until_subflows(&mut pair, 2);
+    let first = first.lock().unwrap();
+    assert!(matches!(first.as_deref(), Some([MptcpOption::Dss(_)])), "{first:?}");
+}
+
 fn until_subflows(pair: &mut Pair, number: usize) {
     let count = |pair: &Pair| (established(&pair.client).len(), established(&pair.server).len());
     let reached = pair.run_until(Duration::from_secs(10), |pair| {
