@@ -306,6 +306,16 @@ impl Lab {
         }
     }
 
+    /// Lets the right side find an address that no interface has on a link: a translator between hides the left side
+    /// behind it.
+    pub fn hide_left_behind(&self, number: usize, external: IpAddr) -> Result<()> {
+        let (left, right) = (Side::Left.interface(number), Side::Right.interface(number));
+        let shown = self.left.ip(&format!("-o link show dev {left}"))?;
+        let mac = shown.split("link/ether ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let mac = mac.context("the interface has no link-layer address")?;
+        self.right.ip(&format!("neighbour add {external} lladdr {mac} dev {right} nud permanent")).map(drop)
+    }
+
     fn each_interface(&self, work: impl Fn(&Namespace, &str) -> Result<()>) -> Result<()> {
         for side in [Side::Left, Side::Right] {
             for number in 1..=self.links {

@@ -47,3 +47,9 @@ fn fallback_to_regular_tcp() {
     require_root!();
     runner::run(Theme::Fallback);
 }
+
+#[test]
+fn middleboxes() {
+    require_root!();
+    runner::run(Theme::Middleboxes);
+}

@@ -73,10 +73,7 @@ fn lab(case: &Case<'_>) -> Lab {
         .collect();
     let lab = Lab::of_links(&plans).unwrap();
     for link in 1..=2 {
-        let left = lab.left.ip(&format!("-o link show dev left{link}")).unwrap();
-        let mac = left.split("link/ether ").nth(1).unwrap().split_whitespace().next().unwrap();
-        let address = external(case.family, link);
-        lab.right.ip(&format!("neighbour add {address} lladdr {mac} dev right{link} nud permanent")).unwrap();
+        lab.hide_left_behind(link, external(case.family, link).parse().unwrap()).unwrap();
     }
     lab
 }

@@ -52,11 +52,7 @@ fn lab(case: Case<'_>, family: Family) -> Lab {
     let mut words = vec!["--seed", "5", "--both", case.link];
     words.extend(boxes.iter().flat_map(|text| ["--box", text]));
     let lab = Lab::emulated(&[&words], &Family::BOTH).unwrap();
-    let left = lab.left.ip("-o link show dev left1").unwrap();
-    let mac = left.split("link/ether ").nth(1).unwrap().split_whitespace().next().unwrap();
-    lab.right
-        .ip(&format!("neighbour add {} lladdr {mac} dev right1 nud permanent", external(family)))
-        .unwrap();
+    lab.hide_left_behind(1, external(family).parse().unwrap()).unwrap();
     lab
 }
 

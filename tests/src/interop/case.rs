@@ -110,11 +110,12 @@ pub enum Theme {
     Priorities,
     Failures,
     Fallback,
+    Middleboxes,
 }
 
 impl Theme {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Transfers,
         Self::Joins,
         Self::Announcements,
@@ -122,6 +123,7 @@ impl Theme {
         Self::Priorities,
         Self::Failures,
         Self::Fallback,
+        Self::Middleboxes,
     ];
 
     /// What the table calls it.
@@ -134,6 +136,7 @@ impl Theme {
             Self::Priorities => "Backup subflows and priorities",
             Self::Failures => "Resets, fast close, links lost",
             Self::Fallback => "Fallback to regular TCP",
+            Self::Middleboxes => "Middleboxes on both paths, or on one of two",
         }
     }
 }

@@ -5,6 +5,7 @@ mod changes;
 mod failures;
 mod fallback;
 mod joins;
+mod middleboxes;
 mod priorities;
 mod transfers;
 
@@ -20,6 +21,7 @@ pub fn rows() -> impl Iterator<Item = &'static Row> {
         priorities::ROWS,
         failures::ROWS,
         fallback::ROWS,
+        middleboxes::ROWS,
     ]
     .into_iter()
     .flatten()
