@@ -81,7 +81,7 @@ pub(super) const ROWS: &[Row] = &[
         &[
             v(Ours, V4, Nobody, M),
             v(Ours, V4, Both, 100 * K),
-            v(Kernel, V4, ByUs, M),
+            v(Kernel, V4, Both, M),
             v(Kernel, V4, Nobody, K),
         ],
     ),
