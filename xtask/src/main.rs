@@ -40,7 +40,7 @@ enum Habit {
     /// Send files over one connection and two links, to and from the kernel (root; `--help` for its options)
     #[command(disable_help_flag = true)]
     Demo(Rest),
-    /// Run all tests; as root also those that need namespaces. Further words go to `cargo test`
+    /// Run all tests; as root also those that need namespaces, and some in guests. Further words go to `cargo test`, alone
     #[command(disable_help_flag = true)]
     Test(Rest),
     /// Test in virtual machines with several NICs, on several kernels (`--help` for its options)

@@ -1,7 +1,11 @@
-//! `cargo xtask test`: all that `cargo test` runs.
+//! `cargo xtask test`: all that `cargo test` runs, and a selection of what is tested in guests.
 
 use super::{host, run};
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use std::process::Command;
+
+/// Kernel of the selection: the one with most of what kernels can do that a Debian 12 has packages of.
+const KERNEL: [&str; 2] = ["--kernel", "6.12"];
 
 pub(crate) fn run(words: &[String]) -> Result<()> {
     if host::is_root() {
@@ -14,10 +18,31 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     run::run(&mut run::cargo(&profile))?;
     let mut command = run::cargo(&["test", "--workspace"]);
     run::run(command.args(words).env("MPTCP_BIN", run::target().join("debug/mptcp")))?;
-    if words.is_empty() {
-        eprintln!(
-            "xtask: not among these: the tests in virtual machines (`cargo xtask vm --selection --kernel 6.12`)"
-        );
+    // Words choose among the tests of `cargo test`.
+    if !words.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    match guests() {
+        Ok(()) => run::run(vm().arg("--selection").args(KERNEL)),
+        Err(reason) => {
+            eprintln!("xtask: SKIPPED: the tests in virtual machines: {reason:#}");
+            Ok(())
+        }
+    }
+}
+
+/// Sees to it that there can be guests: qemu and a kernel. The error is why there can't.
+fn guests() -> Result<()> {
+    ensure!(std::env::consts::ARCH == "x86_64", "their kernels are for x86-64");
+    ensure!(host::is_root(), "they need root");
+    host::need(&host::GUESTS)?;
+    run::run(vm().arg("--fetch").args(KERNEL))
+}
+
+/// The program that runs guests, as `cargo test` has built it with the others beside it.
+fn vm() -> Command {
+    let folder = run::target().join("debug");
+    let mut command = Command::new(folder.join("vm"));
+    command.env("MPTCP_BIN", folder.join("mptcp"));
+    command
 }
