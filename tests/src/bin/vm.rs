@@ -6,8 +6,8 @@ use mptcp_tests::vm::cases::{self, On};
 use mptcp_tests::vm::host;
 use mptcp_tests::vm::image::Programs;
 use mptcp_tests::vm::kernel::{self, Series};
-use mptcp_tests::vm::suite::{self, Plan};
-use std::path::PathBuf;
+use mptcp_tests::vm::suite::{self, Plan, Row};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Run the tests in guests with several NICs, on several kernels.
@@ -38,10 +38,11 @@ struct Arguments {
     /// Look for newer versions of the kernels that are in the cache
     #[arg(long)]
     update: bool,
-    /// Write the results to FILE as JSON
+    /// Write the results to FILE as JSON, each as soon as it is there; what FILE has of other tests stays
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the table of results to FILE, between the two marks that are in it (`docs/vm.md`)
+    /// Write the table of results to FILE, between the two marks that are in it (`docs/vm.md`): with `--json` of all
+    /// that is in that file, and with `--table` alone of this run
     #[arg(long, value_name = "FILE")]
     table: Option<PathBuf>,
     /// The programs under test; set by `cargo xtask vm`
@@ -89,13 +90,21 @@ fn run(arguments: &Arguments) -> Result<()> {
     let mut cases = suite::named(&arguments.tests)?;
     cases.retain(|case| case.on == On::Selection || !arguments.selection);
     let plan = Plan { kernels, cases, keep_going: arguments.keep_going, update: arguments.update };
-    let rows = suite::run(&plan, &programs, &mut |row| println!("{}", suite::line(row)))?;
-    if let Some(path) = &arguments.json {
-        let text = serde_json::to_string_pretty(&rows)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))?;
-    }
+    let mut all = match &arguments.json {
+        Some(path) => earlier(path)?,
+        None => Vec::new(),
+    };
+    let mut unwritten = Ok(());
+    let rows = suite::run(&plan, &programs, &mut |row| {
+        println!("{}", suite::line(row));
+        suite::put(&mut all, row);
+        if let Some(path) = &arguments.json {
+            unwritten = write(path, &all);
+        }
+    })?;
+    unwritten?;
     if let Some(path) = &arguments.table {
-        replace_table(path, &suite::markdown(&rows))?;
+        replace_table(path, &suite::markdown(&all))?;
     }
     let failed = rows.iter().filter(|row| !row.passed).count();
     if failed > 0 {
@@ -103,6 +112,20 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     println!("all {} tests passed", rows.len());
     Ok(())
+}
+
+/// The results that a file has, if there is one.
+fn earlier(path: &Path) -> Result<Vec<Row>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).with_context(|| format!("{} has no results", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("can't read {}", path.display())),
+    }
+}
+
+fn write(path: &Path, rows: &[Row]) -> Result<()> {
+    let text = serde_json::to_string_pretty(rows)? + "\n";
+    std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
 }
 
 fn series(names: &[String]) -> Result<Vec<Series>> {
@@ -117,7 +140,7 @@ fn series(names: &[String]) -> Result<Vec<Series>> {
 }
 
 /// Puts a new table between the marks.
-fn replace_table(path: &std::path::Path, table: &str) -> Result<()> {
+fn replace_table(path: &Path, table: &str) -> Result<()> {
     const MARKS: [&str; 2] = ["<!-- results -->\n", "<!-- end of results -->\n"];
     let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
     let (before, rest) =

@@ -222,7 +222,7 @@ fn parts_of(about: &str) -> Vec<&str> {
 }
 
 /// The numbers in a text, in their order.
-fn numbers(text: &str) -> Vec<u64> {
+pub(super) fn numbers(text: &str) -> Vec<u64> {
     text.split(|character: char| !character.is_ascii_digit())
         .filter_map(|digits| digits.parse().ok())
         .collect()

@@ -183,14 +183,14 @@ impl<'a> Lab<'a> {
             spec.memory = memory;
             spec.kernel_words = if side == Side::Left { choices.kernel_words } else { "" };
             spec.nics = nics(plugs, choices.properties);
-            configure(&mut spec, network_of(side, &choices));
+            configure(&mut spec, choices.families, network_of(side, &choices));
             guests.push(Guest::start(bench.image, bench.accelerator, spec)?);
         }
         let router = if choices.between == Between::Router {
             let mut spec = Spec::new("router");
             spec.memory = 256;
             spec.nics = nics(middle, choices.properties);
-            configure(&mut spec, network_of_router(&choices));
+            configure(&mut spec, choices.families, network_of_router(&choices));
             spec.commands
                 .push("busybox sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1".into());
             Some(Guest::start(bench.image, bench.accelerator, spec)?)
@@ -264,7 +264,7 @@ impl<'a> HostLab<'a> {
         }
         let mut spec = Spec::new("left");
         spec.nics = nics(plugs, choices.properties);
-        configure(&mut spec, network_of(Side::Left, &choices));
+        configure(&mut spec, choices.families, network_of(Side::Left, &choices));
         let left = Guest::start(bench.image, bench.accelerator, spec)?;
         left.wait_until_up(None)?;
         Ok(Self { left, right })
@@ -306,13 +306,12 @@ fn bridge(host: &HostStation<'_>, number: usize, choices: &Choices) -> Result<[P
 }
 
 /// The guest's drivers, then its network: lines for `ip -batch`.
-fn configure(spec: &mut Spec, network: String) {
-    spec.commands.extend([
-        // A link-local address that is still being checked keeps the kernel from neighbour discovery for a second.
-        "busybox sysctl -q -e -w net.ipv6.conf.default.accept_dad=0".to_owned(),
-        "modprobe -a virtio_pci virtio_net".to_owned(),
-        "ip -batch /network".to_owned(),
-    ]);
+fn configure(spec: &mut Spec, families: &[Family], network: String) {
+    // A link-local address that is still being checked keeps the kernel from neighbour discovery for a second.
+    if families.contains(&Family::Ipv6) {
+        spec.commands.push("busybox sysctl -q -w net.ipv6.conf.default.accept_dad=0".into());
+    }
+    spec.commands.extend(["modprobe -a virtio_pci virtio_net".to_owned(), "ip -batch /network".to_owned()]);
     spec.files.push(("/network", network));
 }
 

@@ -4,11 +4,11 @@ use super::cases::{self, Case, On};
 use super::guest::Accelerator;
 use super::host;
 use super::image::{Image, Programs, Userland};
-use super::kernel::Series;
+use super::kernel::{self, Series};
 use super::lab::Bench;
 use super::shell;
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::time::Instant;
 
@@ -26,12 +26,12 @@ pub struct Plan {
 }
 
 /// What came of a case on a kernel.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// Release of the kernel.
     pub kernel: String,
     /// Name of the case.
-    pub test: &'static str,
+    pub test: String,
     /// Whether all was as it should be.
     pub passed: bool,
     /// What was measured, or what is wrong.
@@ -95,7 +95,7 @@ pub fn run(plan: &Plan, programs: &Programs, watch: &mut dyn FnMut(&Row)) -> Res
             let result = (case.run)(bench);
             let row = Row {
                 kernel: image.kernel.release.clone(),
-                test: case.name,
+                test: case.name.to_owned(),
                 passed: result.is_ok(),
                 detail: result.unwrap_or_else(|error| format!("{error:#}")),
                 seconds: start.elapsed().as_secs_f64(),
@@ -109,6 +109,12 @@ pub fn run(plan: &Plan, programs: &Programs, watch: &mut dyn FnMut(&Row)) -> Res
         }
     }
     Ok(rows)
+}
+
+/// Takes a row in the place of an older one of the same test on the same kernel.
+pub fn put(rows: &mut Vec<Row>, row: &Row) {
+    rows.retain(|old| (&old.kernel, &old.test) != (&row.kernel, &row.test));
+    rows.push(row.clone());
 }
 
 /// A row on one line, for people who wait.
@@ -127,6 +133,7 @@ pub fn markdown(rows: &[Row]) -> String {
             kernels.push(&row.kernel);
         }
     }
+    kernels.sort_by_key(|kernel| kernel::numbers(kernel));
     let mut text = format!("| test | {} |\n", kernels.join(" | "));
     let _ = writeln!(text, "| --- |{}", " --- |".repeat(kernels.len()));
     for case in cases::ALL {
@@ -155,7 +162,7 @@ mod tests {
     use super::*;
 
     fn row(kernel: &str, passed: bool) -> Row {
-        let test = cases::ALL[0].name;
+        let test = cases::ALL[0].name.to_owned();
         Row { kernel: kernel.into(), test, passed, detail: "5 Mb/s".into(), seconds: 4.4 }
     }
 
@@ -166,6 +173,13 @@ mod tests {
         assert_eq!(lines[0], "| test | 6.1 | 7.0 |");
         assert!(lines[2].ends_with("| ok, 4 s: 5 Mb/s | **failed**, 4 s |"), "{text}");
         assert_eq!(lines.len(), 3);
+    }
+
+    #[test]
+    fn a_later_result_takes_the_place_of_an_older_one() {
+        let mut rows = vec![row("6.1", false), row("7.0", true)];
+        put(&mut rows, &row("6.1", true));
+        assert_eq!(rows, [row("7.0", true), row("6.1", true)]);
     }
 
     #[test]

@@ -69,7 +69,8 @@ pub(super) fn zero_copy(bench: Bench<'_>) -> Result<String> {
     let lab = Lab::boot(bench, choices)?;
     let mut copied = false;
     for (sender, receiver) in [(Ours, Kernel), (Kernel, Ours)] {
-        let options = &["--mode", "native", "--zero-copy", "-v"];
+        // How packets arrive is said at the second step of verbosity.
+        let options = &["--mode", "native", "--zero-copy", "-vv"];
         let outcome = Transfer { options, ..Transfer::new(sender, receiver) }.run(&lab)?;
         outcome.used_all_links(&lab, Family::Ipv4)?;
         ensure!(outcome.modes == ["native"; 2], "asked for native mode, got {:?}", outcome.modes);
