@@ -41,7 +41,7 @@ const fn case(name: &'static str, on: On, what: &'static str, run: fn(Bench<'_>)
 /// All of them, in the order of the table.
 pub const ALL: &[Case] = &[
     case("demo", On::All, "the demo between namespaces of one guest", transfers::demo),
-    case("two-nics", On::Selection, "each pair of stacks over two NICs, both families", transfers::two_nics),
+    case("two-nics", On::All, "each pair of stacks over two NICs, both families", transfers::two_nics),
     case("three-nics", On::All, "each pair of stacks over three NICs", transfers::three_nics),
     case("six-nics", On::All, "each pair of stacks over six NICs, IPv6", transfers::six_nics),
     case("rate", On::All, "three links of 20 Mb/s and 5 ms", transfers::rate),
