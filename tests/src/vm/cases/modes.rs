@@ -18,7 +18,8 @@ pub(super) fn modes(bench: Bench<'_>) -> Result<String> {
             return Ok("no generic mode before Linux 6.6, said so".into());
         }
         for (sender, receiver) in [(Ours, Kernel), (Kernel, Ours)] {
-            let outcome = Transfer { options, ..Transfer::new(sender, receiver) }.run(&lab)?;
+            let transfer = Transfer { options, size: 2 << 20, ..Transfer::new(sender, receiver) };
+            let outcome = transfer.run(&lab)?;
             ensure!(outcome.modes == [mode; 2], "asked for {mode}, got {:?}", outcome.modes);
             ensure!(!outcome.fallback, "{mode}: the connection fell back to regular TCP");
         }
