@@ -40,6 +40,8 @@ pub struct ConnectionConfig {
     pub congestion: String,
     /// Name of the packet scheduler.
     pub scheduler: String,
+    /// What to do about a slow subflow that holds up the peer's window.
+    pub opportunism: Opportunism,
     /// Name of the path manager.
     pub path_manager: String,
     /// How long to try to set up a connection.
@@ -90,6 +92,19 @@ impl Versions {
     pub(crate) fn asked(self) -> Version {
         if self == Self::Zero { Version::V0 } else { Version::V1 }
     }
+}
+
+/// What a connection does when the peer's window is full, a subflow has room, and an octet on a slower one is what the
+/// window waits for (RFC 8041 section 4.2). Schedulers that send everything everywhere have no use for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Opportunism {
+    /// It waits.
+    #[default]
+    Off,
+    /// The faster subflow sends the octets again that the window waits for.
+    Retransmit,
+    /// That, and the congestion window of the slower one is halved, once in each of its round trips at most.
+    Penalise,
 }
 
 /// When silent subflows are probed. One that does not answer is closed; if it was the last one, so is the
@@ -153,6 +168,7 @@ impl Default for ConnectionConfig {
             nagle: false,
             congestion: "cubic".into(),
             scheduler: "lowest-rtt".into(),
+            opportunism: Opportunism::default(),
             path_manager: "full-mesh".into(),
             connect_timeout: Duration::from_secs(30),
             user_timeout: Duration::from_secs(60),

@@ -238,6 +238,10 @@ counters! {
     TokenCollision = "MptcpTokenCollision";
     /// Data ACKs of data that was never sent.
     BadDataAck = "MptcpBadDataAck";
+    /// Times octets went again over a faster subflow because the peer's window waited for them.
+    OpportuneRetrans = "MptcpOpportuneRetrans";
+    /// Times the congestion window of a subflow was halved because the peer's window waited for what it carries.
+    Penalised = "MptcpPenalised";
     /// Mappings to before the beginning of the data.
     BadMapping = "MptcpBadMapping";
     /// Mappings ignored because too many waited for their octets.

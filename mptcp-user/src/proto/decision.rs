@@ -60,6 +60,8 @@ pub enum ReinjectionCause {
     SubflowEnded,
     /// The peer says that its address is gone.
     AddressRemoved,
+    /// The peer's window is full and waits for it, and a faster subflow has room.
+    WindowHeldUp,
     /// Nothing was acknowledged at the data level for a while, and no subflow has it in flight.
     DataTimeout,
 }
@@ -74,6 +76,8 @@ pub enum CongestionCause {
     Mark,
     /// A retransmission timeout.
     Timeout,
+    /// The peer's window waited for what the subflow carries.
+    Penalty,
     /// The last reduction was unfounded.
     Undo,
 }

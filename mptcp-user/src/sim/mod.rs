@@ -13,7 +13,8 @@
 
 pub(crate) mod audit;
 mod direct;
-pub mod link;
+pub mod head_of_line;
+mod link;
 pub mod middlebox;
 mod network;
 mod pauses;
@@ -27,6 +28,7 @@ mod simulation;
 mod traffic;
 
 pub use direct::Direct;
+pub use head_of_line::HeadOfLine;
 pub use link::{Link, LinkConfig, LinkStats, Loss, Packet};
 pub use network::{Network, PathConfig, PathId, Side};
 pub use queue::{Discipline, Queue, Queued};

@@ -1,6 +1,7 @@
 //! Two hosts, a network between them, and what happens.
 
 use super::audit::Audit;
+use super::head_of_line::HeadOfLine;
 use super::middlebox::BoxConfig;
 use super::network::{Network, PathConfig, PathId, Side};
 use super::pauses::Pauses;
@@ -57,6 +58,8 @@ pub struct SimulationConfig {
     pub audit: bool,
     /// Judge how long data was waited for, where one connection is all there is: see `pauses`.
     pub judge_pauses: bool,
+    /// Measure how long octets wait for earlier ones at the server: see `head_of_line`.
+    pub head_of_line: bool,
     /// Hand packets that arrive together to the engine as super-segments.
     pub coalesce: bool,
     /// Print all that happens.
@@ -66,7 +69,16 @@ pub struct SimulationConfig {
 impl SimulationConfig {
     /// These paths, each packet checked, nothing printed.
     pub fn new(seed: u64, paths: Vec<PathConfig>) -> Self {
-        Self { seed, paths, check_wire: true, audit: true, judge_pauses: false, coalesce: false, log: false }
+        Self {
+            seed,
+            paths,
+            check_wire: true,
+            audit: true,
+            judge_pauses: false,
+            head_of_line: false,
+            coalesce: false,
+            log: false,
+        }
     }
     /// The longest time that a packet and its answer take on any path, queues included.
     fn latency(&self) -> Duration {
@@ -97,6 +109,7 @@ pub struct Simulation {
     audit: Option<Audit>,
     /// Pauses, and the longest time that a packet and its answer take.
     pauses: Option<(Pauses, Duration)>,
+    head_of_line: Option<HeadOfLine>,
     /// Some box changes octets.
     changer: bool,
     log: bool,
@@ -134,6 +147,7 @@ impl Simulation {
             coalesce: config.coalesce,
             audit: config.audit.then(Audit::default),
             pauses: config.judge_pauses.then(|| (Pauses::default(), config.latency())),
+            head_of_line: config.head_of_line.then(HeadOfLine::default),
             changer: config.changes_octets(),
             log: config.log,
             segments: 0,
@@ -187,6 +201,10 @@ impl Simulation {
     /// How the connections of a side went, in the order in which they began.
     pub fn outcomes(&self, side: Side) -> Vec<Outcome> {
         self.hosts[side as usize].apps.iter().map(|app| *app.outcome()).collect()
+    }
+    /// How long octets have waited for earlier ones at the server, if that was to be measured.
+    pub fn head_of_line(&self) -> Option<&HeadOfLine> {
+        self.head_of_line.as_ref()
     }
     /// What a side knows of its n-th connection.
     pub fn info(&self, side: Side, index: usize) -> Option<ConnectionInfo> {
@@ -348,6 +366,9 @@ impl Simulation {
             }
             if let Some(audit) = &mut self.audit {
                 audit.arrived(side, &segment);
+            }
+            if let (Side::Server, Some(watch)) = (side, &mut self.head_of_line) {
+                watch.arrived(self.now, &segment);
             }
             let segment = match held.take() {
                 Some((to, mut first)) if to == side => match coalesce(&mut first, segment, 65_000) {

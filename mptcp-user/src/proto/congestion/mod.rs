@@ -79,6 +79,12 @@ impl Path {
         (u128::from(octets) * QUANTUM.as_nanos() / time.as_nanos().max(1)) as u64
     }
 
+    /// Halves the window, which is not to grow back at once.
+    pub(crate) fn penalise(&mut self) {
+        self.reduce(0.5);
+        self.cwnd = self.cwnd.min(self.ssthresh);
+    }
+
     /// Sets the threshold after a congestion signal to `factor` of the window.
     fn reduce(&mut self, factor: f64) {
         self.ssthresh = ((self.cwnd as f64 * factor) as u64).max(MIN_SEGMENTS * self.mss);

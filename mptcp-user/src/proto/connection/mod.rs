@@ -119,6 +119,8 @@ pub(crate) struct Connection {
     policies: Policies,
     /// Keeps slow paths from holding up the others.
     guard: Guard,
+    /// The octet that the full window waited for when it was last sent again for that.
+    held_up_by: Option<u64>,
     pub(crate) send: DataSender,
     pub(crate) receive: DataReceiver,
     paths: Paths,
@@ -192,6 +194,7 @@ impl Connection {
             ended: VecDeque::new(),
             policies,
             guard: Guard::default(),
+            held_up_by: None,
             send: DataSender::default(),
             receive,
             paths: Paths::default(),

@@ -2,8 +2,9 @@
 
 use super::{Connection, Mode};
 use crate::proto::Instant;
+use crate::proto::config::Opportunism;
 use crate::proto::counters::Counter;
-use crate::proto::decision::{self, Decision, Wait};
+use crate::proto::decision::{self, CongestionCause, Decision, ReinjectionCause, Wait};
 use crate::proto::endpoint::Shared;
 use crate::proto::info::SubflowState;
 use crate::proto::scheduler::{Candidate, Candidates, Queue, best_tier};
@@ -217,7 +218,9 @@ impl Connection {
             if let Some((index, start, end)) = self.choose(queue, None) {
                 if start == nxt && self.waits_for_more(index, end - nxt) {
                     shared.decide(self.id, || Decision::Waiting { why: Wait::Nagle, octets: end - nxt });
-                    return None;
+                    // What is left of the window may be too little to be used: as good as closed.
+                    let seized = self.seize_opportunity(shared, &queue);
+                    return if seized { self.transmit_data(shared, now) } else { None };
                 }
                 let among = self.among(shared);
                 let segment = self.send_data(shared, now, index, start, end);
@@ -246,6 +249,9 @@ impl Connection {
             shared.decide(self.id, || Decision::Waiting { why: Wait::PeerWindow, octets: waiting });
         }
         self.look_into_window(&queue);
+        if self.seize_opportunity(shared, &queue) {
+            return self.transmit_data(shared, now);
+        }
         self.transmit_data_fin(now)
     }
 
@@ -310,6 +316,49 @@ impl Connection {
             && let Some(srtt) = slow.srtt
         {
             self.guard.blocked(queue.now, queue.una, slow.subflow, srtt);
+        }
+    }
+
+    /// Opportunistic retransmission and penalisation (RFC 8041 section 4.2): the window is full, a subflow has room, and the
+    /// oldest octet is on a slower one. `true` if the faster one is to send it again: once for each such octet.
+    fn seize_opportunity(&mut self, shared: &mut Shared, queue: &Queue) -> bool {
+        let (una, policy) = (queue.una, self.config.opportunism);
+        let mss = self.congestion_paths.first().map_or(1, |path| path.mss);
+        let used_up = self.send.edge <= queue.start || self.send.is_silly(mss);
+        let closed = used_up && self.send.buffer.end() > queue.start;
+        let wanted = policy != Opportunism::Off && !self.policies.scheduler.duplicates();
+        if !closed || !wanted || !self.is_multipath() || self.held_up_by == Some(una) {
+            return false;
+        }
+        let candidates = self.candidates(queue.now, None);
+        let has_room = |candidate: &&Candidate| candidate.room >= candidate.mss;
+        let Some(fast) = candidates.iter().filter(has_room).min_by_key(|candidate| candidate.srtt) else {
+            return false;
+        };
+        let held = candidates.iter().filter(|slow| slow.srtt > fast.srtt).find_map(|slow| {
+            let first = self.subflows[slow.subflow].as_deref()?.snd.outstanding().next()?;
+            (first.0 <= una && una < first.1).then_some((slow, first.1))
+        });
+        let Some((slow, end)) = held else { return false };
+        self.held_up_by = Some(una);
+        self.send.reinject(una, end, slow.subflow);
+        shared.count(Counter::OpportuneRetrans);
+        let (subflow, cause) = (Some(self.slot(slow.subflow)), ReinjectionCause::WindowHeldUp);
+        shared.decide(self.id, || Decision::ReinjectionWanted { subflow, octets: end - una, cause });
+        if policy == Opportunism::Penalise && !self.policies.congestion.rules_recovery() {
+            self.penalise(shared, queue.now, slow);
+        }
+        true
+    }
+
+    fn penalise(&mut self, shared: &mut Shared, now: Instant, slow: &Candidate) {
+        let Some(subflow) = self.subflows[slow.subflow].as_deref_mut() else { return };
+        let round = slow.srtt.unwrap_or_default();
+        if subflow.penalised.is_none_or(|last| now - last >= round) {
+            subflow.penalised = Some(now);
+            self.congestion_paths[slow.subflow].penalise();
+            shared.count(Counter::Penalised);
+            self.note_congestion(shared, slow.subflow, CongestionCause::Penalty);
         }
     }
 

@@ -101,6 +101,8 @@ pub(crate) struct Subflow {
     pub(crate) fin_sent: bool,
     /// A segment is to be sent that makes the peer answer with its window.
     pub(crate) window_probe_due: bool,
+    /// When it was last punished for holding up the peer's window.
+    pub(crate) penalised: Option<Instant>,
     challenges: (u64, u32),
     /// End of the highest octets of the data stream that it ever carried.
     pub(crate) carried: u64,
@@ -199,6 +201,7 @@ impl Subflow {
             fin_wanted: false,
             fin_sent: false,
             window_probe_due: false,
+            penalised: None,
             challenges: (0, 0),
             carried: 0,
             bytes_sent: 0,
