@@ -9,7 +9,9 @@ const MAX_RETIRED: usize = 256;
 
 /// A source of slices for payload.
 pub struct Arena {
-    block_size: usize,
+    /// Octets of the block in use, and of the largest ones.
+    size: usize,
+    largest: usize,
     /// What is left of the block in use.
     current: BytesMut,
     /// Used-up blocks, the oldest first; their slices may still be somewhere.
@@ -19,7 +21,14 @@ pub struct Arena {
 impl Arena {
     /// An arena whose blocks have `block_size` octets.
     pub fn new(block_size: usize) -> Self {
-        Self { block_size, current: BytesMut::zeroed(block_size), retired: VecDeque::new() }
+        let current = BytesMut::zeroed(block_size);
+        Self { size: block_size, current, ..Self::growing(block_size, block_size) }
+    }
+
+    /// An arena whose first block has `first` octets, or as many as the first slice needs, and each one after it twice
+    /// as many, up to `largest`. It has none yet.
+    pub fn growing(first: usize, largest: usize) -> Self {
+        Self { size: first / 2, largest, current: BytesMut::new(), retired: VecDeque::new() }
     }
 
     /// A slice of `len` octets that `write` fills.
@@ -36,6 +45,12 @@ impl Arena {
     #[cold]
     fn next_block(&mut self, len: usize) {
         let used = std::mem::take(&mut self.current);
+        if self.size < self.largest {
+            // Blocks that are soon too small are not worth keeping.
+            self.size = (2 * self.size).max(len.next_power_of_two()).min(self.largest);
+            self.current = BytesMut::zeroed(self.size.max(len));
+            return;
+        }
         if self.retired.len() < MAX_RETIRED {
             self.retired.push_back(used);
         }
@@ -43,8 +58,8 @@ impl Arena {
         for _ in 0..self.retired.len().min(4) {
             let Some(mut block) = self.retired.pop_front() else { break };
             block.clear();
-            if len <= self.block_size && block.try_reclaim(self.block_size) {
-                let capacity = self.block_size.min(block.capacity());
+            if len <= self.size && block.try_reclaim(self.size) {
+                let capacity = self.size.min(block.capacity());
                 // SAFETY: the block was made of zeroed octets, all of them initialised, and has been reclaimed from
                 // its start: nobody else refers to it.
                 unsafe { block.set_len(capacity) };
@@ -53,7 +68,7 @@ impl Arena {
             }
             self.retired.push_back(block);
         }
-        self.current = BytesMut::zeroed(self.block_size.max(len));
+        self.current = BytesMut::zeroed(self.size.max(len));
     }
 }
 
@@ -77,6 +92,21 @@ mod tests {
             }
         }
         assert!(arena.retired.len() < 40, "blocks are found again: {}", arena.retired.len());
+    }
+
+    #[test]
+    fn blocks_grow_and_are_then_used_again() {
+        let mut arena = Arena::growing(512, 4096);
+        let sizes: Vec<usize> = (0..200)
+            .map(|round| {
+                assert_eq!(arena.slice(64, |octets| octets.fill(round)), vec![round; 64]);
+                arena.current.len() + 64
+            })
+            .collect();
+        assert_eq!(sizes.iter().max(), Some(&4096));
+        assert_eq!(sizes[0], 512, "one who says little has little");
+        assert!(arena.retired.len() <= 1, "{} blocks", arena.retired.len());
+        assert_eq!(Arena::growing(512, 4096).slice(5000, |octets| octets.fill(3)), vec![3; 5000]);
     }
 
     #[test]

@@ -15,11 +15,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// What the stack asks of a shard.
 pub(crate) enum Command {
@@ -226,7 +227,9 @@ struct State {
     abort: bool,
     released: bool,
     writer: Option<Waker>,
-    final_info: Option<ConnectionInfo>,
+    /// The connection is over.
+    closed: Option<CloseReason>,
+    final_info: Option<Box<ConnectionInfo>>,
 }
 
 /// What the application's side wants from the engine, as the shard finds it.
@@ -251,7 +254,8 @@ pub(crate) struct Channel {
     consumed: AtomicUsize,
     /// In the mailbox's list already.
     touched: AtomicBool,
-    closed: watch::Sender<Option<CloseReason>>,
+    /// Wakes those who wait for the end.
+    over: Notify,
     /// Most octets in `to_send`.
     send_limit: usize,
     /// Octets after which reading is reported, so that the window opens.
@@ -273,7 +277,7 @@ impl Channel {
             state: Mutex::default(),
             consumed: AtomicUsize::new(0),
             touched: AtomicBool::new(false),
-            closed: watch::Sender::new(None),
+            over: Notify::new(),
             send_limit: (config.send_buffer / 4).clamp(16 << 10, 1 << 20),
             consume_step: (config.receive_buffer / 8).clamp(1, 512 << 10),
         })
@@ -317,7 +321,7 @@ impl Channel {
         if state.received_end {
             return Poll::Ready(Ok(()));
         }
-        if let Some(reason) = *self.closed.borrow() {
+        if let Some(reason) = state.closed {
             return Poll::Ready(end_of(reason));
         }
         state.reader = Some(cx.waker().clone());
@@ -335,7 +339,7 @@ impl Channel {
     /// Room to send, in octets; waits while there is none.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut state = lock(&self.state);
-        if let Some(reason) = *self.closed.borrow() {
+        if let Some(reason) = state.closed {
             return Poll::Ready(Err(broken(reason)));
         }
         if state.finish || state.abort {
@@ -369,7 +373,7 @@ impl Channel {
             if state.finish {
                 return Ok(());
             }
-            if let Some(reason) = *self.closed.borrow() {
+            if let Some(reason) = state.closed {
                 return end_of(reason);
             }
             state.finish = true;
@@ -384,14 +388,22 @@ impl Channel {
         self.touch();
     }
 
-    /// Becomes `Some` when the connection is over.
-    pub(crate) fn closed(&self) -> watch::Receiver<Option<CloseReason>> {
-        self.closed.subscribe()
+    /// Waits until the connection is over.
+    pub(crate) async fn closed(&self) -> CloseReason {
+        loop {
+            let mut over = pin!(self.over.notified());
+            // Listening first, then looking: the end can't come in between unnoticed.
+            over.as_mut().enable();
+            if let Some(reason) = lock(&self.state).closed {
+                return reason;
+            }
+            over.await;
+        }
     }
 
     /// What was known of the connection when it ended.
     pub(crate) fn final_info(&self) -> Option<ConnectionInfo> {
-        lock(&self.state).final_info.clone()
+        lock(&self.state).final_info.as_deref().cloned()
     }
 
     // The shard's side.
@@ -457,16 +469,13 @@ impl Channel {
     /// The connection is over.
     pub(crate) fn close(&self, reason: CloseReason, info: Option<ConnectionInfo>) {
         let mut state = lock(&self.state);
-        state.final_info = info.or(state.final_info.take());
+        state.final_info = info.map(Box::new).or(state.final_info.take());
         state.to_send.clear();
         state.to_send_octets = 0;
         let (reader, writer) = (state.reader.take(), state.writer.take());
-        self.closed.send_if_modified(|closed| {
-            let first = closed.is_none();
-            closed.get_or_insert(reason);
-            first
-        });
+        state.closed.get_or_insert(reason);
         drop(state);
+        self.over.notify_waiters();
         for waker in [reader, writer].into_iter().flatten() {
             waker.wake();
         }

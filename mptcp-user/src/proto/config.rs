@@ -5,7 +5,7 @@ use crate::wire::Version;
 use std::time::Duration;
 
 /// Choices for one connection (or for those that a listener accepts).
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConnectionConfig {
     /// Offer or accept Multipath TCP; otherwise the connection is regular TCP.
     pub multipath: bool,

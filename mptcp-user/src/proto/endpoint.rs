@@ -277,6 +277,8 @@ pub struct Endpoint {
     /// Connections that may have something to send.
     ready: VecDeque<ConnectionId>,
     next_listener: u32,
+    /// Choices of the connection that was opened last.
+    last_config: Option<Arc<ConnectionConfig>>,
 }
 
 impl Endpoint {
@@ -313,6 +315,7 @@ impl Endpoint {
             timers: TimerQueue::default(),
             ready: VecDeque::new(),
             next_listener: 0,
+            last_config: None,
         }
     }
 
@@ -390,11 +393,20 @@ impl Endpoint {
             self.shared.count(Counter::MpCapableSynTx);
         }
         let multipath = config.multipath && !avoided;
-        let id = self.add_connection(Arc::new(config), policies, None, (version, None), multipath);
+        let config = self.shared_config(config);
+        let id = self.add_connection(config, policies, None, (version, None), multipath);
         self.with(now, id, |connection, shared| {
             connection.add_initial_subflow(shared, now, local, remote, Opening::Active);
         });
         Ok(id)
+    }
+
+    /// One copy for connections that are opened one after the other with the same choices.
+    fn shared_config(&mut self, config: ConnectionConfig) -> Arc<ConnectionConfig> {
+        match &self.last_config {
+            Some(last) if **last == config => last.clone(),
+            _ => self.last_config.insert(Arc::new(config)).clone(),
+        }
     }
 
     fn add_connection(
@@ -422,6 +434,11 @@ impl Endpoint {
         place.connection = Some(Box::new(connection));
         self.living += 1;
         id
+    }
+
+    /// Whether a subflow has these two ends, or had them a moment ago.
+    pub fn has_tuple(&self, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.shared.tuples.contains_key(&(local, remote)) || self.shared.time_waits.has((local, remote))
     }
 
     /// Answers [`Event::SubflowWanted`] with a reserved address and port: sends the SYN with MP_JOIN. Gives the

@@ -67,6 +67,11 @@ impl TimeWaits {
         acknowledgment
     }
 
+    /// Whether it is one of these.
+    pub(crate) fn has(&self, tuple: Tuple) -> bool {
+        self.waiting.contains_key(&tuple)
+    }
+
     /// A segment of one of these tuples came in: `Some` with the answer, if there is one. `None`: not ours, or a
     /// SYN that may begin a new life (RFC 6191).
     pub(crate) fn handle(

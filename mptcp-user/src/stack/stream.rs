@@ -17,7 +17,8 @@ use tokio::task::coop;
 
 /// Largest slice that is made of what the application writes, in octets.
 const SLICE: usize = 64 << 10;
-/// Slices are cut from blocks of this many octets.
+/// Slices are cut from blocks of so many octets: the first is small, for those who have little to say.
+const FIRST_BLOCK: usize = 512;
 const BLOCK: usize = 256 << 10;
 
 /// A connection. Reading gives 0 octets at the end of the peer's data; `shutdown` sends DATA_FIN.
@@ -73,9 +74,7 @@ impl MptcpStream {
 
     /// Resolves when the connection is over at the protocol level, with the reason.
     pub async fn closed(&self) -> CloseReason {
-        let mut closed = self.handle.0.closed();
-        let reason = closed.wait_for(Option::is_some).await.ok().and_then(|reason| *reason);
-        reason.unwrap_or(CloseReason::Aborted)
+        self.handle.0.closed().await
     }
 
     /// Ends the connection at once (MP_FASTCLOSE, RFC 8684 section 3.5): the peer sees a reset.
@@ -93,7 +92,7 @@ impl MptcpStream {
     }
 
     fn queue(&mut self, len: usize, write: impl FnOnce(&mut [u8])) {
-        let slice = self.arena.get_or_insert_with(|| Arena::new(BLOCK)).slice(len, write);
+        let slice = self.arena.get_or_insert_with(|| Arena::growing(FIRST_BLOCK, BLOCK)).slice(len, write);
         self.handle.0.send(slice);
     }
 }

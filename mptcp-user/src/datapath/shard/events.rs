@@ -37,9 +37,9 @@ impl Shard {
             }
             Event::Closed(id, reason) => self.closed(time, id, reason),
             Event::SubflowAdded { slot, local, remote } => {
-                self.use_port(local.port());
+                self.ports.add_user(local.port());
                 if self.removals.revive(local, remote) {
-                    self.unuse_port(local.port());
+                    self.ports.remove_user(local.port());
                 }
                 if let Err(error) = self.maps.insert_subflow(local, remote, slot, 0) {
                     tracing::warn!("subflow {local} – {remote} can't be received: {error}");
@@ -63,7 +63,7 @@ impl Shard {
                 if let Some(connection) = self.connections.remove(&id) {
                     connection.channel.close(CloseReason::Finished, None);
                     if let Some(port) = connection.announced {
-                        self.unuse_port(port);
+                        self.ports.remove_user(port);
                     }
                 }
             }
@@ -77,7 +77,7 @@ impl Shard {
             if let Err(error) = self.maps.remove_subflow(local, remote) {
                 tracing::warn!("subflow {local} – {remote} stays in the XDP program's map: {error}");
             }
-            self.unuse_port(local.port());
+            self.ports.remove_user(local.port());
         }
     }
 
@@ -156,12 +156,12 @@ impl Shard {
         // Through the cache: path managers try again and again what has no way yet.
         let port = match self.paths.hop(time, local, remote.ip()) {
             Hop::NoRoute => Err(format!("no route over interface {interface}")),
-            _ => self.reserve(0).map_err(|error| error.to_string()),
+            _ => self.port_for(local, remote).map_err(|error| error.to_string()),
         };
         match port {
             Ok(port) => {
                 if !self.endpoint.open_subflow(time, connection, SocketAddr::new(local, port), remote) {
-                    self.release_if_unused(port);
+                    self.ports.release_if_unused(port);
                 }
             }
             Err(reason) => {

@@ -7,6 +7,7 @@
 
 mod events;
 mod news;
+mod ports;
 mod removals;
 mod requests;
 mod traffic;
@@ -17,7 +18,6 @@ use super::channel::{Channel, Command, Handle, Mailbox};
 use super::interface::{AttachMode, HostFacts, InterfaceReport};
 use super::netlink::{Monitor, Netlink};
 use super::path::Paths;
-use super::port::PortReservation;
 use super::receive::Receiver;
 use super::xdp::{self, XdpConfig, XdpMaps, XdpProgram};
 use super::{Error, epoll::Epoll};
@@ -27,6 +27,7 @@ use crate::proto::{
 };
 use crate::wire::Segment;
 use bytes::Bytes;
+use ports::Ports;
 use removals::Removals;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -98,12 +99,6 @@ struct Listener {
     port: u16,
 }
 
-/// A reserved port with the number of listeners and subflows that use it.
-struct SharedPort {
-    _reservation: PortReservation,
-    users: usize,
-}
-
 struct Drain {
     deadline: Instant,
     aborted: bool,
@@ -126,7 +121,7 @@ pub(crate) struct Shard {
     monitor: Monitor,
     connections: HashMap<ConnectionId, Connection>,
     listeners: HashMap<ListenerId, Listener>,
-    ports: HashMap<u16, SharedPort>,
+    ports: Ports,
     removals: Removals,
     receiver: Receiver,
     capture: Option<Capture>,
@@ -231,7 +226,7 @@ impl Shard {
             monitor,
             connections: HashMap::new(),
             listeners: HashMap::new(),
-            ports: HashMap::new(),
+            ports: Ports::default(),
             removals: Removals::default(),
             receiver: Receiver::default(),
             capture,

@@ -3,8 +3,8 @@
 use super::super::Error;
 use super::super::channel::{Channel, Command, Handle, Listening, Status};
 use super::super::netlink::{Route, RouteKind};
-use super::super::port::{PortError, PortReservation};
-use super::{Connection, Drain, Listener, Shard, SharedPort};
+use super::super::port::PortError;
+use super::{Connection, Drain, Listener, Shard};
 use crate::proto::{
     ConnectError, ConnectionConfig, ConnectionId, Instant, InterfaceRule, InterfaceUse, ListenError,
 };
@@ -160,7 +160,7 @@ impl Shard {
         announced: Option<u16>,
     ) {
         if let Some(port) = announced {
-            self.use_port(port);
+            self.ports.add_user(port);
         }
         let connection =
             Connection { channel, opening, announced, closed: false, finished: false, released: false };
@@ -168,10 +168,10 @@ impl Shard {
     }
 
     /// Reserves the port that our addresses are announced with, where that is another one. It is given back by
-    /// [`unuse_port`](Self::unuse_port) or [`release_if_unused`](Self::release_if_unused).
+    /// [`Ports::remove_user`](super::ports::Ports::remove_user) or `release_if_unused`.
     fn reserve_announced(&mut self, config: &ConnectionConfig) -> Result<(), PortError> {
         match config.announce_port {
-            Some(port) if !self.ports.contains_key(&port) => self.reserve(port).map(|_| ()),
+            Some(port) if !self.ports.has(port) => self.ports.reserve(port).map(|_| ()),
             _ => Ok(()),
         }
     }
@@ -192,7 +192,10 @@ impl Shard {
         let wanted = local.map(|local| local.ip()).filter(|ip| !ip.is_unspecified());
         let address = self.local_for(ip, wanted, config)?;
         self.reserve_announced(config)?;
-        let port = self.reserve(local.map_or(0, |local| local.port()));
+        let port = match local.map_or(0, |local| local.port()) {
+            0 => self.port_for(address, remote),
+            port => self.ports.reserve(port),
+        };
         let port = port.inspect_err(|_| self.release_announced(config))?;
         let local = SocketAddr::new(address, port);
         match self.endpoint.connect(time, local, remote, config.clone()) {
@@ -201,7 +204,7 @@ impl Shard {
                 Ok((id, local))
             }
             Err(error) => {
-                self.release_if_unused(port);
+                self.ports.release_if_unused(port);
                 self.release_announced(config);
                 Err(match error {
                     ConnectError::UnknownPolicy(kind) => Error::unknown_policy(kind, config),
@@ -213,7 +216,7 @@ impl Shard {
 
     fn release_announced(&mut self, config: &ConnectionConfig) {
         if let Some(port) = config.announce_port {
-            self.release_if_unused(port);
+            self.ports.release_if_unused(port);
         }
     }
 
@@ -272,32 +275,10 @@ impl Shard {
         best.map(|(_, local)| local).ok_or_else(|| no_route(self))
     }
 
-    /// Reserves a port for a connection of our own; 0: any.
-    pub(super) fn reserve(&mut self, port: u16) -> Result<u16, PortError> {
-        let reservation = if port == 0 { PortReservation::any()? } else { PortReservation::of(port)? };
-        let port = reservation.port();
-        self.ports.insert(port, SharedPort { _reservation: reservation, users: 0 });
-        Ok(port)
-    }
-
-    /// Gives a port back that nothing came to use.
-    pub(super) fn release_if_unused(&mut self, port: u16) {
-        if self.ports.get(&port).is_some_and(|shared| shared.users == 0) {
-            self.ports.remove(&port);
-        }
-    }
-
-    pub(super) fn use_port(&mut self, port: u16) {
-        if let Some(shared) = self.ports.get_mut(&port) {
-            shared.users += 1;
-        }
-    }
-
-    pub(super) fn unuse_port(&mut self, port: u16) {
-        if let Some(shared) = self.ports.get_mut(&port) {
-            shared.users = shared.users.saturating_sub(1);
-        }
-        self.release_if_unused(port);
+    /// A port for a subflow between these ends.
+    pub(super) fn port_for(&mut self, local: IpAddr, remote: SocketAddr) -> Result<u16, PortError> {
+        let endpoint = &self.endpoint;
+        self.ports.any(|port| !endpoint.has_tuple(SocketAddr::new(local, port), remote))
     }
 
     fn listen(&mut self, local: SocketAddr, config: ConnectionConfig) -> Result<Listening, Error> {
@@ -309,15 +290,17 @@ impl Shard {
             return Err(Error::BadLocal { local: local.ip(), interfaces: self.interface_names() });
         }
         // A port of ours (another address's listener, or connections of a listener that is gone) can be shared.
-        if local.port() == 0 || !self.ports.contains_key(&local.port()) {
-            local.set_port(self.reserve(local.port())?);
+        if local.port() == 0 {
+            local.set_port(self.ports.listening()?);
+        } else if !self.ports.has(local.port()) {
+            self.ports.reserve(local.port())?;
         }
-        self.reserve_announced(&config).inspect_err(|_| self.release_if_unused(local.port()))?;
+        self.reserve_announced(&config).inspect_err(|_| self.ports.release_if_unused(local.port()))?;
         let result = self.endpoint.listen(local, config.clone());
         let id = match result {
             Ok(id) => id,
             Err(error) => {
-                self.release_if_unused(local.port());
+                self.ports.release_if_unused(local.port());
                 self.release_announced(&config);
                 return Err(match error {
                     ListenError::UnknownPolicy(kind) => Error::unknown_policy(kind, &config),
@@ -325,9 +308,9 @@ impl Shard {
                 });
             }
         };
-        self.use_port(local.port());
+        self.ports.add_user(local.port());
         if let Some(port) = config.announce_port {
-            self.use_port(port);
+            self.ports.add_user(port);
         }
         let mut entries = vec![local];
         if local.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
@@ -353,9 +336,9 @@ impl Shard {
             }
         }
         self.endpoint.close_listener(time, id);
-        self.unuse_port(listener.port);
+        self.ports.remove_user(listener.port);
         if let Some(port) = listener.config.announce_port {
-            self.unuse_port(port);
+            self.ports.remove_user(port);
         }
     }
 }

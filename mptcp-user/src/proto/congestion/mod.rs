@@ -230,6 +230,7 @@ struct PerPath<T>(Vec<T>);
 impl<T: Default> PerPath<T> {
     fn at(&mut self, path: usize) -> &mut T {
         if path >= self.0.len() {
+            self.0.reserve_exact(path + 1 - self.0.len());
             self.0.resize_with(path + 1, T::default);
         }
         &mut self.0[path]

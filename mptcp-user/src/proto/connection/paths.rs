@@ -191,6 +191,9 @@ impl Connection {
         let index = self.subflows.iter().position(Option::is_none).unwrap_or(self.subflows.len());
         shared.add_subflow(self.id, index, &subflow);
         if index == self.subflows.len() {
+            // Few have more than two, and many connections have nothing else.
+            self.subflows.reserve_exact(1);
+            self.congestion_paths.reserve_exact(1);
             self.subflows.push(None);
             self.congestion_paths.push(path);
         } else {

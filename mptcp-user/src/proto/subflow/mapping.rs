@@ -88,6 +88,9 @@ impl RxMappings {
         if mapping.len == 0 || self.list.len() >= MAX_MAPPINGS {
             return Added::TooMany;
         }
+        if self.list.capacity() == 0 {
+            self.list.reserve_exact(1);
+        }
         self.list.insert(at, mapping);
         Added::Taken
     }

@@ -168,6 +168,10 @@ impl Scoreboard {
     /// What was sent just now.
     pub(super) fn push(&mut self, record: Record) -> &Record {
         self.octets += record.len();
+        if self.records.capacity() == 0 {
+            // Many a connection never has more in flight than this.
+            self.records.reserve_exact(1);
+        }
         self.records.push_back(record);
         &self.records[self.records.len() - 1]
     }
