@@ -10,6 +10,7 @@ pub use engine::engine;
 pub use pair::{ceiling, start_peer};
 pub use plot::plot;
 pub use scenario::{SCENARIOS, Scenario};
+pub use usage::{own_processor_seconds, processor_seconds};
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -88,8 +89,8 @@ pub struct Effort {
     pub mesh: usize,
     /// Seconds for which they are watched.
     pub span: u64,
-    /// Connections that do nothing.
-    pub idle: usize,
+    /// Connections that do nothing, of each of these numbers.
+    pub idle: &'static [usize],
 }
 
 impl Effort {
@@ -101,11 +102,18 @@ impl Effort {
         connections: 10_000,
         mesh: 1000,
         span: 5,
-        idle: 10_000,
+        idle: &[10_000, 100_000],
     };
     /// Enough to see that it works, and about how well.
-    pub const QUICK: Effort =
-        Effort { runs: 3, bulk: 512 << 20, trips: 3_000, connections: 1000, mesh: 100, span: 2, idle: 1000 };
+    pub const QUICK: Effort = Effort {
+        runs: 3,
+        bulk: 512 << 20,
+        trips: 3_000,
+        connections: 1000,
+        mesh: 100,
+        span: 2,
+        idle: &[1000],
+    };
 }
 
 /// A program that lies beside this one.

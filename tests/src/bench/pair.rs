@@ -35,20 +35,21 @@ pub(super) struct Pair {
 
 impl Pair {
     /// Starts the listening end in a role, and when it is ready, the connecting one in another, with these words
-    /// after the address.
+    /// after the address. `options` are for both.
     pub(super) fn start(
         lab: &Lab,
         peer: &Path,
         contender: Contender,
+        options: &[&str],
         (listener, listener_words): (&str, &[&str]),
         (connector, connector_words): (&str, &[&str]),
     ) -> Result<Self> {
         let local = SocketAddr::new(Family::Ipv4.any(), PORT).to_string();
-        let words = [&[listener, &local], listener_words].concat();
+        let words = [options, &[listener, &local], listener_words].concat();
         let mut listening = start_peer(lab, Side::Right, peer, contender, &words)?;
         listening.wait_for("ready", PATIENCE)?;
         let remote = Side::Right.socket(1, Family::Ipv4, PORT).to_string();
-        let words = [&[connector, &remote], connector_words].concat();
+        let words = [options, &[connector, &remote], connector_words].concat();
         let connecting = start_peer(lab, Side::Left, peer, contender, &words)?;
         Ok(Self { listening, connecting })
     }

@@ -1,7 +1,7 @@
 //! What is measured between two namespaces, one contender after the other on the same links.
 
 use super::pair::{PATIENCE, Pair};
-use super::usage::{memory, processor_seconds};
+use super::usage::{descriptors, memory};
 use super::{Contender, Effort, Row};
 use crate::lab::{Family, Lab, Side};
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +16,10 @@ const SHAPED: u64 = 1;
 const EQUAL_LOAD: f64 = 2.0;
 /// Connections that are made at the same time.
 const AT_ONCE: usize = 64;
+
+/// Our settings where the queues of six links take several times a window of the usual size: as the kernel's, and
+/// rates that do without filling them.
+const RECORD_OPTIONS: &[&str] = &["--buffer", "64", "--congestion", "bbr"];
 
 /// Metric, unit, value.
 type Values = Vec<(String, &'static str, f64)>;
@@ -104,6 +108,12 @@ pub const SCENARIOS: [Scenario; 10] = [
     },
 ];
 
+/// Descriptors that one end of so many idle connections needs at most, whoever's they are: one each, and those that
+/// a stack has anyway. Ours shares ports between subflows, the kernel's has a socket for each connection.
+fn needed(connections: usize) -> u64 {
+    connections as u64 * 6 / 5 + 256
+}
+
 impl Scenario {
     /// Runs the scenario with the `bench_peer` program at `peer`; `say` is told of each value as it comes.
     pub fn run(
@@ -114,6 +124,12 @@ impl Scenario {
         say: &dyn Fn(&str),
     ) -> Result<Vec<Row>> {
         let mut values: Vec<(Contender, String, &'static str, Vec<f64>)> = Vec::new();
+        if self.kind == Kind::Idle {
+            let most = descriptors()?;
+            for count in effort.idle.iter().filter(|count| needed(**count) > most) {
+                say(&format!("{count} connections are left out: a process gets {most} descriptors here"));
+            }
+        }
         for turn in 1..=effort.runs {
             for &contender in contenders {
                 let measured = (0..5)
@@ -139,6 +155,14 @@ impl Scenario {
             .into_iter()
             .map(|(contender, metric, unit, all)| Row::new(self.name, contender.name(), &metric, unit, all))
             .collect())
+    }
+
+    /// What `bench_peer` is to be told of the contender's best settings. The kernel's are those of the lab.
+    fn options(&self, contender: Contender) -> &'static [&'static str] {
+        match (contender, self.kind) {
+            (Contender::Ours, Kind::Record) => RECORD_OPTIONS,
+            _ => &[],
+        }
     }
 
     /// Subflows that a connection of the contender should have.
@@ -178,7 +202,7 @@ impl Scenario {
     fn turn(&self, peer: &Path, contender: Contender, effort: Effort) -> Result<Option<Values>> {
         let lab = self.lab()?;
         let run = |listener: (&str, &[&str]), connector: (&str, &[&str])| {
-            Pair::start(&lab, peer, contender, listener, connector)?.finish()
+            Pair::start(&lab, peer, contender, self.options(contender), listener, connector)?.finish()
         };
         match self.kind {
             Kind::Bulk | Kind::Record => {
@@ -215,17 +239,32 @@ impl Scenario {
                 Ok(Some(vec![("connections".into(), "/s", rate)]))
             }
             Kind::Mesh => self.mesh(&lab, peer, contender, effort).map(Some),
-            Kind::Idle => self.idle(&lab, peer, contender, effort),
+            Kind::Idle => {
+                let mut all = Values::new();
+                let most = descriptors()?;
+                for count in effort.idle.iter().filter(|count| needed(**count) <= most) {
+                    let Some(value) = self.idle(&lab, peer, contender, *count)? else { return Ok(None) };
+                    all.push(value);
+                }
+                Ok(Some(all))
+            }
             Kind::Cpu => {
                 let (octets, rate) = (effort.bulk / 4, EQUAL_LOAD.to_string());
-                let before = processor_seconds()?;
                 let (sink, source) = run(("sink", &[]), ("source", &[&octets.to_string(), &rate]))?;
-                let spent = processor_seconds()? - before;
                 ensure!(sink["bytes"] == octets, "{} of {octets} octets arrived", sink["bytes"]);
                 if source["subflows"] != self.subflows(contender) {
                     return Ok(None);
                 }
-                Ok(Some(vec![("processor time".into(), "s/GB", spent / (octets as f64 / 1e9))]))
+                let gigabytes = octets as f64 / 1e9;
+                let spent = |end: &serde_json::Value, of: &str| {
+                    end[of].as_f64().with_context(|| format!("no {of}")).map(|seconds| seconds / gigabytes)
+                };
+                let machine = spent(&source, "machine")?;
+                let ends = spent(&source, "process")? + spent(&sink, "process")?;
+                Ok(Some(vec![
+                    ("processor time".into(), "s/GB", machine),
+                    ("processor time of the two programs".into(), "s/GB", ends),
+                ]))
             }
         }
     }
@@ -238,6 +277,7 @@ impl Scenario {
             lab,
             peer,
             contender,
+            &[],
             ("drain-all", &[&count, settle, &span]),
             ("flood-all", &[&count]),
         )?;
@@ -253,11 +293,17 @@ impl Scenario {
         ])
     }
 
-    fn idle(&self, lab: &Lab, peer: &Path, contender: Contender, effort: Effort) -> Result<Option<Values>> {
+    fn idle(
+        &self,
+        lab: &Lab,
+        peer: &Path,
+        contender: Contender,
+        connections: usize,
+    ) -> Result<Option<(String, &'static str, f64)>> {
         let subflows = self.subflows(contender).to_string();
-        let count = effort.idle.to_string();
+        let count = connections.to_string();
         let mut pair =
-            Pair::start(lab, peer, contender, ("keep", &[&count]), ("hold", &[&count, &subflows]))?;
+            Pair::start(lab, peer, contender, &[], ("keep", &[&count]), ("hold", &[&count, &subflows]))?;
         pair.connecting.wait_for("ready", PATIENCE)?;
         let before = memory(&[&pair.listening, &pair.connecting])?;
         let mut begin = pair.connecting.take_stdin().context("no standard input")?;
@@ -269,11 +315,11 @@ impl Scenario {
         drop(begin);
         drop(pair.listening.take_stdin());
         let held = pair.finish()?.1;
-        if held["complete"] != effort.idle {
+        if held["complete"] != connections {
             return Ok(None);
         }
         // Each connection has two ends.
-        let each = after.saturating_sub(before) as f64 / (2 * effort.idle) as f64;
-        Ok(Some(vec![(format!("memory, {count} connections"), "octets", each)]))
+        let each = after.saturating_sub(before) as f64 / (2 * connections) as f64;
+        Ok(Some((format!("memory, {count} connections"), "octets", each)))
     }
 }

@@ -9,13 +9,40 @@ const PAGE: u64 = 4096;
 const TICKS: f64 = 100.0;
 
 /// Processor time that all processors have spent so far on anything (interrupts included) but waiting, in seconds.
-pub(super) fn processor_seconds() -> Result<f64> {
+pub fn processor_seconds() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/stat").context("can't read /proc/stat")?;
     let line = text.lines().next().context("/proc/stat is empty")?;
     let ticks: Vec<u64> = line.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>()?;
     // user nice system idle iowait irq softirq steal, and two that user and nice have in them.
     let busy = ticks.iter().take(7).enumerate().filter(|(place, _)| !matches!(place, 3 | 4));
     Ok(busy.map(|(_, ticks)| *ticks as f64).sum::<f64>() / TICKS)
+}
+
+/// Processor time that this process has spent so far, the kernel's work for it included, in seconds. What interrupts do
+/// meanwhile counts for whom they interrupt.
+pub fn own_processor_seconds() -> f64 {
+    // SAFETY: all zeroes are a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is writable.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 * 1e-6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
+/// How many descriptors a program that is started here may open: the hard limit, or with `CAP_SYS_RESOURCE` the kernel's.
+pub(super) fn descriptors() -> Result<u64> {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").context("can't read /proc/self/status")?;
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("no CapEff")?;
+    if (u64::from_str_radix(capabilities.trim(), 16)? >> CAP_SYS_RESOURCE) & 1 == 1 {
+        return Ok(std::fs::read_to_string("/proc/sys/fs/nr_open")?.trim().parse()?);
+    }
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(std::io::Error::last_os_error()).context("can't read the limit on descriptors");
+    }
+    Ok(limit.rlim_max)
 }
 
 /// Memory of the given processes, and of the kernel what sockets, maps and buffers are made of, in octets.

@@ -1,6 +1,6 @@
 //! One connection of the kernel's, through blocking calls.
 
-use super::{Args, CHUNK, PATIENCE, Pace, Pauses, Role, Span, quantiles, rate, ready};
+use super::{Args, CHUNK, Effort, PATIENCE, Pace, Pauses, Role, Span, quantiles, ready};
 use anyhow::{Result, ensure};
 use mptcp_tests::kernel::{self, Protocol};
 use std::io::{ErrorKind, Read, Write};
@@ -31,7 +31,7 @@ pub(super) fn run(protocol: Protocol, args: &Args) -> Result<serde_json::Value> 
     match args.role {
         Role::Sink { local } => {
             let (mut stream, _listener) = accept(local)?;
-            let start = Instant::now();
+            let effort = Effort::begin()?;
             let mut total = 0;
             loop {
                 match stream.read(&mut buffer)? {
@@ -39,11 +39,11 @@ pub(super) fn run(protocol: Protocol, args: &Args) -> Result<serde_json::Value> 
                     octets => total += octets as u64,
                 }
             }
-            Ok(rate(total, start.elapsed(), 0))
+            effort.end(total, 0)
         }
         Role::Source { remote, bytes, gbps } => {
             let mut stream = connect(remote)?;
-            let (start, mut pace) = (Instant::now(), Pace::new(gbps));
+            let (effort, mut pace) = (Effort::begin()?, Pace::new(gbps));
             let mut left = bytes;
             while left > 0 {
                 let octets = left.min(CHUNK as u64) as usize;
@@ -57,7 +57,7 @@ pub(super) fn run(protocol: Protocol, args: &Args) -> Result<serde_json::Value> 
             let subflows = subflows(&stream);
             stream.shutdown(Shutdown::Write)?;
             ensure!(stream.read(&mut buffer)? == 0, "the sink sent something");
-            Ok(rate(bytes, start.elapsed(), subflows))
+            effort.end(bytes, subflows)
         }
         Role::Drain { local, settle, span } => {
             let (mut stream, _listener) = accept(local)?;

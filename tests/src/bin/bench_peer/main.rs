@@ -12,6 +12,7 @@ mod ours;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
+use mptcp_tests::bench::{own_processor_seconds, processor_seconds};
 use mptcp_tests::failover::monotonic_ms;
 use mptcp_tests::kernel::Protocol;
 use std::net::SocketAddr;
@@ -33,6 +34,9 @@ struct Args {
     /// Path manager of our stack
     #[arg(long, value_name = "NAME")]
     path_manager: Option<String>,
+    /// Send and receive buffer of a connection of our stack, in mebibytes
+    #[arg(long, value_name = "MIB")]
+    buffer: Option<usize>,
     /// Our stack is to speak regular TCP only
     #[arg(long)]
     no_multipath: bool,
@@ -111,6 +115,8 @@ impl Role {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    // Many connections need many descriptors, whoever makes them.
+    rlimit()?;
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     let line = match args.contender.protocol() {
         _ if args.role.is_many() => runtime()?.block_on(many::run(&args))?,
@@ -121,14 +127,53 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// Lets this process have as many descriptors as it may.
+fn rlimit() -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    let most: u64 = std::fs::read_to_string("/proc/sys/fs/nr_open")?.trim().parse()?;
+    let all = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: `all` and `limit` are readable.
+    let raised = unsafe {
+        // More than the limit that is set takes a privilege.
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const all) == 0
+            || libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+    };
+    if raised { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
+}
+
 fn ready() {
     eprintln!("ready");
 }
 
-/// `subflows` is what the sending end knows; 0 at the other.
-fn rate(bytes: u64, time: Duration, subflows: usize) -> serde_json::Value {
-    let seconds = time.as_secs_f64();
-    serde_json::json!({ "bytes": bytes, "seconds": seconds, "gbps": bytes as f64 * 8e-9 / seconds, "subflows": subflows })
+/// What a transfer takes, from when there is a connection: loading programs and the like is not part of it.
+struct Effort {
+    start: Instant,
+    machine: f64,
+    process: f64,
+}
+
+impl Effort {
+    fn begin() -> Result<Self> {
+        let (machine, process) = (processor_seconds()?, own_processor_seconds());
+        Ok(Self { start: Instant::now(), machine, process })
+    }
+    /// Rate and processor time. `subflows` is what the sending end knows; 0 at the other.
+    fn end(&self, bytes: u64, subflows: usize) -> Result<serde_json::Value> {
+        let seconds = self.start.elapsed().as_secs_f64();
+        Ok(serde_json::json!({
+            "bytes": bytes,
+            "seconds": seconds,
+            "gbps": bytes as f64 * 8e-9 / seconds,
+            "subflows": subflows,
+            "machine": processor_seconds()? - self.machine,
+            "process": own_processor_seconds() - self.process,
+        }))
+    }
 }
 
 /// Counts octets as they are read, in a span of time that begins after another one.

@@ -16,6 +16,15 @@ const WORD: usize = 64;
 /// Octets handed over at once where many connections are busy.
 const PIECE: usize = CHUNK / 4;
 
+/// Connections to one port: between two addresses there are no more than an address has ports.
+const PER_PORT: usize = 50_000;
+
+/// The ports, from the first one on, over which so many connections are spread.
+fn ports(first: SocketAddr, connections: usize) -> impl Iterator<Item = SocketAddr> {
+    let number = u16::try_from(connections.div_ceil(PER_PORT)).unwrap_or(u16::MAX);
+    (first.port()..first.port().saturating_add(number)).map(move |port| SocketAddr::new(first.ip(), port))
+}
+
 pub(super) async fn run(args: &Args) -> Result<serde_json::Value> {
     let net = Net::new(args).await?;
     let result = play(&net, args.role).await;
@@ -76,10 +85,14 @@ async fn play(net: &Net, role: Role) -> Result<serde_json::Value> {
             Ok(json!({}))
         }
         Role::Keep { local, count } => {
-            let mut listener = net.listen(local).await?;
+            let mut listeners = Vec::new();
+            for local in ports(local, count) {
+                listeners.push(net.listen(local).await?);
+            }
             ready();
             let mut streams = Vec::with_capacity(count);
-            for _ in 0..count {
+            for number in 0..count {
+                let listener = &mut listeners[number / PER_PORT];
                 streams.push(tokio::time::timeout(PATIENCE, listener.accept()).await??);
             }
             eprintln!("holding");
@@ -90,8 +103,9 @@ async fn play(net: &Net, role: Role) -> Result<serde_json::Value> {
             ready();
             start_of_input().await?;
             let mut streams: Vec<Stream> = Vec::with_capacity(count);
-            for _ in 0..count {
-                let mut stream = net.connect(remote).await?;
+            let remotes: Vec<_> = ports(remote, count).collect();
+            for number in 0..count {
+                let mut stream = net.connect(remotes[number / PER_PORT]).await?;
                 // Where the peer speaks first or not at all, a server knows of the keys by the first octets.
                 stream.write_all(&[0; WORD]).await?;
                 streams.push(stream);

@@ -1,6 +1,6 @@
 //! One connection of our stack, through its library.
 
-use super::{Args, CHUNK, Pace, Pauses, Role, Span, quantiles, rate, ready};
+use super::{Args, CHUNK, Effort, Pace, Pauses, Role, Span, quantiles, ready};
 use anyhow::{Context, Result, ensure};
 use mptcp_user::stack::{MptcpStream, Stack};
 use std::time::{Duration, Instant};
@@ -20,6 +20,10 @@ pub(super) async fn stack(args: &Args) -> Result<Stack> {
     builder.connection.multipath = !args.no_multipath;
     if let Some(name) = &args.congestion {
         builder.connection.congestion.clone_from(name);
+    }
+    if let Some(mebibytes) = args.buffer {
+        builder.connection.send_buffer = mebibytes << 20;
+        builder.connection.receive_buffer = mebibytes << 20;
     }
     if let Some(name) = &args.path_manager {
         builder.connection.path_manager.clone_from(name);
@@ -43,7 +47,7 @@ async fn play(stack: &Stack, role: Role) -> Result<serde_json::Value> {
     match role {
         Role::Sink { local } => {
             let mut stream = accept(local).await?;
-            let start = Instant::now();
+            let effort = Effort::begin()?;
             let mut total = 0;
             loop {
                 match stream.read(&mut buffer).await? {
@@ -51,13 +55,13 @@ async fn play(stack: &Stack, role: Role) -> Result<serde_json::Value> {
                     octets => total += octets as u64,
                 }
             }
-            let time = start.elapsed();
+            let spent = effort.end(total, 0)?;
             stream.shutdown().await?;
-            Ok(rate(total, time, 0))
+            Ok(spent)
         }
         Role::Source { remote, bytes, gbps } => {
             let mut stream = connect(remote).await?;
-            let (start, mut pace) = (Instant::now(), Pace::new(gbps));
+            let (effort, mut pace) = (Effort::begin()?, Pace::new(gbps));
             let mut left = bytes;
             while left > 0 {
                 let octets = left.min(CHUNK as u64) as usize;
@@ -69,7 +73,7 @@ async fn play(stack: &Stack, role: Role) -> Result<serde_json::Value> {
             }
             stream.shutdown().await?;
             ensure!(stream.read(&mut buffer).await? == 0, "the sink sent something");
-            Ok(rate(bytes, start.elapsed(), subflows(&stream).await))
+            effort.end(bytes, subflows(&stream).await)
         }
         Role::Drain { local, settle, span } => {
             let mut stream = accept(local).await?;
