@@ -12,9 +12,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Programs of Debian that guests have, and applets of busybox that tests use.
+/// Programs of Debian that guests have, and applets of busybox that tests and people use.
 const TOOLS: [&str; 7] = ["ip", "ss", "tc", "nft", "modprobe", "busybox", "dash"];
-const APPLETS: [&str; 3] = ["cat", "dmesg", "sleep"];
+const APPLETS: [&str; 12] =
+    ["cat", "cp", "dmesg", "grep", "head", "ls", "ping", "ps", "rm", "sleep", "tail", "uname"];
 
 /// Modules that tests need. What a kernel has built in, or not at all, is left out.
 const MODULES: [&str; 21] = [

@@ -68,6 +68,8 @@ pub(super) fn zero_copy(bench: Bench<'_>) -> Result<String> {
     let choices =
         Choices { between: Between::Bridges, queues: 2, properties: PROPERTIES, ..Choices::default() };
     let lab = Lab::boot(bench, choices)?;
+    // So slow that one link alone would take its time, and both are used.
+    lab.shape("rate 40mbit limit 1000")?;
     let mut copied = false;
     for (sender, receiver) in [(Ours, Kernel), (Kernel, Ours)] {
         // How packets arrive is said at the second step of verbosity.
