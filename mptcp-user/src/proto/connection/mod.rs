@@ -29,6 +29,7 @@ use super::endpoint::Shared;
 use super::event::{CloseReason, ConnectionId, Event, ListenerId};
 use super::info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo};
 use super::path::{self, PathManager};
+use super::right_sizing::{self, INITIAL, ReadRate};
 use super::scheduler::{self, Guard, Scheduler};
 use super::subflow::{Kind, Subflow};
 use super::timer::Deadline;
@@ -151,6 +152,13 @@ pub(crate) struct Connection {
     persist_expiries: u32,
     /// What little the peer's window lets through is to be sent: it has not opened further for long enough.
     window_override: bool,
+    read_rate: ReadRate,
+    /// Octets that count as read, so far.
+    reached: u64,
+    /// Octets that the send buffer may hold by now.
+    send_capacity: u64,
+    /// What the endpoint's memory knows of what this connection holds.
+    pub(crate) accounted: u64,
     /// The connection is given up at this time: handshake, orphaned close, no subflow left.
     patience: Option<Instant>,
     /// Segments of data sent since the last look at acknowledgments.
@@ -215,6 +223,10 @@ impl Connection {
             persist_deadline: None,
             persist_expiries: 0,
             window_override: false,
+            read_rate: ReadRate::default(),
+            reached: 0,
+            send_capacity: INITIAL.min(config.send_buffer as u64),
+            accounted: 0,
             patience: None,
             data_run: 0,
             refused_by_peer: false,
@@ -267,16 +279,32 @@ impl Connection {
         self.subflows.get_mut(index)?.as_deref_mut()
     }
 
-    /// Octets that may be handed over now.
-    pub(crate) fn send_capacity(&mut self) -> usize {
+    /// Octets that may be handed over now; `share`: what the endpoint's memory leaves to this buffer.
+    pub(crate) fn send_capacity(&mut self, share: u64) -> usize {
         if self.send.finished || self.closed.is_some() || matches!(self.mode, Mode::Handshake(_)) {
             return 0;
         }
-        let free = (self.config.send_buffer as u64).saturating_sub(self.send.buffer.len());
+        let free = self.send_capacity.min(share).saturating_sub(self.send.buffer.len());
         if free == 0 {
             self.writable_wanted = true;
         }
         free as usize
+    }
+
+    /// What is held for this connection, and what holding it costs.
+    pub(crate) fn memory(&self) -> u64 {
+        self.send.buffer.cost() + self.receive_memory()
+    }
+
+    fn receive_memory(&self) -> u64 {
+        let subflows = self.subflows.iter().flatten();
+        let held = subflows.map(|subflow| subflow.rcv.held.cost() + subflow.mappings.cost());
+        self.receive.cost() + held.sum::<u64>()
+    }
+
+    /// Octets that the two buffers may hold by now, sending and receiving.
+    pub(crate) fn buffer_sizes(&self) -> (u64, u64) {
+        (self.send_capacity, self.receive.capacity())
     }
 
     /// Queues octets.
@@ -304,8 +332,9 @@ impl Connection {
     }
 
     /// The application has read: the window may open, and the peer must learn of it if that makes a difference.
-    pub(crate) fn consumed(&mut self, octets: usize) {
+    pub(crate) fn consumed(&mut self, now: Instant, octets: usize) {
         self.receive.consumed(octets as u64);
+        self.measure_reading(now);
         let mss = self.congestion_paths.first().map_or(1460, |path| path.mss);
         if self.receive.owes_update(mss) {
             let all_stale = self.living().all(|(_, subflow)| subflow.stale);
@@ -315,6 +344,32 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// How fast does the application read? What waits for a gap to be filled counts as read, if the application waits for
+    /// it: otherwise the buffer would not grow when a loss makes that most necessary.
+    pub(crate) fn measure_reading(&mut self, now: Instant) {
+        let mut reached = self.receive.reached();
+        if self.receive.is_drained() {
+            let subflows = self.subflows.iter().flatten();
+            reached += subflows.map(|subflow| subflow.rcv.held.octets() as u64).sum::<u64>();
+        }
+        let fresh = reached.saturating_sub(self.reached);
+        if fresh == 0 {
+            return;
+        }
+        self.reached = reached;
+        let rtt = self.longest_round_trip();
+        if let Some(capacity) = self.read_rate.read(now, fresh, rtt) {
+            self.receive.grow(capacity);
+        }
+    }
+
+    /// The longest round-trip time of the paths that have brought data in this round of reading.
+    fn longest_round_trip(&self) -> Option<Duration> {
+        let began = self.read_rate.began();
+        let bring = self.living().filter(|(_, subflow)| subflow.rcv.echo.data_at >= began);
+        bring.filter_map(|(_, subflow)| subflow.rcv.echo.get().max(subflow.rtt.min())).max()
     }
 
     /// Tells the driver that there is something to read, once.
@@ -327,11 +382,25 @@ impl Connection {
 
     /// Tells the driver that there is room again, if it had seen none. Not for every octet that becomes free.
     fn tell_writable(&mut self, shared: &mut Shared) {
-        let free = (self.config.send_buffer as u64).saturating_sub(self.send.buffer.len());
-        if self.writable_wanted && free >= self.config.send_buffer as u64 / 4 {
+        if !self.writable_wanted {
+            return;
+        }
+        self.grow_send_buffer();
+        let capacity = self.send_capacity.min(shared.memory.share());
+        if capacity.saturating_sub(self.send.buffer.len()) >= capacity / 4 {
             self.writable_wanted = false;
             shared.events.push_back(Event::Writable(self.id));
         }
+    }
+
+    /// The application has more than fits: the buffer may be what keeps the paths from being busy.
+    fn grow_send_buffer(&mut self) {
+        let living = self.subflows.iter().zip(&self.congestion_paths);
+        let busy = living.filter_map(|(subflow, path)| Some((subflow.as_deref()?, path.cwnd)));
+        let busy = busy.filter(|(subflow, _)| subflow.snd.in_flight() > 0 && !subflow.stale);
+        let paths = busy.filter_map(|(subflow, cwnd)| Some((cwnd, subflow.rtt.srtt()?)));
+        let wanted = right_sizing::send_capacity(paths).min(self.config.send_buffer as u64);
+        self.send_capacity = self.send_capacity.max(wanted);
     }
 
     /// The handshake is over: tells the driver.
@@ -433,6 +502,10 @@ impl Connection {
             bytes_reinjected: self.send.reinjected,
             send_queue: self.send.buffer.len(),
             receive_queue: self.receive.queued(),
+            send_buffer: self.send_capacity,
+            send_buffer_limit: self.config.send_buffer as u64,
+            receive_buffer: self.receive.capacity(),
+            receive_buffer_limit: self.config.receive_buffer as u64,
             receive_window: self.receive.advertised(),
             send_window: self.send.edge.saturating_sub(self.send.una),
             congestion: self.policies.congestion.name().into(),
