@@ -209,6 +209,11 @@ impl DataReceiver {
         self.capacity = self.capacity.max(capacity.min(self.limit));
     }
 
+    /// It may not hold more than it does now.
+    pub(crate) fn has_grown_up(&self) -> bool {
+        self.capacity >= self.limit
+    }
+
     /// What the endpoint's memory leaves to this buffer. Less means that the window opens no further; what was promised
     /// stays.
     pub(crate) fn set_share(&mut self, share: u64) {

@@ -1,9 +1,11 @@
 //! How large a connection's buffers should be: dynamic right-sizing.
 //!
-//! Receiving: what the application reads in one round trip says what can be under way (RFC 8684 section 3.3.1 asks for the
-//! sum of the bandwidths times the longest round-trip time, which is what is read in the longest one). Twice that lets
-//! the sender double its window; the rest is for the octets that come behind a loss for a round trip or two, and for
-//! the time until the news of a larger window has an effect. Sending: the same product, from congestion windows.
+//! Receiving: what the application reads in one round trip says what can be under way. Twice that lets the sender double
+//! its window; the rest is for the octets that come behind a loss for a round trip or two, and for the time until the news
+//! of a larger window has an effect. RFC 8684 section 3.3.1 asks for the sum of the bandwidths times the longest
+//! round-trip time, which is what is read in the longest one. It must be that of all paths that may be used, also of those
+//! that bring nothing: a sender that is cautious leaves a slow path alone for as long as the window is too small for it.
+//! Sending: the same product, from congestion windows.
 //!
 //! Buffers only grow: what a connection needed once it will need again. They cost nothing while they are empty.
 
@@ -30,8 +32,8 @@ pub(crate) struct ReadRate {
 }
 
 impl ReadRate {
-    /// The application has read `octets` more; `rtt`: the longest round-trip time of those paths that bring data. Gives
-    /// the capacity that is wanted, at the end of each round.
+    /// The application has read `octets` more; `rtt`: the longest round-trip time of the paths. Gives the capacity that
+    /// is wanted, at the end of each round.
     pub(crate) fn read(&mut self, now: Instant, octets: u64, rtt: Option<Duration>) -> Option<u64> {
         let began = *self.began.get_or_insert(now);
         self.read += octets;

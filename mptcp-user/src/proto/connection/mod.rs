@@ -152,7 +152,8 @@ pub(crate) struct Connection {
     persist_expiries: u32,
     /// What little the peer's window lets through is to be sent: it has not opened further for long enough.
     window_override: bool,
-    read_rate: ReadRate,
+    /// Reading per round trip of the paths that bring data, and of all that may.
+    read_rates: [ReadRate; 2],
     /// Octets that count as read, so far.
     reached: u64,
     /// Octets that the send buffer may hold by now.
@@ -223,7 +224,7 @@ impl Connection {
             persist_deadline: None,
             persist_expiries: 0,
             window_override: false,
-            read_rate: ReadRate::default(),
+            read_rates: Default::default(),
             reached: 0,
             send_capacity: INITIAL.min(config.send_buffer as u64),
             accounted: 0,
@@ -271,7 +272,7 @@ impl Connection {
         self.remote_key.map(|key| key.idsn + 1 + offset)
     }
 
-    fn living(&self) -> impl Iterator<Item = (usize, &Subflow)> {
+    fn living(&self) -> impl Iterator<Item = (usize, &Subflow)> + Clone {
         self.subflows.iter().enumerate().filter_map(|(index, subflow)| Some((index, &**subflow.as_ref()?)))
     }
 
@@ -359,17 +360,27 @@ impl Connection {
             return;
         }
         self.reached = reached;
-        let rtt = self.longest_round_trip();
-        if let Some(capacity) = self.read_rate.read(now, fresh, rtt) {
-            self.receive.grow(capacity);
+        if self.receive.has_grown_up() {
+            return;
+        }
+        let began = self.read_rates[0].began();
+        let bring = self.living().filter(|(_, subflow)| subflow.rcv.echo.data_at >= began);
+        let may = self.usable(Subflow::is_synchronised);
+        let rtts = [longest_round_trip(bring), longest_round_trip(may)];
+        for (rate, rtt) in self.read_rates.iter_mut().zip(rtts) {
+            if let Some(capacity) = rate.read(now, fresh, rtt) {
+                self.receive.grow(capacity);
+            }
         }
     }
 
-    /// The longest round-trip time of the paths that have brought data in this round of reading.
-    fn longest_round_trip(&self) -> Option<Duration> {
-        let began = self.read_rate.began();
-        let bring = self.living().filter(|(_, subflow)| subflow.rcv.echo.data_at >= began);
-        bring.filter_map(|(_, subflow)| subflow.rcv.echo.get().max(subflow.rtt.min())).max()
+    /// Those of these subflows that data goes by if it can: neither stale ones nor backups while there are others.
+    fn usable(&self, usable: fn(&Subflow) -> bool) -> impl Iterator<Item = (usize, &Subflow)> + Clone {
+        let tier =
+            |subflow: &Subflow| u8::from(subflow.backup || subflow.peer_backup) + 2 * u8::from(subflow.stale);
+        let all = self.living().filter(move |(_, subflow)| usable(subflow));
+        let best = all.clone().map(|(_, subflow)| tier(subflow)).min();
+        all.filter(move |(_, subflow)| Some(tier(subflow)) == best)
     }
 
     /// Tells the driver that there is something to read, once.
@@ -382,10 +393,10 @@ impl Connection {
 
     /// Tells the driver that there is room again, if it had seen none. Not for every octet that becomes free.
     fn tell_writable(&mut self, shared: &mut Shared) {
+        self.grow_send_buffer();
         if !self.writable_wanted {
             return;
         }
-        self.grow_send_buffer();
         let capacity = self.send_capacity.min(shared.memory.share());
         if capacity.saturating_sub(self.send.buffer.len()) >= capacity / 4 {
             self.writable_wanted = false;
@@ -393,13 +404,18 @@ impl Connection {
         }
     }
 
-    /// The application has more than fits: the buffer may be what keeps the paths from being busy.
+    /// Where the application keeps the buffer more than half full, the buffer may be what keeps the paths from being busy.
+    /// Paths that are not used count as well: with too little waiting, a slow one looks as if it were not worth using.
     fn grow_send_buffer(&mut self) {
-        let living = self.subflows.iter().zip(&self.congestion_paths);
-        let busy = living.filter_map(|(subflow, path)| Some((subflow.as_deref()?, path.cwnd)));
-        let busy = busy.filter(|(subflow, _)| subflow.snd.in_flight() > 0 && !subflow.stale);
-        let paths = busy.filter_map(|(subflow, cwnd)| Some((cwnd, subflow.rtt.srtt()?)));
-        let wanted = right_sizing::send_capacity(paths).min(self.config.send_buffer as u64);
+        let limit = self.config.send_buffer as u64;
+        let needed = self.writable_wanted || self.send.buffer.len() >= self.send_capacity / 2;
+        if self.send_capacity >= limit || !needed {
+            return;
+        }
+        let paths = self.usable(Subflow::can_send);
+        let paths = paths
+            .filter_map(|(index, subflow)| Some((self.congestion_paths[index].cwnd, subflow.rtt.srtt()?)));
+        let wanted = right_sizing::send_capacity(paths).min(limit);
         self.send_capacity = self.send_capacity.max(wanted);
     }
 
@@ -514,4 +530,9 @@ impl Connection {
             subflows: living.chain(self.ended.iter().cloned()).collect(),
         }
     }
+}
+
+/// The longest round-trip time of these subflows as far as it is known, queues included where data comes.
+fn longest_round_trip<'a>(subflows: impl Iterator<Item = (usize, &'a Subflow)>) -> Option<Duration> {
+    subflows.filter_map(|(_, subflow)| subflow.rcv.echo.get().max(subflow.rtt.min())).max()
 }

@@ -460,8 +460,13 @@ impl Connection {
             // One that can send nothing, and from which nothing will be heard, is not to be waited for.
             candidate.room >= least || candidate.in_flight > 0
         });
-        if !duplicates {
-            self.guard.admit(&mut candidates, &queue);
+        if !duplicates
+            && let Some(subflow) = self.guard.admit(&mut candidates, &queue)
+            && multipath
+        {
+            // The oldest octets: should they be lost where they are, that was not in vain either.
+            let octets = self.congestion_paths[subflow].mss;
+            return Some((subflow, queue.una, queue.start.min(queue.una + octets)));
         }
         let pick = self.policies.scheduler.pick(&candidates, &queue)?;
         let subflow = candidates.get(pick.candidate)?.subflow;
