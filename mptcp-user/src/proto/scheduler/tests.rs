@@ -183,9 +183,9 @@ fn a_path_for_which_the_window_is_too_small_gets_copies_ever_more_seldom_while_t
         queue.now = begin + Duration::from_millis(millis);
         copies
     };
-    assert_eq!(copies(60_000, 3000), [0, 400, 1200, 2800]);
-    assert_eq!(copies(80_000, 1000), [200, 600], "the window grew: 400 ms after the last one");
-    assert_eq!(copies(60_000, 30_000).len(), 4, "after 800, 1600, ... 12,800 ms");
+    assert_eq!(copies(60_000, 2600), [0, 800, 2400]);
+    assert_eq!(copies(80_000, 1400), [200, 1000], "the window grew: 400 ms after the last one");
+    assert_eq!(copies(60_000, 40_000), [1200, 4400, 10_800, 23_600, 36_400]);
 }
 
 #[test]
