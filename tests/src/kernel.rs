@@ -165,6 +165,17 @@ fn socket(protocol: Protocol, address: SocketAddr) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Octets written that the peer has not acknowledged yet; with Multipath TCP at the data level.
+pub fn unacknowledged(stream: &impl AsRawFd) -> Result<u64> {
+    let mut octets: libc::c_int = 0;
+    // SAFETY: the number is valid during the call, which writes nothing else.
+    let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut octets) };
+    if result != 0 {
+        return Err(io::Error::last_os_error()).context("the kernel does not say what is unacknowledged");
+    }
+    Ok(u64::try_from(octets).unwrap_or_default())
+}
+
 /// Closing the connection will be a reset: a fast close, where it is Multipath TCP.
 pub fn abort_on_close(stream: &TcpStream) -> Result<()> {
     option(stream, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 })
