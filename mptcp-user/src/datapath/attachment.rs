@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::af_xdp::{Bind, BindError, CopyMode, FRAME_SIZE, Socket, Umem};
-use super::interface::{AttachMode, InterfaceReport};
+use super::interface::{AttachMode, InterfaceReport, SINGLE_BUFFER_MTU};
 use super::transmit::Transmitter;
 use super::xdp::{XdpError, XdpMode, XdpProgram};
 use crate::proto::Instant;
@@ -144,7 +144,7 @@ impl Attachment {
     fn sockets(
         report: &mut InterfaceReport,
         zero_copy: bool,
-        multi_buffer: bool,
+        mut multi_buffer: bool,
     ) -> Result<Vec<Socket>, Error> {
         let name = report.name.clone();
         let failed = |source| match source {
@@ -160,7 +160,7 @@ impl Attachment {
         let mut sockets: Vec<Socket> = Vec::with_capacity(queues as usize);
         let mut copy = if zero_copy { CopyMode::ZeroCopy } else { CopyMode::Copy };
         for queue in 0..queues {
-            let bind = |copy| Bind {
+            let bind = |copy, multi_buffer| Bind {
                 interface: report.index,
                 queue,
                 receive_frames: queue * frames..(queue + 1) * frames,
@@ -168,14 +168,23 @@ impl Attachment {
                 copy,
                 multi_buffer,
             };
-            let mut socket = Socket::bind(&umem, sockets.first(), &bind(copy));
-            if copy == CopyMode::ZeroCopy
-                && sockets.is_empty()
-                && matches!(socket, Err(BindError::NotSupported(_) | BindError::Refused { .. }))
-            {
-                copy = CopyMode::Copy;
-                report.reason.push_str("; the driver has no zero-copy");
-                socket = Socket::bind(&umem, None, &bind(copy));
+            let mut socket = Socket::bind(&umem, sockets.first(), &bind(copy, multi_buffer));
+            let refused = |socket: &Result<Socket, BindError>| {
+                matches!(socket, Err(BindError::NotSupported(_) | BindError::Refused { .. }))
+            };
+            if copy == CopyMode::ZeroCopy && sockets.is_empty() && refused(&socket) {
+                // Some drivers (virtio) have zero-copy for packets of one buffer only, as all are in native mode with
+                // a usual MTU.
+                if multi_buffer && report.mtu <= SINGLE_BUFFER_MTU {
+                    socket = Socket::bind(&umem, None, &bind(copy, false));
+                }
+                if refused(&socket) {
+                    copy = CopyMode::Copy;
+                    report.reason.push_str("; the driver has no zero-copy");
+                    socket = Socket::bind(&umem, None, &bind(copy, multi_buffer));
+                } else {
+                    multi_buffer = false;
+                }
             }
             match socket {
                 Ok(socket) => sockets.push(socket),

@@ -50,7 +50,7 @@ const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Largest MTU whose packets fit one buffer in native XDP.
-const SINGLE_BUFFER_MTU: u32 = 3498;
+pub(super) const SINGLE_BUFFER_MTU: u32 = 3498;
 
 /// What this host has.
 #[derive(Clone, Debug)]
