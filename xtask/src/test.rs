@@ -16,7 +16,8 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     // Built first, so that no test has to wait for it.
     let profile = ["build", "--profile", "test", "--package", "mptcp-user", "--bin", "mptcp"];
     run::run(&mut run::cargo(&profile))?;
-    let mut command = run::cargo(&["test", "--workspace"]);
+    // One that fails hides none of the others.
+    let mut command = run::cargo(&["test", "--workspace", "--no-fail-fast"]);
     run::run(command.args(words).env("MPTCP_BIN", run::target().join("debug/mptcp")))?;
     // Words choose among the tests of `cargo test`.
     if !words.is_empty() {

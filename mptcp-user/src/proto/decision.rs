@@ -99,6 +99,18 @@ pub enum Decision {
         /// Among which.
         among: Vec<Candidate>,
     },
+    /// Data that is under way on another subflow goes on this one, too: the scheduler sends everything twice, or a path
+    /// that is not used is shown to the peer.
+    Duplicated {
+        /// The subflow.
+        subflow: u32,
+        /// Offset in the data stream.
+        start: u64,
+        /// Octets.
+        octets: u64,
+        /// Among which it was chosen.
+        among: Vec<Candidate>,
+    },
     /// Data that another subflow failed to deliver goes on this one.
     Reinjected {
         /// The subflow.
@@ -229,7 +241,7 @@ impl Decisions {
     pub(crate) fn push(&mut self, time: Instant, connection: ConnectionId, decision: Decision) -> bool {
         match &decision {
             Decision::Waiting { why, .. } if self.said.insert(connection, *why) == Some(*why) => return true,
-            Decision::Scheduled { .. } | Decision::Closed { .. } => {
+            Decision::Scheduled { .. } | Decision::Duplicated { .. } | Decision::Closed { .. } => {
                 self.said.remove(&connection);
             }
             _ => {}

@@ -227,8 +227,13 @@ impl Connection {
                 let segment = self.send_data(shared, now, index, start, end);
                 let sent = segment.payload.len() as u64;
                 shared.decide(self.id, || {
-                    let (subflow, scheduler) = (self.slot(index), self.policies.scheduler.name());
-                    Decision::Scheduled { subflow, start, octets: sent, scheduler, among }
+                    let (subflow, octets) = (self.slot(index), sent);
+                    let scheduler = self.policies.scheduler.name();
+                    if start == nxt {
+                        Decision::Scheduled { subflow, start, octets, scheduler, among }
+                    } else {
+                        Decision::Duplicated { subflow, start, octets, among }
+                    }
                 });
                 if start == nxt {
                     self.send.nxt += sent;

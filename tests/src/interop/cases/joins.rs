@@ -197,6 +197,10 @@ fn join_while_data_flows(world: &mut World) -> Result<()> {
         // The kernel would join to what we announce before it is told of its own second address.
         &["--no-announce"]
     })?;
+    if !world.we_connect() {
+        // Before it is sure that we speak Multipath TCP, a new address is of no interest to the kernel.
+        world.greet()?;
+    }
     world.exchange_while(world.size(), world.size(), |world| {
         if !world.we_connect() {
             world.endpoint(2, "subflow")?;
