@@ -19,7 +19,6 @@ pub use options::{
     AddAddr, Dss, FastClose, Join, Mapping, MpCapable, MptcpOption, OPTION_SPACE, OptionsTooLong, RemoveAddr,
     ResetReason, SackBlock, TcpOptions, TcpReset, Timestamps, UserTimeout, Version,
 };
-pub(crate) use payload::{JOINED, SMALL};
-pub use payload::{Payload, join_small};
+pub use payload::Payload;
 pub use segment::{Ecn, Flags, Segment};
 pub use seq::{DataSeq, SeqNumber};
