@@ -73,11 +73,7 @@ impl Side {
             Self::Left => 1,
             Self::Right => 2,
         };
-        let number = u8::try_from(number).expect("few links");
-        match family {
-            Family::Ipv4 => IpAddr::from([10, 77, number, host]),
-            Family::Ipv6 => IpAddr::from([0xfd77, u16::from(number), 0, 0, 0, 0, 0, u16::from(host)]),
-        }
+        address(number, family, host)
     }
 
     /// The addresses of the side's interface on link `number` with their prefix lengths.
@@ -100,6 +96,19 @@ impl Side {
     /// The same with a port.
     pub fn socket(self, number: usize, family: Family, port: u16) -> SocketAddr {
         SocketAddr::new(self.address(number, family), port)
+    }
+}
+
+/// An address on link `number` that no interface has: for a translator to hide the left side behind.
+pub fn hidden_address(number: usize, family: Family) -> IpAddr {
+    address(number, family, 9)
+}
+
+fn address(number: usize, family: Family, host: u8) -> IpAddr {
+    let number = u8::try_from(number).expect("few links");
+    match family {
+        Family::Ipv4 => IpAddr::from([10, 77, number, host]),
+        Family::Ipv6 => IpAddr::from([0xfd77, u16::from(number), 0, 0, 0, 0, 0, u16::from(host)]),
     }
 }
 
@@ -306,13 +315,14 @@ impl Lab {
         }
     }
 
-    /// Lets the right side find an address that no interface has on a link: a translator between hides the left side
+    /// Lets the right side find [`hidden_address`] on a link: a translator between hides the left side
     /// behind it.
-    pub fn hide_left_behind(&self, number: usize, external: IpAddr) -> Result<()> {
+    pub fn hide_left(&self, number: usize, family: Family) -> Result<()> {
         let (left, right) = (Side::Left.interface(number), Side::Right.interface(number));
         let shown = self.left.ip(&format!("-o link show dev {left}"))?;
         let mac = shown.split("link/ether ").nth(1).and_then(|rest| rest.split_whitespace().next());
         let mac = mac.context("the interface has no link-layer address")?;
+        let external = hidden_address(number, family);
         self.right.ip(&format!("neighbour add {external} lladdr {mac} dev {right} nud permanent")).map(drop)
     }
 

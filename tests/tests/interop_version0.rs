@@ -2,7 +2,7 @@
 //! middleboxes of the emulator, each end's packets judged by Wireshark's dissector.
 
 use mptcp_tests::capture::{self, Analysis};
-use mptcp_tests::lab::{Family, Lab, LinkPlan, Side};
+use mptcp_tests::lab::{Family, Lab, LinkPlan, Side, hidden_address};
 use mptcp_tests::ours::{PATIENCE, PORT, assert_orderly, command};
 use mptcp_tests::process::{Finished, Process};
 use mptcp_tests::{data, require_root};
@@ -48,19 +48,14 @@ impl<'a> Case<'a> {
     }
 }
 
-/// A translator's address on a link, which no interface has.
-fn external(family: Family, link: usize) -> String {
-    match family {
-        Family::Ipv4 => format!("10.77.{link}.9"),
-        Family::Ipv6 => format!("fd77:{link}::9"),
-    }
-}
-
 fn lab(case: &Case<'_>) -> Lab {
     let boxes: Vec<Vec<String>> = (1..)
         .zip(case.boxes)
         .map(|(link, boxes)| {
-            boxes.iter().map(|text| text.replace("EXTERNAL", &external(case.family, link))).collect()
+            boxes
+                .iter()
+                .map(|text| text.replace("EXTERNAL", &hidden_address(link, case.family).to_string()))
+                .collect()
         })
         .collect();
     let plans: Vec<_> = boxes
@@ -73,7 +68,7 @@ fn lab(case: &Case<'_>) -> Lab {
         .collect();
     let lab = Lab::of_links(&plans).unwrap();
     for link in 1..=2 {
-        lab.hide_left_behind(link, external(case.family, link).parse().unwrap()).unwrap();
+        lab.hide_left(link, case.family).unwrap();
     }
     lab
 }

@@ -2,7 +2,7 @@
 //! with and without Multipath TCP on offer: what arrives is what was sent, or what the box made of it.
 
 use mptcp_tests::kernel::{self, Protocol};
-use mptcp_tests::lab::{Family, Lab, Side};
+use mptcp_tests::lab::{Family, Lab, Side, hidden_address};
 use mptcp_tests::ours::{self, PATIENCE, PORT, assert_orderly};
 use mptcp_tests::{data, require_root};
 use std::io::{Read, Seek, Write};
@@ -38,21 +38,17 @@ enum Client {
     Kernel,
 }
 
-/// An address on the first link that no interface has: for translators to hide clients behind.
-fn external(family: Family) -> &'static str {
-    match family {
-        Family::Ipv4 => "10.77.1.9",
-        Family::Ipv6 => "fd77:1::9",
-    }
-}
-
 /// Two namespaces with the case's path between them.
 fn lab(case: Case<'_>, family: Family) -> Lab {
-    let boxes: Vec<_> = case.boxes.iter().map(|text| text.replace("EXTERNAL", external(family))).collect();
+    let boxes: Vec<_> = case
+        .boxes
+        .iter()
+        .map(|text| text.replace("EXTERNAL", &hidden_address(1, family).to_string()))
+        .collect();
     let mut words = vec!["--seed", "5", "--both", case.link];
     words.extend(boxes.iter().flat_map(|text| ["--box", text]));
     let lab = Lab::emulated(&[&words], &Family::BOTH).unwrap();
-    lab.hide_left_behind(1, external(family).parse().unwrap()).unwrap();
+    lab.hide_left(1, family).unwrap();
     lab
 }
 

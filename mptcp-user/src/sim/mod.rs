@@ -13,8 +13,8 @@
 
 pub(crate) mod audit;
 mod direct;
-pub mod head_of_line;
-mod link;
+mod head_of_line;
+pub mod link;
 pub mod middlebox;
 mod network;
 mod pauses;

@@ -72,8 +72,7 @@ impl Shard {
 
     /// Takes subflows that are over out of the XDP program's map, once their last segments have left.
     pub(super) fn forget_removed(&mut self) {
-        let all_sent = self.attachments.iter().all(|attachment| attachment.transmitter.waiting() == 0);
-        for (local, remote) in self.removals.due(all_sent) {
+        for (local, remote) in self.removals.due(self.all_sent()) {
             if let Err(error) = self.maps.remove_subflow(local, remote) {
                 tracing::warn!("subflow {local} – {remote} stays in the XDP program's map: {error}");
             }

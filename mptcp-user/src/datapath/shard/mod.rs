@@ -453,12 +453,12 @@ impl Shard {
 
     /// The replies that are due, when draining is over.
     fn finished(&mut self, _time: Instant) -> Option<Vec<oneshot::Sender<()>>> {
-        let drain = self.draining.as_mut()?;
-        let over = drain.aborted || self.connections.values().all(|connection| connection.closed);
+        let aborted = self.draining.as_ref()?.aborted;
         // After an abort nobody waits for an interface that takes nothing.
-        let sent =
-            drain.aborted || self.attachments.iter().all(|attachment| attachment.transmitter.waiting() == 0);
-        (over && sent && !self.endpoint.may_transmit()).then(|| std::mem::take(&mut drain.replies))
+        let over =
+            aborted || self.all_sent() && self.connections.values().all(|connection| connection.closed);
+        let drain = self.draining.as_mut().filter(|_| over && !self.endpoint.may_transmit())?;
+        Some(std::mem::take(&mut drain.replies))
     }
 }
 

@@ -129,6 +129,11 @@ impl Shard {
         self.endpoint.handle_unreachable(time, unreachable);
     }
 
+    /// Whether the kernel has all that was to be sent.
+    pub(super) fn all_sent(&self) -> bool {
+        self.attachments.iter().all(|attachment| attachment.transmitter.waiting() == 0)
+    }
+
     /// Hands the interfaces' queues to the kernel.
     pub(super) fn flush(&mut self, time: Instant) {
         for attachment in &mut self.attachments {

@@ -304,24 +304,28 @@ impl Connection {
             return;
         }
         let candidates = self.candidates(queue.now, None);
-        let waits = |candidate: &&Candidate| candidate.room >= candidate.mss;
-        let Some(fast) = candidates.iter().filter(waits).min_by_key(|candidate| candidate.srtt) else {
-            return;
-        };
+        let Some(fast) = fastest_with_room(&candidates) else { return };
         if closed {
             self.policies.scheduler.on_blocked(queue.now);
         }
-        let holds = |candidate: &&Candidate| {
-            let subflow = self.subflows[candidate.subflow].as_deref();
-            let first = subflow.and_then(|subflow| subflow.snd.outstanding().next());
-            candidate.srtt > fast.srtt
-                && first.is_some_and(|(start, end)| start <= queue.una && queue.una < end)
-        };
-        if let Some(slow) = candidates.iter().find(holds)
+        if let Some((slow, _)) = self.holds_up(&candidates, fast, queue.una)
             && let Some(srtt) = slow.srtt
         {
             self.guard.blocked(queue.now, queue.una, slow.subflow, srtt);
         }
+    }
+
+    /// Which of the candidates slower than `fast` has the octet `una` under way, and where what it has with it ends.
+    fn holds_up<'a>(
+        &self,
+        candidates: &'a Candidates,
+        fast: &Candidate,
+        una: u64,
+    ) -> Option<(&'a Candidate, u64)> {
+        candidates.iter().filter(|slow| slow.srtt > fast.srtt).find_map(|slow| {
+            let (start, end) = self.subflows[slow.subflow].as_deref()?.snd.outstanding().next()?;
+            (start <= una && una < end).then_some((slow, end))
+        })
     }
 
     /// Opportunistic retransmission and penalisation (RFC 8041 section 4.2): the window is full, a subflow has room, and the
@@ -336,14 +340,7 @@ impl Connection {
             return false;
         }
         let candidates = self.candidates(queue.now, None);
-        let has_room = |candidate: &&Candidate| candidate.room >= candidate.mss;
-        let Some(fast) = candidates.iter().filter(has_room).min_by_key(|candidate| candidate.srtt) else {
-            return false;
-        };
-        let held = candidates.iter().filter(|slow| slow.srtt > fast.srtt).find_map(|slow| {
-            let first = self.subflows[slow.subflow].as_deref()?.snd.outstanding().next()?;
-            (first.0 <= una && una < first.1).then_some((slow, first.1))
-        });
+        let held = fastest_with_room(&candidates).and_then(|fast| self.holds_up(&candidates, fast, una));
         let Some((slow, end)) = held else { return false };
         self.held_up_by = Some(una);
         self.send.reinject(una, end, slow.subflow);
@@ -651,4 +648,10 @@ pub(crate) fn reset_for(segment: &Segment, reason: Option<ResetReason>) -> Segme
     }
     reset.options = options;
     reset
+}
+
+/// The candidate with the shortest round-trip time of those that can take a full segment.
+fn fastest_with_room(candidates: &Candidates) -> Option<&Candidate> {
+    let room = candidates.iter().filter(|candidate| candidate.room >= candidate.mss);
+    room.min_by_key(|candidate| candidate.srtt)
 }

@@ -117,7 +117,6 @@ fn a_connection_that_carries_little_or_nothing_gets_its_other_paths_at_once() {
     }
 }
 
-/// Runs until both sides have so many established subflows.
 /// An ADD_ADDR of an IPv6 address leaves no room for a Data ACK, and a box may strip it: what is left then looks as if
 /// the server did not speak Multipath TCP at all, and a client that has nothing from it but this falls back (Linux does).
 #[test]
@@ -137,6 +136,7 @@ fn a_server_acknowledges_data_before_it_announces() {
     assert!(matches!(first.as_deref(), Some([MptcpOption::Dss(_)])), "{first:?}");
 }
 
+/// Runs until both sides have so many established subflows.
 fn until_subflows(pair: &mut Pair, number: usize) {
     let count = |pair: &Pair| (established(&pair.client).len(), established(&pair.server).len());
     let reached = pair.run_until(Duration::from_secs(10), |pair| {

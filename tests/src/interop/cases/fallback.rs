@@ -1,6 +1,6 @@
 //! Options that are taken away and data that is changed on the way: regular TCP, or the loss of one subflow.
 
-use super::{K, M};
+use super::{K, M, begin};
 use crate::interop::case::Checksum::{Both, Kernel as ByKernel, Nobody, Ours as ByUs};
 use crate::interop::case::Families::{V4, V4ThenV6, V6};
 use crate::interop::case::Who::{Kernel, Ours};
@@ -140,16 +140,6 @@ pub(super) const ROWS: &[Row] = &[
         ],
     ),
 ];
-
-fn begin(world: &mut World) -> Result<()> {
-    world.limits(8, 8)?;
-    let others = world.lab.links() > 1;
-    if world.we_connect() && others {
-        world.endpoint(2, "signal")?;
-    }
-    world.connect()?;
-    world.greet()
-}
 
 fn stripped(world: &mut World) -> Result<()> {
     world.tolerate(&[

@@ -1,12 +1,11 @@
 //! Boxes through which Multipath TCP gets, and boxes that cost one of two subflows.
 
-use super::{K, M};
+use super::{K, M, begin};
 use crate::interop::case::Checksum::{Both, Kernel as ByKernel, Nobody, Ours as ByUs};
 use crate::interop::case::Families::{V4, V4ThenV6, V6, V6ThenV4};
 use crate::interop::case::Who::{Kernel, Ours};
 use crate::interop::case::{Outcome, Row, Theme, Variant, v};
 use crate::interop::world::World;
-use crate::lab::Family;
 use anyhow::Result;
 
 type Links = &'static [&'static [&'static str]];
@@ -144,17 +143,8 @@ pub(super) const ROWS: &[Row] = &[
     ),
 ];
 
-fn connect(world: &mut World) -> Result<()> {
-    world.limits(8, 8)?;
-    if world.we_connect() {
-        world.endpoint(2, "signal")?;
-    }
-    world.connect()?;
-    world.greet()
-}
-
 fn through(world: &mut World) -> Result<()> {
-    connect(world)?;
+    begin(world)?;
     world.joined(1)?;
     world.end()
 }
@@ -162,24 +152,19 @@ fn through(world: &mut World) -> Result<()> {
 /// The server's side must find the addresses that clients are hidden behind, which no interface has.
 fn translated(world: &mut World) -> Result<()> {
     for link in 1..=world.lab.links() {
-        let family = world.variant().families.of_link(link);
-        let external = match family {
-            Family::Ipv4 => format!("10.77.{link}.9"),
-            Family::Ipv6 => format!("fd77:{link}::9"),
-        };
-        world.lab.hide_left_behind(link, external.parse()?)?;
+        world.lab.hide_left(link, world.variant().families.of_link(link))?;
     }
     through(world)
 }
 
 fn one_is_left(world: &mut World) -> Result<()> {
     world.tolerate(&["MPRstTx", "MPRstRx", "MPJoinRejected", "DssCorruptionReset", "MPJoinAckHMacFailure"]);
-    connect(world)?;
+    begin(world)?;
     world.end()
 }
 
 fn not_announced(world: &mut World) -> Result<()> {
-    connect(world)?;
+    begin(world)?;
     world.end()?;
     world.counters(&[("AddAddr", 0), ("MPJoinSynRx", 0), ("MPJoinSynTx", 0)])
 }

@@ -10,6 +10,8 @@ mod priorities;
 mod transfers;
 
 use super::case::{Case, Row};
+use super::world::World;
+use anyhow::Result;
 
 /// All rows.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
@@ -41,3 +43,14 @@ const TWO: &[&[&str]] = &[&[], &[]];
 const THREE: &[&[&str]] = &[&[], &[], &[]];
 /// Links with a delay of 5 ms in each direction.
 const TWO_SLOW: &[&[&str]] = &[&["--both", "delay=5ms"], &["--both", "delay=5ms"]];
+
+/// Connects and greets; the server announces its second address, if there is one.
+fn begin(world: &mut World) -> Result<()> {
+    world.limits(8, 8)?;
+    let others = world.lab.links() > 1;
+    if world.we_connect() && others {
+        world.endpoint(2, "signal")?;
+    }
+    world.connect()?;
+    world.greet()
+}
