@@ -1,5 +1,6 @@
 //! Two coupled subflows and one regular TCP behind one bottleneck: what RFC 6356 section 2 asks for is that the two
-//! together take no more than the one.
+//! together take no more than the one. The rules of LIA and BALIA aim at just as much, and runs differ by several per cent
+//! in what they get: what is asked is that no more is shown than chance explains.
 //!
 //! A cell that differs by more than a tenth fails. When the change is meant, write the table anew with
 //! `MPTCP_UPDATE=1 cargo test -p mptcp-user --test coupled` and commit it with the change.
@@ -19,9 +20,11 @@ const BOTTLENECKS: [(u64, u64); 2] = [(10, 20), (30, 10)];
 /// What is not counted, and what is.
 const SETTLE: Duration = Duration::from_secs(20);
 const SPAN: Duration = Duration::from_secs(60);
-const SEEDS: u64 = 4;
-/// None of them needs any tolerance.
-const MOST: f64 = 1.0;
+const SEEDS: u64 = 8;
+/// So many standard errors above the share of one TCP are chance (Student's distribution, one in twenty for eight runs);
+/// but no mean may be higher than this, whatever its error.
+const CHANCE: f64 = 1.9;
+const MOST: f64 = 1.05;
 
 /// Octets that two subflows got, and the regular TCP (NewReno) beside them.
 fn share(algorithm: &str, (rate, delay): (u64, u64), seed: u64) -> (f64, f64) {
@@ -65,19 +68,23 @@ fn table() -> String {
         }
     }
     let measured = table::measure(&conditions, |(algorithm, bottleneck)| {
-        let runs = (1..=SEEDS).map(|seed| share(algorithm, *bottleneck, seed));
-        runs.fold((0.0, 0.0), |sum, run| (sum.0 + run.0, sum.1 + run.1))
+        let runs: Vec<_> = (1..=SEEDS).map(|seed| share(algorithm, *bottleneck, seed)).collect();
+        let (multipath, regular) = runs.iter().fold((0.0, 0.0), |sum, run| (sum.0 + run.0, sum.1 + run.1));
+        let mean = multipath / regular;
+        let squares: f64 = runs.iter().map(|run| (run.0 / run.1 - mean).powi(2)).sum();
+        let error = (squares / (SEEDS * (SEEDS - 1)) as f64).sqrt();
+        (multipath, regular, error)
     });
     let mut text = String::from(
         "# Two subflows of one connection and one regular TCP (NewReno) behind one bottleneck, its queue one bandwidth-delay\n\
-         # product: goodput in Mb/s, mean of a minute in four runs, and their ratio. reno: not coupled.\n\
-         algorithm rate_mbps delay_ms  subflows  regular  ratio\n",
+         # product: goodput in Mb/s, mean of a minute in eight runs, their ratio, and its standard error. reno: not coupled.\n\
+         algorithm rate_mbps delay_ms  subflows  regular  ratio  error\n",
     );
-    for ((algorithm, (rate, delay)), (multipath, regular)) in conditions.iter().zip(measured) {
+    for ((algorithm, (rate, delay)), (multipath, regular, error)) in conditions.iter().zip(measured) {
         let goodput = |octets: f64| octets * 8.0 / 1e6 / (SPAN.as_secs_f64() * SEEDS as f64);
         let _ = writeln!(
             text,
-            "{algorithm:<9} {rate:>9} {delay:>8} {:>9.2} {:>8.2} {:>6.2}",
+            "{algorithm:<9} {rate:>9} {delay:>8} {:>9.2} {:>8.2} {:>6.2} {error:>6.3}",
             goodput(multipath),
             goodput(regular),
             multipath / regular
@@ -91,11 +98,11 @@ fn coupled_subflows_take_no_more_than_one_tcp() {
     let now = table();
     table::compare("coupled.txt", &now, 3, 0.05);
     for (name, figures) in table::rows(&now, 3) {
-        let ratio = figures[2];
+        let (ratio, error) = (figures[2], figures[3]);
         if name.starts_with("reno") {
             assert!(ratio > 1.5, "{name}: {ratio}");
         } else {
-            assert!(ratio <= MOST, "{name}: {ratio}\n{now}");
+            assert!(ratio <= MOST && ratio - CHANCE * error <= 1.0, "{name}: {ratio}\n{now}");
         }
     }
 }

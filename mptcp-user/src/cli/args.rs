@@ -228,10 +228,11 @@ pub(crate) struct ConnectionArgs {
     /// Speak regular TCP, neither offer nor accept Multipath TCP
     #[arg(long)]
     pub(crate) no_multipath: bool,
-    /// Send buffer in octets (suffixes K, M, G)
+    /// Most octets in the send buffer (suffixes K, M, G); it begins small and grows with the paths [default: 16M]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) send_buffer: Option<usize>,
-    /// Receive buffer in octets (suffixes K, M, G): the most that the peer may have under way
+    /// Most octets in the receive buffer (suffixes K, M, G), which is what the peer may have under way; it begins small
+    /// and grows with what is read in a round trip [default: 16M]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) receive_buffer: Option<usize>,
     /// Give the connection up when the peer has acknowledged nothing on any path for so many seconds
@@ -263,6 +264,10 @@ pub(crate) struct StackArgs {
     /// driver can
     #[arg(long)]
     pub(crate) zero_copy: bool,
+    /// Most octets that all connections may hold together (suffixes K, M, G). As they become scarce, windows become
+    /// smaller
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
+    pub(crate) memory: usize,
     /// Record all segments of this stack, both directions, all interfaces, as pcapng (tcpdump on this host does
     /// not see what XDP takes)
     #[arg(long, value_name = "FILE")]
@@ -372,6 +377,7 @@ impl StackArgs {
         builder.events = self.events.clone();
         builder.control = true;
         builder.endpoint.blackhole_timeout = self.blackhole_timeout;
+        builder.endpoint.memory = self.memory as u64;
         builder.connection = connection;
         builder
     }

@@ -10,6 +10,7 @@ use crate::proto::{
     BlackholeInfo, CloseReason, ConnectionConfig, ConnectionId, ConnectionInfo, Counters, ListenerId,
     SubflowSlot,
 };
+use crate::wire::join_small;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io;
@@ -213,6 +214,9 @@ impl AsFd for Mailbox {
     }
 }
 
+/// A reader that waits has reported all but so many octets: the window may be no larger than a few of these.
+const WAIT_STEP: usize = 4096;
+
 #[derive(Default)]
 struct State {
     /// In-order slices that the application has not taken.
@@ -257,9 +261,9 @@ pub(crate) struct Channel {
     /// Wakes those who wait for the end.
     over: Notify,
     /// Most octets in `to_send`.
-    send_limit: usize,
+    send_limit: AtomicUsize,
     /// Octets after which reading is reported, so that the window opens.
-    consume_step: usize,
+    consume_step: AtomicUsize,
 }
 
 impl Channel {
@@ -267,9 +271,9 @@ impl Channel {
         id: ConnectionId,
         (local, remote): (SocketAddr, SocketAddr),
         mailbox: Arc<Mailbox>,
-        config: &ConnectionConfig,
+        buffers: (usize, usize),
     ) -> Arc<Self> {
-        Arc::new(Self {
+        let channel = Self {
             id,
             local,
             remote,
@@ -278,9 +282,21 @@ impl Channel {
             consumed: AtomicUsize::new(0),
             touched: AtomicBool::new(false),
             over: Notify::new(),
-            send_limit: (config.send_buffer / 4).clamp(16 << 10, 1 << 20),
-            consume_step: (config.receive_buffer / 8).clamp(1, 512 << 10),
-        })
+            send_limit: AtomicUsize::new(0),
+            consume_step: AtomicUsize::new(0),
+        };
+        channel.set_buffers(buffers);
+        Arc::new(channel)
+    }
+
+    /// The engine's buffers hold so many octets, sending and receiving.
+    pub(crate) fn set_buffers(&self, (send, receive): (usize, usize)) {
+        self.send_limit.store((send / 4).clamp(16 << 10, 1 << 20), Ordering::Relaxed);
+        self.consume_step.store((receive / 8).clamp(1, 512 << 10), Ordering::Relaxed);
+    }
+
+    fn send_limit(&self) -> usize {
+        self.send_limit.load(Ordering::Relaxed)
     }
 
     pub(crate) fn id(&self) -> ConnectionId {
@@ -305,7 +321,7 @@ impl Channel {
 
     /// Takes all in-order slices; at the end of the stream there are none.
     pub(crate) fn poll_receive(
-        &self,
+        self: &Arc<Self>,
         cx: &mut Context<'_>,
         into: &mut VecDeque<Bytes>,
     ) -> Poll<io::Result<()>> {
@@ -325,13 +341,17 @@ impl Channel {
             return Poll::Ready(end_of(reason));
         }
         state.reader = Some(cx.waker().clone());
+        drop(state);
+        if self.consumed.load(Ordering::Acquire) >= WAIT_STEP {
+            self.touch();
+        }
         Poll::Pending
     }
 
     /// Tells how many octets the application has read.
     pub(crate) fn consume(self: &Arc<Self>, octets: usize) {
         let unreported = self.consumed.fetch_add(octets, Ordering::AcqRel) + octets;
-        if unreported >= self.consume_step {
+        if unreported >= self.consume_step.load(Ordering::Relaxed) {
             self.touch();
         }
     }
@@ -348,7 +368,7 @@ impl Channel {
                 "this side has already finished sending",
             )));
         }
-        let room = self.send_limit.saturating_sub(state.to_send_octets);
+        let room = self.send_limit().saturating_sub(state.to_send_octets);
         if room == 0 {
             state.writer = Some(cx.waker().clone());
             return Poll::Pending;
@@ -444,7 +464,7 @@ impl Channel {
             into.push(slice);
         }
         // A writer is woken when there is room for a good piece, not for every octet.
-        let wake = before != state.to_send_octets && state.to_send_octets <= self.send_limit / 2;
+        let wake = before != state.to_send_octets && state.to_send_octets <= self.send_limit() / 2;
         let writer = if wake { state.writer.take() } else { None };
         let more = !state.to_send.is_empty();
         drop(state);
@@ -457,7 +477,12 @@ impl Channel {
     /// Hands in-order slices to the application.
     pub(crate) fn deliver(&self, slices: &mut Vec<Bytes>, end: bool) {
         let mut state = lock(&self.state);
-        state.received.extend(slices.drain(..));
+        for slice in slices.drain(..) {
+            // What waits for a slow reader must not hold on to more memory than it is worth.
+            if !state.received.back_mut().is_some_and(|last| join_small(last, &slice)) {
+                state.received.push_back(slice);
+            }
+        }
         state.received_end |= end;
         let reader = state.reader.take();
         drop(state);
@@ -533,8 +558,7 @@ mod tests {
         let mailbox = Arc::new(Mailbox::new().expect("eventfd"));
         let id = ConnectionId { index: 1, generation: 1 };
         let ends = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into());
-        let config = ConnectionConfig { send_buffer: 64 << 10, receive_buffer: 8000, ..Default::default() };
-        (Channel::new(id, ends, mailbox.clone(), &config), mailbox)
+        (Channel::new(id, ends, mailbox.clone(), (64 << 10, 8000)), mailbox)
     }
 
     fn is_readable(mailbox: &Mailbox) -> bool {

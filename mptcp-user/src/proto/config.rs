@@ -29,9 +29,11 @@ pub struct ConnectionConfig {
     /// Ask the peer not to open subflows to the address and port that the connection begins with (RFC 8684 section
     /// 3.1, flag C), for servers behind a load balancer.
     pub no_join_initial: bool,
-    /// Octets that may wait in the send buffer, unacknowledged ones included.
+    /// Most octets that may wait in the send buffer, unacknowledged ones included. It begins small, and grows with the
+    /// congestion windows.
     pub send_buffer: usize,
-    /// Octets that may wait in the receive buffer, which is what the advertised window is made from.
+    /// Most octets that may wait in the receive buffer, which is what the advertised window is made from. It begins small,
+    /// and grows with what the application reads in a round trip.
     pub receive_buffer: usize,
     /// Hold back a segment that is not full while another such one waits for its acknowledgment (Nagle's algorithm).
     /// Fewer small segments for a delay of up to a round trip; off by default, as in the Linux kernel for Multipath TCP.
@@ -163,8 +165,8 @@ impl Default for ConnectionConfig {
             announce_addresses: true,
             announce_port: None,
             no_join_initial: false,
-            send_buffer: 8 << 20,
-            receive_buffer: 8 << 20,
+            send_buffer: 16 << 20,
+            receive_buffer: 16 << 20,
             nagle: false,
             congestion: "cubic".into(),
             scheduler: "lowest-rtt".into(),
@@ -188,6 +190,9 @@ pub struct EndpointConfig {
     pub backlog: usize,
     /// Largest super-segment payload handed to the driver, in octets.
     pub max_super_segment: usize,
+    /// Octets that all connections may hold together, sent and received, with what holding them costs. As they become
+    /// scarce, windows become smaller.
+    pub memory: u64,
     /// How long a destination that does not like Multipath TCP is connected to with regular TCP, the first time; zero:
     /// never. It doubles with each failure after that (as `net.mptcp.blackhole_timeout` of the Linux kernel).
     pub blackhole_timeout: Duration,
@@ -199,6 +204,7 @@ impl Default for EndpointConfig {
             max_connections: 200_000,
             backlog: 1024,
             max_super_segment: 64_000,
+            memory: 1 << 30,
             blackhole_timeout: Duration::from_secs(3600),
         }
     }

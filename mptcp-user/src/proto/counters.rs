@@ -78,6 +78,10 @@ counters! {
     LossProbes = "TcpExtTCPLossProbes";
     /// Keep-alive probes sent.
     KeepAlive = "TcpExtTCPKeepAlive";
+    /// Segments dropped because nothing could be kept any more, not even in order.
+    RcvQDrop = "TcpExtTCPRcvQDrop";
+    /// Segments that came before those they follow, dropped because too much was kept already.
+    OfoDrop = "TcpExtTCPOFODrop";
     /// Probes of a closed window sent.
     WinProbe = "TcpExtTCPWinProbe";
     /// Connections and subflows given up because nothing was acknowledged for too long.

@@ -2,8 +2,9 @@
 //! (RFC 8684 sections 3.3.2 to 3.3.5). Offsets count from the first octet of data; DATA_FIN takes one more.
 
 use super::reassembly::Reassembly;
+use super::right_sizing::INITIAL;
 use super::send_buffer::SendBuffer;
-use crate::wire::Payload;
+use crate::wire::{Payload, join_small};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -136,6 +137,9 @@ impl DataSender {
     }
 }
 
+/// A reader of which no more than this is unread counts as one that waits.
+const UNREPORTED: u64 = 8 << 10;
+
 /// The receiving direction.
 #[derive(Debug)]
 pub(crate) struct DataReceiver {
@@ -152,14 +156,18 @@ pub(crate) struct DataReceiver {
     pub(crate) finished: bool,
     /// Right edge advertised, at most.
     edge: u64,
+    /// Octets that the buffer may hold by now, and the most that it may ever.
     capacity: u64,
+    limit: u64,
+    /// What the endpoint's memory leaves to this buffer.
+    share: u64,
     /// Octets delivered in order, in total.
     pub(crate) delivered: u64,
 }
 
 impl DataReceiver {
-    /// A receiver that holds at most `capacity` octets.
-    pub(crate) fn new(capacity: u64) -> Self {
+    /// A receiver that may come to hold `limit` octets.
+    pub(crate) fn new(limit: u64) -> Self {
         Self {
             nxt: 0,
             held: Reassembly::default(),
@@ -169,7 +177,9 @@ impl DataReceiver {
             fin: None,
             finished: false,
             edge: 0,
-            capacity,
+            capacity: limit.min(INITIAL),
+            limit,
+            share: u64::MAX,
             delivered: 0,
         }
     }
@@ -189,6 +199,43 @@ impl DataReceiver {
         self.ready_octets
     }
 
+    /// Octets that the buffer may hold now.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity.min(self.share)
+    }
+
+    /// The buffer had better hold so many octets.
+    pub(crate) fn grow(&mut self, capacity: u64) {
+        self.capacity = self.capacity.max(capacity.min(self.limit));
+    }
+
+    /// It may not hold more than it does now.
+    pub(crate) fn has_grown_up(&self) -> bool {
+        self.capacity >= self.limit
+    }
+
+    /// What the endpoint's memory leaves to this buffer. Less means that the window opens no further; what was promised
+    /// stays.
+    pub(crate) fn set_share(&mut self, share: u64) {
+        self.share = share;
+    }
+
+    /// Octets held, and what holding them costs.
+    pub(crate) fn cost(&self) -> u64 {
+        self.ready_octets + self.taken + self.held.cost()
+    }
+
+    /// The application has read all that it could, but for a little of which it may not have told yet.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.ready_octets + self.taken <= UNREPORTED
+    }
+
+    /// Octets that the application has read or would have read by now, were it not for a gap before them.
+    pub(crate) fn reached(&self) -> u64 {
+        let gap = if self.is_drained() { self.held.octets() as u64 } else { 0 };
+        self.delivered - self.ready_octets - self.taken + gap
+    }
+
     /// The window field to advertise, relative to `nxt`, under a window scale; `mss`: a full segment of the peer.
     ///
     /// The right edge that is honoured never moves left, and never lies beyond what the buffer holds. Both can't be told
@@ -196,7 +243,7 @@ impl DataReceiver {
     /// (RFC 7323 section 2.4 and appendix F). Rounding up would let a peer that sends single octets push the edge before
     /// it for ever. The edge moves by a worthwhile step or not at all (RFC 9293 section 3.8.6.2.2).
     pub(crate) fn advertise(&mut self, scale: u8, mss: u64) -> u16 {
-        let step = mss.min(self.capacity / 2);
+        let step = mss.min(self.capacity() / 2);
         let granted = self.edge.saturating_sub(self.nxt);
         let window = if self.window_growth() >= step { self.free() } else { granted };
         let field = (window.max(granted) >> scale).min(u64::from(u16::MAX));
@@ -206,7 +253,7 @@ impl DataReceiver {
 
     /// Octets in order that the buffer still has room for.
     fn free(&self) -> u64 {
-        self.capacity.saturating_sub(self.ready_octets + self.taken)
+        self.capacity().saturating_sub(self.ready_octets + self.taken)
     }
 
     /// By how much the window would grow if it were advertised now.
@@ -217,8 +264,8 @@ impl DataReceiver {
     /// Whether the window would grow by so much that the peer is to be told at once.
     pub(crate) fn owes_update(&self, mss: u64) -> bool {
         let growth = self.window_growth();
-        growth >= (2 * mss).min(self.capacity / 2).max(1)
-            && growth >= self.advertised().min(self.capacity / 4)
+        growth >= (2 * mss).min(self.capacity() / 2).max(1)
+            && growth >= self.advertised().min(self.capacity() / 4)
     }
 
     /// Window last advertised, from `nxt` on.
@@ -257,7 +304,12 @@ impl DataReceiver {
         self.nxt += payload.len() as u64;
         self.delivered += payload.len() as u64;
         self.ready_octets += payload.len() as u64;
-        self.ready.extend(payload);
+        for chunk in payload {
+            // What the application is slow to fetch must not cost more than it is worth.
+            if !self.ready.back_mut().is_some_and(|last| join_small(last, &chunk)) {
+                self.ready.push_back(chunk);
+            }
+        }
     }
 
     /// The data ends at `offset`. A peer that names two ends is held to the first one; one that ends before
@@ -337,6 +389,37 @@ mod tests {
         assert_eq!(receiver.take(15, &mut out), (5, true));
         assert_eq!(out.concat(), (0..20).collect::<Vec<u8>>());
         assert_eq!(receiver.nxt, 21);
+    }
+
+    #[test]
+    fn less_memory_closes_the_window_without_taking_back_what_was_promised() {
+        let mut receiver = DataReceiver::new(200_000);
+        receiver.grow(200_000);
+        assert_eq!(receiver.advertise(2, 1460), 50_000);
+        receiver.set_share(20_000);
+        assert_eq!(receiver.advertise(2, 1460), 50_000);
+        while receiver.insert(receiver.nxt, vec![0; 1000].into()) {
+            receiver.take(1000, &mut Vec::new());
+            receiver.consumed(1000);
+            let window = u64::from(receiver.advertise(2, 1460)) * 4;
+            assert_eq!(window, (200_000u64.saturating_sub(receiver.nxt)).max(20_000).min(window));
+            if receiver.nxt > 400_000 {
+                break;
+            }
+        }
+        assert!(receiver.nxt > 400_000, "it goes on");
+        assert!(receiver.advertised() <= 20_000);
+    }
+
+    #[test]
+    fn octets_that_nobody_fetches_are_kept_together() {
+        let mut receiver = DataReceiver::new(100_000);
+        receiver.advertise(2, 1460);
+        for _ in 0..100_000 {
+            receiver.insert(receiver.nxt, octets(7..8));
+        }
+        assert_eq!(receiver.queued(), 100_000);
+        assert!(receiver.ready.len() < 40, "{}", receiver.ready.len());
     }
 
     #[test]

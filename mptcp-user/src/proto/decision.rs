@@ -99,7 +99,8 @@ pub enum Decision {
         /// Among which.
         among: Vec<Candidate>,
     },
-    /// Data that is under way on another subflow goes on this one, too: the scheduler sends everything twice.
+    /// Data that is under way on another subflow goes on this one, too: the scheduler sends everything twice, or a path
+    /// that is not used is shown to the peer.
     Duplicated {
         /// The subflow.
         subflow: u32,

@@ -11,6 +11,7 @@ use super::crypto::Key;
 use super::decision::{Decided, Decision, Decisions};
 use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 use super::info::ConnectionInfo;
+use super::memory::Memory;
 use super::secret::{Keyed, Secret, Tuple};
 use super::subflow::Subflow;
 use super::syn_ack_budget::SynAckBudget;
@@ -58,6 +59,7 @@ pub enum ListenError {
 /// What connections share and change: everything of the endpoint but the connections themselves.
 pub(crate) struct Shared {
     pub(crate) config: EndpointConfig,
+    pub(crate) memory: Memory,
     rng: ChaCha12Rng,
     secret: Secret,
     cookies: SynCookies,
@@ -289,6 +291,7 @@ impl Endpoint {
         let (keyed, secret) = (Keyed::new(&mut rng), Secret::new(&mut rng));
         Self {
             shared: Shared {
+                memory: Memory::new(config.memory),
                 config,
                 rng,
                 secret,
@@ -708,7 +711,8 @@ impl Endpoint {
 
     /// How many octets [`send`](Self::send) takes now. When it is 0, [`Event::Writable`] follows.
     pub fn send_capacity(&mut self, connection: ConnectionId) -> usize {
-        self.connection(connection).map_or(0, Connection::send_capacity)
+        let share = self.shared.memory.share();
+        self.connection(connection).map_or(0, |connection| connection.send_capacity(share))
     }
 
     /// Queues octets of the application; all are taken (an excess over the capacity is the driver's to avoid).
@@ -731,7 +735,25 @@ impl Endpoint {
 
     /// The application has read `octets` of those taken with [`recv`](Self::recv): the window may open.
     pub fn consumed(&mut self, now: Instant, connection: ConnectionId, octets: usize) {
-        self.with(now, connection, |connection, _| connection.consumed(octets));
+        self.with(now, connection, |connection, _| connection.consumed(now, octets));
+    }
+
+    /// How many octets the connection's buffers may hold by now, sending and receiving; they grow.
+    pub fn buffer_sizes(&self, connection: ConnectionId) -> Option<(usize, usize)> {
+        let place = self.places.get(connection.index as usize)?;
+        let connection = place.connection.as_ref().filter(|_| place.generation == connection.generation)?;
+        let (send, receive) = connection.buffer_sizes();
+        Some((send as usize, receive as usize))
+    }
+
+    /// Octets that all connections hold, with what holding them costs, out of [`EndpointConfig::memory`].
+    pub fn memory_used(&self) -> u64 {
+        self.shared.memory.used()
+    }
+
+    /// Changes [`EndpointConfig::memory`]. Nothing that is held is given up.
+    pub fn limit_memory(&mut self, octets: u64) {
+        self.shared.memory.set_limit(octets);
     }
 
     /// Ends the connection at once: MP_FASTCLOSE (RFC 8684 section 3.5), or RST after fallback.
@@ -828,6 +850,9 @@ impl Endpoint {
     /// Nothing is left to send for now: sets the timer, and forgets the connection if it is over.
     fn settle(&mut self, now: Instant, id: ConnectionId) {
         let Some(connection) = self.places[id.index as usize].connection.as_deref_mut() else { return };
+        connection.measure_reading(now);
+        let held = if connection.is_gone() { 0 } else { connection.memory() };
+        self.shared.memory.settle(std::mem::replace(&mut connection.accounted, held), held);
         if connection.is_gone() {
             let place = &mut self.places[id.index as usize];
             place.connection = None;

@@ -145,6 +145,14 @@ pub struct ConnectionInfo {
     pub send_queue: u64,
     /// Octets in the receive buffer, in order or not.
     pub receive_queue: u64,
+    /// Octets that the send buffer may hold by now.
+    pub send_buffer: u64,
+    /// Most octets that the send buffer may grow to.
+    pub send_buffer_limit: u64,
+    /// Octets that the receive buffer may hold by now.
+    pub receive_buffer: u64,
+    /// Most octets that the receive buffer may grow to.
+    pub receive_buffer_limit: u64,
     /// Window we offer, in octets.
     pub receive_window: u64,
     /// Window the peer offers, in octets, relative to its last Data ACK.

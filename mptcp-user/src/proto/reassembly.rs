@@ -3,7 +3,8 @@
 //! Used at both levels: offsets count from the start of the subflow's stream, or from the first octet of data,
 //! as 64-bit numbers that never wrap.
 
-use crate::wire::Payload;
+use super::memory::PIECE;
+use crate::wire::{JOINED, Payload, SMALL};
 use std::collections::BTreeMap;
 
 /// Ranges beyond the next expected octet, disjoint, keyed by their first offset.
@@ -20,6 +21,11 @@ impl Reassembly {
     /// Octets held.
     pub(crate) fn octets(&self) -> usize {
         self.octets
+    }
+
+    /// Octets held, and what holding them costs.
+    pub(crate) fn cost(&self) -> u64 {
+        self.octets as u64 + PIECE * self.ranges.len() as u64
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -43,7 +49,7 @@ impl Reassembly {
             if at < gap_end {
                 let part = payload.slice((at - start) as usize, (gap_end - start) as usize);
                 self.octets += part.len();
-                self.ranges.insert(at, part);
+                self.keep(at, part);
             }
             at = resume;
         }
@@ -51,6 +57,22 @@ impl Reassembly {
             self.merge(start, end);
         }
         self.octets - before
+    }
+
+    /// Keeps octets that were not there. Small pieces, which a peer may make as small as it likes, are put behind the one
+    /// before, or get memory of their own: they must not hold on to much larger blocks.
+    fn keep(&mut self, at: u64, mut part: Payload) {
+        if part.len() < SMALL {
+            if let Some((&first, held)) = self.ranges.range_mut(..at).next_back()
+                && first + held.len() as u64 == at
+                && held.len() + part.len() <= JOINED
+            {
+                held.append_joined(part);
+                return;
+            }
+            part.detach_small();
+        }
+        self.ranges.insert(at, part);
     }
 
     /// Adds `start..end` to the blocks, all of which is held now.
@@ -140,6 +162,22 @@ mod tests {
         }
         assert_eq!(all, b"zzabczz");
         assert!(held.is_empty() && held.octets() == 0);
+    }
+
+    #[test]
+    fn single_octets_that_follow_each_other_cost_little_more_than_themselves() {
+        let block = bytes::Bytes::from(vec![7; 20_000]);
+        let mut held = Reassembly::default();
+        for at in 0..20_000usize {
+            held.insert(100 + at as u64, block.slice(at..=at).into());
+        }
+        assert!(held.cost() < 20_000 + 10 * PIECE, "{}", held.cost());
+        assert_eq!(held.block_around(100), Some((100, 20_100)));
+        let mut next = 100;
+        while let Some(payload) = held.take(next) {
+            next += payload.len() as u64;
+        }
+        assert_eq!((next, held.cost()), (20_100, 0));
     }
 
     proptest! {

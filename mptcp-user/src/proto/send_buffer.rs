@@ -20,6 +20,11 @@ impl SendBuffer {
         self.end - self.start
     }
 
+    /// Octets held, and what holding them costs.
+    pub(crate) fn cost(&self) -> u64 {
+        self.len() + (self.chunks.len() * size_of::<(u64, Bytes)>()) as u64
+    }
+
     /// Offset after the last octet.
     pub(crate) fn end(&self) -> u64 {
         self.end

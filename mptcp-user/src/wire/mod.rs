@@ -19,6 +19,7 @@ pub use options::{
     AddAddr, Dss, FastClose, Join, Mapping, MpCapable, MptcpOption, OPTION_SPACE, OptionsTooLong, RemoveAddr,
     ResetReason, SackBlock, TcpOptions, TcpReset, Timestamps, UserTimeout, Version,
 };
-pub use payload::Payload;
+pub(crate) use payload::{JOINED, SMALL};
+pub use payload::{Payload, join_small};
 pub use segment::{Ecn, Flags, Segment};
 pub use seq::{DataSeq, SeqNumber};

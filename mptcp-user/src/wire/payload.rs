@@ -1,7 +1,31 @@
 //! The octets a segment carries, as a short list of shared slices.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
+
+/// A slice shorter than this is better copied than kept where it lies: it may hold on to a block of memory many times
+/// its size, and its place in a queue costs as much as it does.
+pub(crate) const SMALL: usize = 1024;
+/// Small slices are copied together up to this length.
+pub(crate) const JOINED: usize = 4096;
+
+/// Copies `next` behind `last`, which then has memory of its own, if that is worth it. `false`: nothing was done.
+pub fn join_small(last: &mut Bytes, next: &[u8]) -> bool {
+    if next.len() >= SMALL || last.len() + next.len() > JOINED {
+        return false;
+    }
+    let mut joined = match std::mem::take(last).try_into_mut() {
+        Ok(own) => own,
+        Err(shared) => {
+            let mut own = BytesMut::with_capacity((shared.len() + next.len()).next_power_of_two().max(64));
+            own.extend_from_slice(&shared);
+            own
+        }
+    };
+    joined.extend_from_slice(next);
+    *last = joined.freeze();
+    true
+}
 
 /// Payload of a segment: shared, immutable slices in order. Cloning and cutting copy no octets.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -43,6 +67,23 @@ impl Payload {
     pub fn append(&mut self, other: Payload) {
         self.len += other.len;
         self.chunks.extend(other.chunks);
+    }
+    /// Appends all octets of another payload, small slices copied together: for what has to wait.
+    pub fn append_joined(&mut self, other: Payload) {
+        for chunk in other.chunks {
+            self.len += chunk.len();
+            if !self.chunks.last_mut().is_some_and(|last| join_small(last, &chunk)) {
+                self.chunks.push(chunk);
+            }
+        }
+    }
+    /// Gives small slices memory of their own, so that they hold on to nothing else.
+    pub fn detach_small(&mut self) {
+        for chunk in &mut self.chunks {
+            if chunk.len() < SMALL {
+                *chunk = Bytes::copy_from_slice(chunk);
+            }
+        }
     }
     /// Drops the first `octets` (all, if there are fewer).
     pub fn advance(&mut self, octets: usize) {
@@ -132,6 +173,22 @@ mod tests {
             payload.push(Bytes::from_static(chunk));
         }
         payload
+    }
+
+    #[test]
+    fn small_slices_are_copied_together() {
+        let block = Bytes::from((0..=255).collect::<Vec<u8>>().repeat(40));
+        for piece in [1, 10, 1000, SMALL, 3000] {
+            let mut payload = Payload::new();
+            for start in (0..block.len()).step_by(piece) {
+                payload.append_joined(block.slice(start..block.len().min(start + piece)).into());
+            }
+            assert_eq!(payload.to_vec(), block);
+            let most =
+                if piece < SMALL { block.len() / (JOINED - SMALL) + 1 } else { block.len().div_ceil(piece) };
+            assert!(payload.chunks().len() <= most, "{piece}: {} slices", payload.chunks().len());
+        }
+        drop(block);
     }
 
     #[test]

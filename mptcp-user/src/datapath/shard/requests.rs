@@ -100,6 +100,9 @@ impl Shard {
         if consumed > 0 {
             self.endpoint.consumed(time, id, consumed);
         }
+        if let Some(buffers) = self.endpoint.buffer_sizes(id) {
+            channel.set_buffers(buffers);
+        }
         if !connection.closed {
             // Until the engine has said that it is full: only then does it tell when it is not any more.
             let mut more = true;
@@ -143,7 +146,8 @@ impl Shard {
         let result = self.open(time, remote, local, config);
         match result {
             Ok((id, local)) => {
-                let channel = Channel::new(id, (local, remote), self.mailbox.clone(), config);
+                let buffers = self.endpoint.buffer_sizes(id).unwrap_or_default();
+                let channel = Channel::new(id, (local, remote), self.mailbox.clone(), buffers);
                 self.insert(id, channel, Some(reply), config.announce_port);
             }
             Err(error) => {

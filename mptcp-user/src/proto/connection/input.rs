@@ -17,10 +17,12 @@ use crate::proto::subflow::sack::Blocks;
 use crate::proto::subflow::send::{AckInput, AckOutcome};
 use crate::proto::subflow::{Kind, Subflow};
 use crate::wire::{
-    DataSeq, Dss, Flags, Join, MpCapable, MptcpOption, ResetReason, Segment, SeqNumber, Version,
+    DataSeq, Dss, Flags, Join, MpCapable, MptcpOption, Payload, ResetReason, Segment, SeqNumber, Version,
 };
 use std::time::Duration;
 
+/// What a connection may hold beside what its window accounts for.
+const SLACK: u64 = 128 << 10;
 /// What a peer can make us wait (U_LIMIT of RFC 5482).
 const LONGEST_USER_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -411,6 +413,18 @@ impl Connection {
         }
         self.plain_segments =
             if segment.options.mptcp.is_empty() { self.plain_segments.saturating_add(1) } else { 0 };
+        if !segment.payload.is_empty() && self.lacks_memory(shared, now, index, &segment) {
+            // As if it had not come, but for what it acknowledges.
+            segment.payload = Payload::new();
+            segment.flags = segment.flags.without(Flags::FIN);
+            for option in &mut segment.options.mptcp {
+                match option {
+                    MptcpOption::Dss(dss) => dss.mapping = None,
+                    MptcpOption::Capable(capable) => capable.data = None,
+                    _ => {}
+                }
+            }
+        }
         self.take_options(shared, now, index, &segment, window);
         if self.closed.is_some() || self.subflow(index).is_none() {
             return;
@@ -423,6 +437,31 @@ impl Connection {
         }
         self.take_ack(shared, now, index, &segment, ack, window);
         self.take_payload(shared, now, index, &mut segment);
+    }
+
+    /// Data came. Whether there is no room to keep it: the window lets nobody that keeps to it come so far, except where
+    /// very many do so at once. Octets in order are the last to be refused, because they set others free.
+    fn lacks_memory(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: &Segment) -> bool {
+        let Some(subflow) = self.subflow(index) else { return true };
+        let echo = segment.options.timestamps.filter(|_| subflow.stamps);
+        let echo =
+            echo.map(|stamps| subflow.stamp(now).wrapping_sub(stamps.echo)).filter(|age| *age < 60_000);
+        subflow.rcv.echo.data(now, echo.map(|age| Duration::from_millis(u64::from(age))));
+        let in_order = subflow.rcv.offset(segment.seq) <= subflow.rcv.nxt as i64;
+        let granted = self.receive.capacity().max(self.receive.advertised());
+        let held = self.receive_memory();
+        // Beside the octets of the window: duplicates on several subflows, and what small pieces cost.
+        let (most_out_of_order, most) = (2 * granted + SLACK, 4 * granted + 2 * SLACK);
+        let memory = &shared.memory;
+        let refused = if in_order {
+            held > most || memory.is_exhausted() && !self.receive.is_drained()
+        } else {
+            held > most_out_of_order || memory.is_full()
+        };
+        if refused {
+            shared.count(if in_order { Counter::RcvQDrop } else { Counter::OfoDrop });
+        }
+        refused
     }
 
     /// A segment outside the window: an acknowledgment tells the peer where we are (RFC 9293 section 3.10.7.4).
@@ -570,6 +609,8 @@ impl Connection {
             shared.count(Counter::SackRecovery);
         }
         self.control_congestion(now, index, &outcome);
+        // Windows grow also while the peer waits for an octet that was lost.
+        self.tell_writable(shared);
         self.follow_path_mtu(index);
         let cause = match outcome.congestion {
             Some(Cause::Loss) => Some(CongestionCause::Loss),

@@ -29,6 +29,7 @@ use super::endpoint::Shared;
 use super::event::{CloseReason, ConnectionId, Event, ListenerId};
 use super::info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo};
 use super::path::{self, PathManager};
+use super::right_sizing::{self, INITIAL, ReadRate};
 use super::scheduler::{self, Guard, Scheduler};
 use super::subflow::{Kind, Subflow};
 use super::timer::Deadline;
@@ -151,6 +152,14 @@ pub(crate) struct Connection {
     persist_expiries: u32,
     /// What little the peer's window lets through is to be sent: it has not opened further for long enough.
     window_override: bool,
+    /// Reading per round trip of the paths that bring data, and of all that may.
+    read_rates: [ReadRate; 2],
+    /// Octets that count as read, so far.
+    reached: u64,
+    /// Octets that the send buffer may hold by now.
+    send_capacity: u64,
+    /// What the endpoint's memory knows of what this connection holds.
+    pub(crate) accounted: u64,
     /// The connection is given up at this time: handshake, orphaned close, no subflow left.
     patience: Option<Instant>,
     /// Segments of data sent since the last look at acknowledgments.
@@ -215,6 +224,10 @@ impl Connection {
             persist_deadline: None,
             persist_expiries: 0,
             window_override: false,
+            read_rates: Default::default(),
+            reached: 0,
+            send_capacity: INITIAL.min(config.send_buffer as u64),
+            accounted: 0,
             patience: None,
             data_run: 0,
             refused_by_peer: false,
@@ -259,7 +272,7 @@ impl Connection {
         self.remote_key.map(|key| key.idsn + 1 + offset)
     }
 
-    fn living(&self) -> impl Iterator<Item = (usize, &Subflow)> {
+    fn living(&self) -> impl Iterator<Item = (usize, &Subflow)> + Clone {
         self.subflows.iter().enumerate().filter_map(|(index, subflow)| Some((index, &**subflow.as_ref()?)))
     }
 
@@ -267,16 +280,32 @@ impl Connection {
         self.subflows.get_mut(index)?.as_deref_mut()
     }
 
-    /// Octets that may be handed over now.
-    pub(crate) fn send_capacity(&mut self) -> usize {
+    /// Octets that may be handed over now; `share`: what the endpoint's memory leaves to this buffer.
+    pub(crate) fn send_capacity(&mut self, share: u64) -> usize {
         if self.send.finished || self.closed.is_some() || matches!(self.mode, Mode::Handshake(_)) {
             return 0;
         }
-        let free = (self.config.send_buffer as u64).saturating_sub(self.send.buffer.len());
+        let free = self.send_capacity.min(share).saturating_sub(self.send.buffer.len());
         if free == 0 {
             self.writable_wanted = true;
         }
         free as usize
+    }
+
+    /// What is held for this connection, and what holding it costs.
+    pub(crate) fn memory(&self) -> u64 {
+        self.send.buffer.cost() + self.receive_memory()
+    }
+
+    fn receive_memory(&self) -> u64 {
+        let subflows = self.subflows.iter().flatten();
+        let held = subflows.map(|subflow| subflow.rcv.held.cost() + subflow.mappings.cost());
+        self.receive.cost() + held.sum::<u64>()
+    }
+
+    /// Octets that the two buffers may hold by now, sending and receiving.
+    pub(crate) fn buffer_sizes(&self) -> (u64, u64) {
+        (self.send_capacity, self.receive.capacity())
     }
 
     /// Queues octets.
@@ -304,8 +333,9 @@ impl Connection {
     }
 
     /// The application has read: the window may open, and the peer must learn of it if that makes a difference.
-    pub(crate) fn consumed(&mut self, octets: usize) {
+    pub(crate) fn consumed(&mut self, now: Instant, octets: usize) {
         self.receive.consumed(octets as u64);
+        self.measure_reading(now);
         let mss = self.congestion_paths.first().map_or(1460, |path| path.mss);
         if self.receive.owes_update(mss) {
             let all_stale = self.living().all(|(_, subflow)| subflow.stale);
@@ -315,6 +345,42 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// How fast does the application read? What waits for a gap to be filled counts as read, if the application waits for
+    /// it: otherwise the buffer would not grow when a loss makes that most necessary.
+    pub(crate) fn measure_reading(&mut self, now: Instant) {
+        let mut reached = self.receive.reached();
+        if self.receive.is_drained() {
+            let subflows = self.subflows.iter().flatten();
+            reached += subflows.map(|subflow| subflow.rcv.held.octets() as u64).sum::<u64>();
+        }
+        let fresh = reached.saturating_sub(self.reached);
+        if fresh == 0 {
+            return;
+        }
+        self.reached = reached;
+        if self.receive.has_grown_up() {
+            return;
+        }
+        let began = self.read_rates[0].began();
+        let bring = self.living().filter(|(_, subflow)| subflow.rcv.echo.data_at >= began);
+        let may = self.usable(Subflow::is_synchronised);
+        let rtts = [longest_round_trip(bring), longest_round_trip(may)];
+        for (rate, rtt) in self.read_rates.iter_mut().zip(rtts) {
+            if let Some(capacity) = rate.read(now, fresh, rtt) {
+                self.receive.grow(capacity);
+            }
+        }
+    }
+
+    /// Those of these subflows that data goes by if it can: neither stale ones nor backups while there are others.
+    fn usable(&self, usable: fn(&Subflow) -> bool) -> impl Iterator<Item = (usize, &Subflow)> + Clone {
+        let tier =
+            |subflow: &Subflow| u8::from(subflow.backup || subflow.peer_backup) + 2 * u8::from(subflow.stale);
+        let all = self.living().filter(move |(_, subflow)| usable(subflow));
+        let best = all.clone().map(|(_, subflow)| tier(subflow)).min();
+        all.filter(move |(_, subflow)| Some(tier(subflow)) == best)
     }
 
     /// Tells the driver that there is something to read, once.
@@ -327,11 +393,30 @@ impl Connection {
 
     /// Tells the driver that there is room again, if it had seen none. Not for every octet that becomes free.
     fn tell_writable(&mut self, shared: &mut Shared) {
-        let free = (self.config.send_buffer as u64).saturating_sub(self.send.buffer.len());
-        if self.writable_wanted && free >= self.config.send_buffer as u64 / 4 {
+        self.grow_send_buffer();
+        if !self.writable_wanted {
+            return;
+        }
+        let capacity = self.send_capacity.min(shared.memory.share());
+        if capacity.saturating_sub(self.send.buffer.len()) >= capacity / 4 {
             self.writable_wanted = false;
             shared.events.push_back(Event::Writable(self.id));
         }
+    }
+
+    /// Where the application keeps the buffer more than half full, the buffer may be what keeps the paths from being busy.
+    /// Paths that are not used count as well: with too little waiting, a slow one looks as if it were not worth using.
+    fn grow_send_buffer(&mut self) {
+        let limit = self.config.send_buffer as u64;
+        let needed = self.writable_wanted || self.send.buffer.len() >= self.send_capacity / 2;
+        if self.send_capacity >= limit || !needed {
+            return;
+        }
+        let paths = self.usable(Subflow::can_send);
+        let paths = paths
+            .filter_map(|(index, subflow)| Some((self.congestion_paths[index].cwnd, subflow.rtt.srtt()?)));
+        let wanted = right_sizing::send_capacity(paths).min(limit);
+        self.send_capacity = self.send_capacity.max(wanted);
     }
 
     /// The handshake is over: tells the driver.
@@ -433,6 +518,10 @@ impl Connection {
             bytes_reinjected: self.send.reinjected,
             send_queue: self.send.buffer.len(),
             receive_queue: self.receive.queued(),
+            send_buffer: self.send_capacity,
+            send_buffer_limit: self.config.send_buffer as u64,
+            receive_buffer: self.receive.capacity(),
+            receive_buffer_limit: self.config.receive_buffer as u64,
             receive_window: self.receive.advertised(),
             send_window: self.send.edge.saturating_sub(self.send.una),
             congestion: self.policies.congestion.name().into(),
@@ -441,4 +530,9 @@ impl Connection {
             subflows: living.chain(self.ended.iter().cloned()).collect(),
         }
     }
+}
+
+/// The longest round-trip time of these subflows as far as it is known, queues included where data comes.
+fn longest_round_trip<'a>(subflows: impl Iterator<Item = (usize, &'a Subflow)>) -> Option<Duration> {
+    subflows.filter_map(|(_, subflow)| subflow.rcv.echo.get().max(subflow.rtt.min())).max()
 }

@@ -22,6 +22,7 @@ const DATA_RUN: u8 = 8;
 impl Connection {
     /// The next segment to send, if any.
     pub(crate) fn poll_transmit(&mut self, shared: &mut Shared, now: Instant) -> Option<Segment> {
+        self.receive.set_share(shared.memory.share());
         self.progress_close(shared, now);
         for index in 0..self.subflows.len() {
             if let Some(segment) = self.transmit_control(shared, now, index) {
@@ -461,8 +462,13 @@ impl Connection {
             // One that can send nothing, and from which nothing will be heard, is not to be waited for.
             candidate.room >= least || candidate.in_flight > 0
         });
-        if !duplicates {
-            self.guard.admit(&mut candidates, &queue);
+        if !duplicates
+            && let Some(subflow) = self.guard.admit(&mut candidates, &queue)
+            && multipath
+        {
+            // The oldest octets: should they be lost where they are, that was not in vain either.
+            let octets = self.congestion_paths[subflow].mss;
+            return Some((subflow, queue.una, queue.start.min(queue.una + octets)));
         }
         let pick = self.policies.scheduler.pick(&candidates, &queue)?;
         let subflow = candidates.get(pick.candidate)?.subflow;

@@ -4,7 +4,9 @@
 //!   That can be foreseen: such a path is not offered.
 //! * Octets on a slow path hold up the window that all paths share, and the fast one has to stop. With a slow path in use
 //!   no more than a window can be delivered in each of its round trips: if the fast one alone delivers more, the slow one is
-//!   not offered. Where losses on the way make it slower than that, whether it costs more than it brings can't be
+//!   not offered. But the peer may make its window just as large as the paths that are used need: for it to grow there must
+//!   be data on the slow one. So from time to time that is given a copy of what is under way already, which holds up
+//!   nothing; often while the window grows, and ever more seldom once it does not. Where losses on the way make it slower than that, whether it costs more than it brings can't be
 //!   foreseen, so it is measured: the path is barred for a while, and after it
 //!   what the connection delivered is compared with what it delivered before. If the path was no loss, the next time is
 //!   longer; if it was, it is left alone for longer. In between it is probed.
@@ -20,6 +22,10 @@ const BAR: u32 = 4;
 const MAX_DOUBLINGS: u32 = 5;
 /// A path that was missed is left alone for so many times the length of the bar.
 const PARDON: u32 = 16;
+/// A path for which the window is too small gets a copy after so many of its round trips, while the window grows by this
+/// factor from one to the next; if not, each time after twice as many, up to `MAX_DOUBLINGS`.
+const COPY: u32 = 2;
+const GROWN: f64 = 1.25;
 /// The connection must do about as well without the path for a bar to have been right.
 const ENOUGH: f64 = 0.95;
 
@@ -31,6 +37,10 @@ struct Trial {
     /// Bars in a row that were right.
     right: u32,
     pardoned_until: Instant,
+    /// When it was given a copy last, how many have been in vain in a row, and the largest window so far.
+    copied_at: Option<Instant>,
+    in_vain: u32,
+    window: f64,
 }
 
 /// The guard of one connection.
@@ -51,12 +61,13 @@ impl Guard {
         }
     }
 
-    /// Takes the candidates out that would only hold up the others.
-    pub(crate) fn admit(&mut self, candidates: &mut Candidates, queue: &Queue) {
+    /// Takes the candidates out that would only hold up the others. Gives the subflow, if there is one, that is to carry a
+    /// full packet of what others have under way already.
+    pub(crate) fn admit(&mut self, candidates: &mut Candidates, queue: &Queue) -> Option<usize> {
         self.mark.get_or_insert((queue.now, queue.una));
         self.end_bars(queue.now, queue.una);
         if candidates.len() < 2 {
-            return;
+            return None;
         }
         let barred = |candidate: &Candidate| {
             self.trials.get(candidate.subflow).is_some_and(|trial| trial.bar.is_some())
@@ -69,11 +80,42 @@ impl Guard {
         let earliest = done.fold(f64::INFINITY, f64::min);
         let window = queue.edge.saturating_sub(queue.una) as f64;
         let all = candidates.clone();
+        let mut copy = None;
         candidates.retain(|candidate| {
             let rtt = candidate.rtt();
             let held_up = |other: &Candidate| other.rtt() < rtt && other.rate() * rtt > window;
-            rtt / 2.0 <= earliest && !all.iter().any(held_up)
+            let too_small = all.iter().any(held_up);
+            if too_small && copy.is_none() && candidate.in_flight == 0 && candidate.room >= candidate.mss {
+                copy = self.wants_copy(candidate, queue, window).then_some(candidate.subflow);
+            }
+            rtt / 2.0 <= earliest && !too_small
         });
+        copy
+    }
+
+    /// Whether it is time for a copy on this path, for which the window is too small; then there will be one.
+    fn wants_copy(&mut self, candidate: &Candidate, queue: &Queue, window: f64) -> bool {
+        let trial = self.trial(candidate.subflow);
+        if window >= trial.window * GROWN {
+            (trial.window, trial.in_vain) = (window, 0);
+        }
+        let wait = candidate.srtt.unwrap_or_default() * (COPY << trial.in_vain);
+        if queue.again
+            || queue.start - queue.una < candidate.mss
+            || trial.copied_at.is_some_and(|last| queue.now < last + wait)
+        {
+            return false;
+        }
+        trial.copied_at = Some(queue.now);
+        trial.in_vain = (trial.in_vain + 1).min(MAX_DOUBLINGS);
+        true
+    }
+
+    fn trial(&mut self, subflow: usize) -> &mut Trial {
+        if subflow >= self.trials.len() {
+            self.trials.resize(subflow + 1, Trial::default());
+        }
+        &mut self.trials[subflow]
     }
 
     /// Whether it is worth finding out what holds up the window: not twice for the same octet.
@@ -84,10 +126,7 @@ impl Guard {
     /// The window has run out while a path with a shorter round-trip time had room, because of an octet on `subflow`.
     pub(crate) fn blocked(&mut self, now: Instant, una: u64, subflow: usize, srtt: Duration) {
         let (since, start) = *self.mark.get_or_insert((now, una));
-        if subflow >= self.trials.len() {
-            self.trials.resize(subflow + 1, Trial::default());
-        }
-        let trial = &mut self.trials[subflow];
+        let trial = self.trial(subflow);
         if trial.bar.is_some() || now < trial.pardoned_until || now - since < srtt * SHORTEST_LOOK {
             return;
         }

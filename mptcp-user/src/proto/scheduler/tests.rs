@@ -161,6 +161,48 @@ fn a_path_that_would_hold_up_the_window_is_not_offered() {
     assert_eq!(with(101_000), [0, 1]);
 }
 
+/// The peer's window may be waiting for data on the slow path before it grows (the fast one sends 100,000 octets during
+/// a round trip of 200 ms).
+#[test]
+fn a_path_for_which_the_window_is_too_small_gets_copies_ever_more_seldom_while_the_window_stays() {
+    let candidates = [path(0, 20, 10_000, 10_000), path(1, 200, 10_000, 0)];
+    let (mut guard, mut queue) =
+        (Guard::default(), Queue { start: 50_000, edge: 60_000, ..waiting(1 << 20) });
+    let mut copies = |window: u64, millis: u64| -> Vec<u64> {
+        let begin = queue.now;
+        queue.edge = queue.una + window;
+        let mut copies = Vec::new();
+        for at in (0..millis).step_by(10) {
+            queue.now = begin + Duration::from_millis(at);
+            let mut offered: Candidates = candidates.iter().copied().collect();
+            if guard.admit(&mut offered, &queue) == Some(1) {
+                copies.push(at);
+            }
+            assert_eq!(offered.len(), 1);
+        }
+        queue.now = begin + Duration::from_millis(millis);
+        copies
+    };
+    assert_eq!(copies(60_000, 2600), [0, 800, 2400]);
+    assert_eq!(copies(80_000, 1400), [200, 1000], "the window grew: 400 ms after the last one");
+    assert_eq!(copies(60_000, 40_000), [1200, 4400, 10_800, 23_600, 36_400]);
+}
+
+#[test]
+fn nothing_is_copied_where_nothing_is_under_way_or_the_path_is_busy() {
+    let candidates = [path(0, 20, 10_000, 10_000), path(1, 200, 10_000, 0)];
+    let copied = |candidates: &[Candidate], queue: Queue| {
+        let mut candidates: Candidates = candidates.iter().copied().collect();
+        Guard::default().admit(&mut candidates, &queue)
+    };
+    let queue = Queue { start: 50_000, edge: 60_000, ..waiting(1 << 20) };
+    assert_eq!(copied(&candidates, queue), Some(1));
+    assert_eq!(copied(&candidates, Queue { again: true, ..queue }), None);
+    assert_eq!(copied(&candidates, Queue { start: MSS - 1, ..queue }), None);
+    assert_eq!(copied(&candidates, Queue { edge: 1 << 20, ..queue }), None);
+    assert_eq!(copied(&[candidates[0], path(1, 200, 10_000, 1000)], queue), None);
+}
+
 /// Lets the connection deliver at a rate (octets per millisecond) for so long.
 fn deliver(queue: &mut Queue, millis: u64, rate: u64) {
     queue.now += Duration::from_millis(millis);

@@ -95,6 +95,12 @@ impl RxMappings {
         Added::Taken
     }
 
+    /// What keeping the mappings costs, with the octets that wait for their checksum.
+    pub(crate) fn cost(&self) -> u64 {
+        let pending = self.list.front().map_or(0, |mapping| mapping.pending.len());
+        (self.list.len() * size_of::<RxMapping>() + pending) as u64
+    }
+
     /// From subflow offset `start` on, octets follow each other in the data stream from `data` on, for ever.
     pub(crate) fn set_infinite(&mut self, start: u64, data: u64) {
         if self.infinite.is_none() {
@@ -132,7 +138,7 @@ impl RxMappings {
             }
             return Mapped::Data(data, part);
         };
-        mapping.pending.append(part);
+        mapping.pending.append_joined(part);
         if !complete {
             return Mapped::Pending;
         }

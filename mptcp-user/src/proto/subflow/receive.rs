@@ -2,6 +2,7 @@
 
 use crate::proto::Instant;
 use crate::proto::reassembly::Reassembly;
+use crate::proto::right_sizing::EchoTime;
 use crate::wire::{Payload, SackBlock, Segment, SeqNumber};
 use arrayvec::ArrayVec;
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub(crate) struct ReceiveSide {
     ts_recent: Option<(u32, Instant)>,
     /// Last.ACK.sent (RFC 7323 section 4.3).
     last_ack_sent: u64,
+    pub(crate) echo: EchoTime,
 }
 
 impl ReceiveSide {
@@ -61,6 +63,7 @@ impl ReceiveSide {
             quick_acks: QUICK_ACKS,
             ts_recent: None,
             last_ack_sent: 1,
+            echo: EchoTime::default(),
         }
     }
 

@@ -1,7 +1,11 @@
 //! Windows and buffers: what is offered, how much is held, and that nothing gets stuck.
 
 use super::pair::{Pair, PathConfig, pattern};
-use crate::proto::ConnectionConfig;
+use crate::proto::{ConnectionConfig, Counter};
+use crate::sim::{LinkConfig, Side, Simulation, SimulationConfig, Traffic};
+use crate::wire::{Flags, Segment};
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Lengths of the segments with data that the client has sent.
@@ -44,5 +48,154 @@ fn a_reader_in_small_bites_gets_full_segments() {
         assert_eq!(lengths.iter().sum::<usize>(), 100_000);
         let small = lengths.iter().filter(|len| **len < 1400).count();
         assert!(lengths.len() <= 100_000 / 1400 + small && small <= 3, "{lengths:?}");
+    }
+}
+
+#[test]
+fn scarce_memory_makes_windows_small_and_drops_nothing() {
+    for multipath in [true, false] {
+        let config = ConnectionConfig { multipath, ..ConnectionConfig::default() };
+        let mut pair = Pair::new(3, vec![PathConfig::default(); 2], false, &config);
+        let limit = 300_000;
+        pair.server.endpoint.limit_memory(limit);
+        pair.client.endpoint.limit_memory(400_000);
+        let data = pattern(3_000_000, 1);
+        pair.send(data.clone(), Vec::new());
+        pair.server.read_limit = 500_000;
+        pair.run_until(Duration::from_secs(20), |_| false);
+        let info = pair.server.info();
+        assert_eq!(pair.server.received.len(), 500_000);
+        assert!(info.receive_queue > 10_000 && info.receive_buffer < limit / 4 + 1, "{info:#?}");
+        assert!(pair.server.endpoint.memory_used() <= limit / 4 + 1);
+        assert!(pair.client.info().send_queue <= 100_000 + 60_000, "{:#?}", pair.client.info());
+        pair.server.read_limit = usize::MAX;
+        let now = pair.now;
+        pair.server.read(now);
+        assert!(pair.run(Duration::from_secs(100)), "{}", pair.tail());
+        assert!(pair.server.received == data);
+        for host in [&pair.client, &pair.server] {
+            assert_eq!(host.endpoint.memory_used(), 0);
+            let dropped =
+                [Counter::RcvQDrop, Counter::OfoDrop].map(|counter| host.endpoint.counters().get(counter));
+            assert_eq!(dropped, [0, 0]);
+        }
+    }
+}
+
+/// An established connection, and the client's last segment.
+fn established(multipath: bool) -> (Pair, Segment) {
+    let config = ConnectionConfig { multipath, ..ConnectionConfig::default() };
+    let mut pair = Pair::new(4, vec![PathConfig::default()], false, &config);
+    let last = Rc::new(RefCell::new(None));
+    let seen = last.clone();
+    pair.middlebox = Some(Box::new(move |from_client, segment| {
+        if from_client {
+            *seen.borrow_mut() = Some(segment.clone());
+        }
+        Some(segment)
+    }));
+    pair.server.read_limit = 0;
+    pair.run_until(Duration::from_millis(500), |_| false);
+    let mut segment = last.borrow().clone().unwrap();
+    segment.flags = Flags::ACK;
+    segment.options.mptcp.clear();
+    (pair, segment)
+}
+
+#[test]
+fn single_octets_with_gaps_cost_no_more_than_the_window_is_worth() {
+    let (mut pair, template) = established(false);
+    for gap in (0..60_000u32).rev() {
+        let mut segment = template.clone();
+        segment.seq += 2 * gap + 1;
+        segment.payload = vec![1].into();
+        pair.server.endpoint.handle_segment(pair.now, segment);
+        while pair.server.endpoint.poll_transmit(pair.now).is_some() {}
+        let used = pair.server.endpoint.memory_used();
+        assert!(used <= 3 * (128 << 10) + 1000, "{used}");
+    }
+    assert!(pair.server.endpoint.counters().get(Counter::OfoDrop) > 10_000);
+    // The gaps are filled all the same.
+    for start in (0..120_000u32).step_by(1000) {
+        let mut segment = template.clone();
+        segment.seq += start;
+        segment.payload = vec![1; 1000].into();
+        pair.server.endpoint.handle_segment(pair.now, segment);
+        while pair.server.endpoint.poll_transmit(pair.now).is_some() {}
+    }
+    assert_eq!(pair.server.info().receive_queue, 120_000);
+    pair.server.read_limit = usize::MAX;
+    let now = pair.now;
+    pair.server.read(now);
+    assert_eq!(pair.server.received, vec![1; 120_000]);
+}
+
+#[test]
+fn a_peer_that_ignores_the_window_gets_no_more_into_the_buffer() {
+    let (mut pair, template) = established(false);
+    let window = pair.server.info().receive_window;
+    for start in (0..2_000_000u32).step_by(1000) {
+        let mut segment = template.clone();
+        segment.seq += start;
+        segment.payload = vec![1; 1000].into();
+        pair.server.endpoint.handle_segment(pair.now, segment);
+        while pair.server.endpoint.poll_transmit(pair.now).is_some() {}
+    }
+    let info = pair.server.info();
+    assert!(info.receive_queue <= info.receive_buffer && info.receive_queue >= window, "{info:#?}");
+    assert_eq!(info.receive_buffer, 128 << 10);
+}
+
+/// Octets per second in the last five of `seconds` seconds.
+fn rate(
+    paths: &[crate::sim::PathConfig],
+    config: &ConnectionConfig,
+    traffic: Traffic,
+    seconds: u64,
+) -> (f64, Simulation) {
+    let setup = SimulationConfig { check_wire: false, ..SimulationConfig::new(7, paths.to_vec()) };
+    let mut simulation = Simulation::new(&setup);
+    simulation.listen(config.clone(), Traffic { send: 0, finish_first: false, ..traffic }).unwrap();
+    let sender = Traffic { read_rate: None, ..traffic };
+    simulation.connect(paths[0].client, paths[0].server, config.clone(), sender).unwrap();
+    let mut received = [0; 2];
+    for (place, span) in [seconds - 5, 5].into_iter().enumerate() {
+        let end = simulation.now() + Duration::from_secs(span);
+        simulation.run_until(end, |_| false);
+        received[place] = simulation.outcomes(Side::Server)[0].received;
+    }
+    ((received[1] - received[0]) as f64 / 5.0, simulation)
+}
+
+fn path(number: u8, megabits: u64, delay: u64) -> crate::sim::PathConfig {
+    let link = LinkConfig::new(megabits * 1_000_000, Duration::from_millis(delay));
+    crate::sim::PathConfig::new([10, number, 0, 1].into(), [10, number, 0, 2].into(), link)
+}
+
+#[test]
+fn buffers_grow_until_two_unequal_paths_are_full() {
+    let config = ConnectionConfig::default();
+    let paths = [path(1, 30, 10), path(2, 30, 100)];
+    let alone = rate(&paths[..1], &config, Traffic::send(1 << 40), 10).0;
+    let (both, simulation) = rate(&paths, &config, Traffic::send(1 << 40), 20);
+    let info = simulation.info(Side::Server, 0).unwrap();
+    assert!(both >= 0.9 * 2.0 * alone, "{both} of twice {alone}\n{info:#?}");
+    let product = (both * 0.2) as u64;
+    assert!(info.receive_buffer >= 2 * product && info.receive_buffer <= 16 << 20, "{info:#?}");
+    let info = simulation.info(Side::Client, 0).unwrap();
+    assert!(info.send_buffer >= 2 * product && info.send_buffer <= 16 << 20, "{info:#?}");
+}
+
+#[test]
+fn a_slow_reader_and_an_idle_connection_keep_small_buffers() {
+    let config = ConnectionConfig::default();
+    let slow = Traffic { read_rate: Some(100_000), ..Traffic::send(1 << 40) };
+    let (_, simulation) = rate(&[path(1, 30, 10)], &config, slow, 20);
+    let info = simulation.info(Side::Server, 0).unwrap();
+    assert_eq!(info.receive_buffer, 128 << 10, "{info:#?}");
+    let (_, simulation) = rate(&[path(1, 30, 10)], &config, Traffic::send(1000), 20);
+    for side in Side::BOTH {
+        let info = simulation.info(side, 0);
+        assert!(info.is_none_or(|info| info.receive_buffer == 128 << 10 && info.send_buffer == 128 << 10));
     }
 }
