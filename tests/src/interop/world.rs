@@ -12,7 +12,7 @@ use crate::process::{Process, mptcp_binary};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fmt::Debug;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -310,7 +310,8 @@ impl World {
                 let arrived = self.inbox(from.other()).and_then(|inbox| inbox.wait_for(total, PATIENCE));
                 outcome = outcome.and(arrived.with_context(|| format!("what {from:?} sent")));
             }
-            if outcome.is_err() {
+            if let Err(error) = outcome {
+                outcome = Err(error.context(self.both_ends()));
                 self.give_up();
             }
             for writer in writers {
@@ -334,6 +335,27 @@ impl World {
             ensure!(written.is_err(), "the connection goes on");
             outcome
         })
+    }
+
+    /// What both ends know of the connection, for the report of one that does not go on.
+    fn both_ends(&self) -> String {
+        let said = |name: &str, mut command: Command| {
+            let output = command.stdin(Stdio::null()).output();
+            let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+            format!("{name}:\n{}\n", text.unwrap_or_else(|error| error.to_string()))
+        };
+        let mut report = String::new();
+        if let Some(ours) = &self.ours {
+            let mut command = Command::new(mptcp_binary());
+            command.args(["ss", "--json", "--pid", &ours.process.id().to_string()]);
+            report += &said("this stack's end", command);
+        }
+        for words in [["-taeino", "state", "connected"], ["-Mtaine", "state", "connected"]] {
+            let mut command = self.namespace(Who::Kernel).command("ss");
+            command.args(words);
+            report += &said("the kernel's end", command);
+        }
+        report
     }
 
     /// Makes both ends fail, so that nobody waits for ever.

@@ -461,6 +461,9 @@ impl Connection {
                 continue;
             }
             subflow.mappings.set_infinite(1, 0);
+            // What the subflow has delivered so far is acknowledged; of what it delivers from here on its ACKs tell.
+            let delivered = subflow.snd.una.saturating_sub(1);
+            self.send.acknowledge(delivered.min(self.send.end()));
             if let Some((offset, octets)) = subflow.mappings.take_pending() {
                 readable |= self.receive.insert(offset, octets);
             }
@@ -478,6 +481,7 @@ impl Connection {
             shared.decide(self.id, || Decision::FellBack { reason });
             shared.events.push_back(Event::FellBack(self.id, reason));
         }
+        self.tell_writable(shared);
         if readable {
             self.tell_readable(shared);
         }

@@ -315,14 +315,12 @@ impl Connection {
             && self.may_fall_back(index)
         {
             // The only subflow delivers and the options have stopped coming: a path that has begun to strip them.
-            let acknowledged = subflow.snd.una - 1;
             shared.count(Counter::DssFallback);
             if let (true, Some(destination)) = (self.client, self.destination()) {
                 // It took a while of silence to find out.
                 shared.remember_blackhole(self.id, destination);
             }
             self.fall_back(shared, FallbackReason::OptionStripped);
-            self.send.acknowledge(acknowledged.min(self.send.end()));
             return;
         }
         let covered = self

@@ -83,6 +83,27 @@ fn an_option_that_disappears_later_leaves_a_working_connection() {
     }
 }
 
+/// What the subflow has delivered counts for the data when the connection falls back: the buffer was full, and nothing
+/// else will say that there is room.
+#[test]
+fn a_full_buffer_is_not_full_for_ever_when_options_disappear() {
+    for from in [0, 1, 5, 20, 60] {
+        let config = ConnectionConfig { send_buffer: 30_000, ..ConnectionConfig::default() };
+        for server_sends in [0, 300_000] {
+            let mut pair = Pair::new(3, vec![PathConfig::default()], false, &config);
+            let mut count = 0;
+            pair.middlebox = Some(Box::new(move |from_client, mut segment| {
+                count += usize::from(!from_client && !is_syn(&segment));
+                if !from_client && count > from {
+                    segment.options.mptcp.clear();
+                }
+                Some(segment)
+            }));
+            pair.exchange(300_000, server_sends);
+        }
+    }
+}
+
 /// Changes an octet of some packet with payload from the client on a path, in the middle of the stream.
 fn spoil(path: u8, times: usize, failed: Rc<Cell<usize>>) -> Middlebox {
     let mut count = 0;

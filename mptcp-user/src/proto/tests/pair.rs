@@ -44,6 +44,8 @@ pub(super) struct Host {
     offered: usize,
     finish: bool,
     finished: bool,
+    /// The engine took no more: nothing is offered before it says that there is room again.
+    full: bool,
     /// Octets the application reads at most before it must be asked to read more.
     pub(super) read_limit: usize,
     next_port: u16,
@@ -124,6 +126,7 @@ impl Pair {
                 offered: 0,
                 finish: false,
                 finished: false,
+                full: false,
                 read_limit: usize::MAX,
                 next_port: 40_000,
             }
@@ -330,9 +333,10 @@ pub(super) fn path_of(address: IpAddr) -> usize {
 impl Host {
     fn application(&mut self, now: Instant) {
         let Some(id) = self.connection else { return };
-        loop {
+        while self.offered < self.to_send.len() && !self.full {
             let room = self.endpoint.send_capacity(id).min(self.to_send.len() - self.offered).min(60_000);
             if room == 0 {
+                self.full = true;
                 break;
             }
             let chunk = Bytes::copy_from_slice(&self.to_send[self.offered..self.offered + room]);
@@ -357,7 +361,7 @@ impl Host {
         self.to_send.clear();
         self.events.clear();
         (self.ended, self.closed, self.offered) = (false, None, 0);
-        (self.finish, self.finished) = (false, false);
+        (self.finish, self.finished, self.full) = (false, false, false);
     }
 
     /// Reads what there is, as far as the limit allows.
@@ -380,7 +384,11 @@ impl Host {
 
     fn on_event(&mut self, now: Instant, event: Event) {
         match &event {
-            Event::Accepted { connection, .. } => self.connection = Some(*connection),
+            Event::Accepted { connection, .. } => {
+                self.connection = Some(*connection);
+                self.full = false;
+            }
+            Event::Connected(_) | Event::Writable(_) => self.full = false,
             Event::Closed(_, reason) => self.closed = Some(*reason),
             Event::SubflowWanted { connection, local, remote, .. } => {
                 self.next_port += 1;
