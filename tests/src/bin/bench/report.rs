@@ -39,7 +39,8 @@ Written by `cargo xtask bench`; the text too.
 
 One path through `mptcp lab` between two namespaces: a bottleneck of the given rate in both directions, with a queue of one
 bandwidth-delay product (at least ten frames), the given delay one way, and random loss of data packets. Both stacks use the
-same congestion control. The contenders take turns, each pair of turns with the same seed, so that the emulator loses the
+same congestion control, but for \"bbr\": the kernel's is version 1, which takes no notice of losses; this stack's follows
+the current draft (version 3), which gives way to them and to others. The contenders take turns, each pair of turns with the same seed, so that the emulator loses the
 same packets of both, counted from the first. Goodput is what the receiving application got from the handshake on, slow
 start included. IPv4, MTU 1500, offloads on; large limits on the kernel's buffers. A turn in which the emulator's packets
 left more than half a millisecond late on average, because the machine was busy, does not count and is repeated.
