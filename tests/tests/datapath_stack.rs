@@ -3,7 +3,7 @@
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::require_root;
 use mptcp_user::proto::{CloseReason, ConnectionConfig, ConnectionState};
-use mptcp_user::stack::{HostFacts, MptcpListener, Stack, StackError};
+use mptcp_user::stack::{HostFacts, MptcpListener, Stack, StackBuilder, StackError};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -211,4 +211,103 @@ fn a_kernel_without_af_xdp_is_named_as_the_reason() {
     let error = runtime.block_on(builder.build()).err().expect("no stack");
     assert!(matches!(error, StackError::NoAfXdp));
     assert!(error.to_string().contains("CONFIG_XDP_SOCKETS"), "{error}");
+}
+
+/// Sends octets to `remote`, where they are sent back, through a stack that is driven by this task's runtime.
+async fn there_and_back(builder: StackBuilder, remote: SocketAddr) {
+    let (stack, driver) = builder.build_local().await.expect("stack");
+    let driver = tokio::task::spawn_local(driver);
+    let sent = octets(3_000_000, 7);
+    let stream = stack.connect(remote).await.expect("connects");
+    let (mut read, mut write) = tokio::io::split(stream);
+    let mut got = Vec::new();
+    let writes = async {
+        write.write_all(&sent).await.expect("writes");
+        write.shutdown().await.expect("finishes");
+    };
+    let (_, reads) = tokio::join!(writes, read.read_to_end(&mut got));
+    reads.expect("reads");
+    assert!(got == sent);
+    // A timer that is due while nothing else happens: the peer goes on after a pause.
+    let mut stream = stack.connect(remote).await.expect("connects");
+    for size in [1, 100, 50_000] {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        stream.write_all(&sent[..size]).await.expect("writes");
+        let mut answer = vec![0; size];
+        stream.read_exact(&mut answer).await.expect("reads");
+        assert!(answer == sent[..size]);
+    }
+    stream.shutdown().await.expect("finishes");
+    assert_eq!(stream.read(&mut got).await.expect("reads"), 0);
+    drop(stream);
+    stack.shutdown(PATIENCE).await;
+    driver.await.expect("ends with its stack");
+}
+
+#[test]
+fn a_stack_without_a_thread_works_where_its_driver_is_polled() {
+    require_root!();
+    let lab = Lab::new().expect("links");
+    let right = start(&lab, Side::Right);
+    let server = runtime();
+    let port = within(&server, async {
+        let (mut listener, port) = listen(&right).await;
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut read, mut write) = tokio::io::split(stream);
+                    tokio::io::copy(&mut read, &mut write).await.expect("copies");
+                    write.shutdown().await.expect("finishes");
+                });
+            }
+        });
+        port
+    });
+    // Other tests have threads in other namespaces.
+    let threads_here = || {
+        let here = std::fs::read_link("/proc/thread-self/ns/net").expect("namespace");
+        let all = std::fs::read_dir("/proc/self/task").expect("threads").filter_map(Result::ok);
+        all.filter(|task| std::fs::read_link(task.path().join("ns/net")).is_ok_and(|it| it == here)).count()
+    };
+    for (busy_poll, family) in [(false, Family::Ipv4), (true, Family::Ipv6)] {
+        let remote = Side::Right.socket(1, family, port);
+        lab.namespace(Side::Left).run(|| {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("runtime");
+            let work = async {
+                there_and_back(StackBuilder { busy_poll, ..StackBuilder::default() }, remote).await;
+                assert_eq!(threads_here(), 1, "only this one");
+            };
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, async { tokio::time::timeout(PATIENCE, work).await.expect("in time") });
+        });
+        // Not at once: processes that other tests begin to start hold on to all descriptors for a moment.
+        assert_eq!(lab.left_attached(Side::Left).expect("looked at"), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_stack_ends_with_its_driver() {
+    require_root!();
+    let lab = Lab::with_links(1).expect("links");
+    let right = start(&lab, Side::Right);
+    let server = runtime();
+    let (mut listener, port) = within(&server, listen(&right));
+    let accepted = server.spawn(async move { listener.accept().await.expect("connection").0.closed().await });
+    lab.namespace(Side::Left).run(|| {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("runtime");
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            let (stack, driver) = Stack::builder().build_local().await.expect("stack");
+            let driver = tokio::task::spawn_local(driver);
+            let remote = Side::Right.socket(1, Family::Ipv4, port);
+            let mut stream = stack.connect(remote).await.expect("connects");
+            driver.abort();
+            assert!(driver.await.expect_err("dropped").is_cancelled());
+            assert_eq!(stream.closed().await, CloseReason::Aborted);
+            stream.write_all(&[1]).await.expect_err("nobody is there to send it");
+            assert!(matches!(stack.connect(remote).await, Err(StackError::Stopped)));
+        });
+    });
+    assert_eq!(lab.left_attached(Side::Left).expect("looked at"), Vec::<String>::new());
+    drop(accepted);
 }

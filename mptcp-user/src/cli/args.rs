@@ -264,6 +264,10 @@ pub(crate) struct StackArgs {
     /// driver can
     #[arg(long)]
     pub(crate) zero_copy: bool,
+    /// Look for packets all the time instead of sleeping when there are none: the shortest delays, for a processor that
+    /// is always busy
+    #[arg(long)]
+    pub(crate) busy_poll: bool,
     /// Most octets that all connections may hold together (suffixes K, M, G). As they become scarce, windows become
     /// smaller
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
@@ -375,6 +379,7 @@ impl StackArgs {
         builder.zero_copy = self.zero_copy;
         builder.pcap = self.pcap.clone();
         builder.events = self.events.clone();
+        builder.busy_poll = self.busy_poll;
         builder.control = true;
         builder.endpoint.blackhole_timeout = self.blackhole_timeout;
         builder.endpoint.memory = self.memory as u64;

@@ -1,217 +1,24 @@
-//! Between applications and the shard: one [`Channel`] per connection, one [`Mailbox`] per shard.
+//! Between an application and the shard: one [`Channel`] per connection.
 //!
-//! Only shared slices change hands under a lock; octets are copied by the application's task, outside of it. A shard
-//! that is awake looks into its mailbox by itself: its eventfd is written only when it sleeps. A task is woken only
-//! when it waits.
+//! Only shared slices change hands under a lock; octets are copied by the application's task, outside of it. A task is
+//! woken only when it waits.
 
-use super::Error;
-use super::xdp::CounterSnapshot;
-use crate::proto::{
-    BlackholeInfo, CloseReason, ConnectionConfig, ConnectionId, ConnectionInfo, Counters, ListenerId,
-    SubflowSlot,
-};
+use super::mailbox::Mailbox;
+use crate::proto::{CloseReason, ConnectionId, ConnectionInfo};
 use crate::wire::join_small;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::Notify;
 
-/// What the stack asks of a shard.
-pub(crate) enum Command {
-    /// Opens a connection.
-    Connect {
-        /// Where to.
-        remote: SocketAddr,
-        /// From where; an unspecified address or port 0 leaves that to the shard.
-        local: Option<SocketAddr>,
-        /// Choices for the connection.
-        config: Box<ConnectionConfig>,
-        /// Answered when the connection is established or has failed.
-        reply: oneshot::Sender<Result<Handle, Error>>,
-    },
-    /// Accepts connections.
-    Listen {
-        /// Address and port; port 0 leaves it to the kernel.
-        local: SocketAddr,
-        /// Choices for the connections.
-        config: Box<ConnectionConfig>,
-        /// The answer.
-        reply: oneshot::Sender<Result<Listening, Error>>,
-    },
-    /// Stops accepting.
-    CloseListener(ListenerId),
-    /// What is known of a connection; the channel keeps the last of it.
-    Info(ConnectionId, oneshot::Sender<Option<ConnectionInfo>>),
-    /// Changes the priority of a subflow (MP_PRIO).
-    SetBackup {
-        /// The connection.
-        connection: ConnectionId,
-        /// The subflow.
-        subflow: SubflowSlot,
-        /// Whether to use it only when no others work.
-        backup: bool,
-        /// Whether there is such a subflow.
-        reply: oneshot::Sender<bool>,
-    },
-    /// What is known of the shard as a whole.
-    Status(oneshot::Sender<Status>),
-    /// What is known of each of these connections, as far as they still exist.
-    Infos(Vec<ConnectionId>, oneshot::Sender<Vec<(ConnectionId, ConnectionInfo)>>),
-    /// Ends the shard when all connections have ended, or after `patience`.
-    Stop {
-        /// How long to wait for connections.
-        patience: Duration,
-        /// Answered when all is cleaned up.
-        reply: Option<oneshot::Sender<()>>,
-    },
-}
-
-/// What is known of a shard.
-pub(crate) struct Status {
-    /// What the engine has counted.
-    pub(crate) counters: Counters,
-    /// What the XDP program has counted, if the kernel tells.
-    pub(crate) xdp: Option<CounterSnapshot>,
-    /// Where is listened.
-    pub(crate) listeners: Vec<SocketAddr>,
-    /// Destinations that do not like Multipath TCP.
-    pub(crate) blackholes: Vec<BlackholeInfo>,
-    /// All connections.
-    pub(crate) connections: Vec<ConnectionId>,
-}
-
-/// A listener as the stack gets it.
-pub(crate) struct Listening {
-    /// The listener.
-    pub(crate) id: ListenerId,
-    /// Its address, with the port it got.
-    pub(crate) local: SocketAddr,
-    /// Its connections.
-    pub(crate) incoming: mpsc::Receiver<Handle>,
-}
-
-/// Where a shard is told things.
-pub(crate) struct Mailbox {
-    commands: Mutex<Vec<Command>>,
-    touched: Mutex<Vec<Arc<Channel>>>,
-    /// Something was put in since the shard last looked.
-    pending: AtomicBool,
-    /// The shard sleeps, or is about to.
-    asleep: AtomicBool,
-    /// The shard is gone.
-    stopped: AtomicBool,
-    event: OwnedFd,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is behind these locks is consistent at every point where something could panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Mailbox {
-    pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: no pointers involved.
-        let raw = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if raw < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self {
-            commands: Mutex::default(),
-            touched: Mutex::default(),
-            pending: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            // SAFETY: a new descriptor that nobody else has.
-            event: unsafe { OwnedFd::from_raw_fd(raw) },
-        })
-    }
-
-    /// Sends a command; `false` if there is no shard any more. A reply that the command carries is then dropped.
-    pub(crate) fn send(&self, command: Command) -> bool {
-        {
-            let mut commands = lock(&self.commands);
-            if self.stopped.load(Ordering::Acquire) {
-                return false;
-            }
-            commands.push(command);
-        }
-        self.notify();
-        true
-    }
-
-    fn touch(&self, channel: Arc<Channel>) {
-        lock(&self.touched).push(channel);
-        self.notify();
-    }
-
-    /// Publishes what was put in, and wakes the shard if it sleeps. The two sequentially consistent accesses pair
-    /// with those of [`prepare_sleep`](Self::prepare_sleep): either the shard sees `pending` or we see `asleep`.
-    fn notify(&self) {
-        self.pending.store(true, Ordering::SeqCst);
-        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
-            let one = 1u64;
-            // A full counter wakes as well, so the result does not matter.
-            // SAFETY: eight octets are readable at `one`.
-            unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };
-        }
-    }
-
-    /// Whether something waits. Cheap enough for a spinning loop.
-    pub(crate) fn has_mail(&self) -> bool {
-        self.pending.load(Ordering::Relaxed)
-    }
-
-    /// Takes out all that waits.
-    pub(crate) fn take(&self, commands: &mut Vec<Command>, touched: &mut Vec<Arc<Channel>>) {
-        if self.pending.swap(false, Ordering::SeqCst) {
-            commands.append(&mut lock(&self.commands));
-            touched.append(&mut lock(&self.touched));
-        }
-    }
-
-    /// Announces sleep; `false` if there is mail, and sleep is off.
-    pub(crate) fn prepare_sleep(&self) -> bool {
-        self.asleep.store(true, Ordering::SeqCst);
-        if self.pending.load(Ordering::SeqCst) {
-            self.asleep.store(false, Ordering::SeqCst);
-            return false;
-        }
-        true
-    }
-
-    /// The shard is awake again.
-    pub(crate) fn awake(&self) {
-        if !self.asleep.swap(false, Ordering::SeqCst) {
-            let mut count = 0u64;
-            // SAFETY: eight octets are writable at `count`.
-            unsafe { libc::read(self.event.as_raw_fd(), (&raw mut count).cast(), 8) };
-        }
-    }
-
-    /// There will be no shard any more: commands that wait are dropped, and with them their replies.
-    pub(crate) fn stop(&self) {
-        let commands = {
-            let mut commands = lock(&self.commands);
-            self.stopped.store(true, Ordering::Release);
-            std::mem::take(&mut *commands)
-        };
-        drop(commands);
-        let touched = std::mem::take(&mut *lock(&self.touched));
-        drop(touched);
-    }
-}
-
-impl AsFd for Mailbox {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
-    }
 }
 
 /// A reader that waits has reported all but so many octets: the window may be no larger than a few of these.
@@ -544,6 +351,7 @@ fn broken(reason: CloseReason) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mailbox::Alarm;
     use super::*;
     use std::task::Wake;
 
@@ -555,33 +363,10 @@ mod tests {
     }
 
     fn channel() -> (Arc<Channel>, Arc<Mailbox>) {
-        let mailbox = Arc::new(Mailbox::new().expect("eventfd"));
+        let mailbox = Arc::new(Mailbox::new(Alarm::event().expect("eventfd")));
         let id = ConnectionId { index: 1, generation: 1 };
         let ends = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into());
         (Channel::new(id, ends, mailbox.clone(), (64 << 10, 8000)), mailbox)
-    }
-
-    fn is_readable(mailbox: &Mailbox) -> bool {
-        let mut poll = libc::pollfd { fd: mailbox.event.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one pollfd.
-        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
-    }
-
-    #[test]
-    fn only_a_sleeping_shard_is_woken() {
-        let (channel, mailbox) = channel();
-        channel.send(Bytes::from_static(b"hello"));
-        assert!(mailbox.has_mail() && !is_readable(&mailbox));
-        assert!(!mailbox.prepare_sleep(), "there is mail");
-        let (mut commands, mut touched) = (Vec::new(), Vec::new());
-        mailbox.take(&mut commands, &mut touched);
-        assert_eq!((commands.len(), touched.len()), (0, 1));
-        touched[0].begin();
-        assert!(mailbox.prepare_sleep());
-        channel.send(Bytes::from_static(b"hello"));
-        assert!(is_readable(&mailbox));
-        mailbox.awake();
-        assert!(!is_readable(&mailbox));
     }
 
     #[test]
@@ -655,12 +440,5 @@ mod tests {
         unread.deliver(&mut vec![Bytes::from_static(b"unread")], false);
         drop(Handle(unread.clone()));
         assert!(unread.wishes().abort);
-    }
-
-    #[test]
-    fn commands_to_a_stopped_shard_are_refused() {
-        let (_, mailbox) = channel();
-        mailbox.stop();
-        assert!(!mailbox.send(Command::Stop { patience: Duration::ZERO, reply: None }));
     }
 }

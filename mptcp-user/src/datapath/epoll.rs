@@ -20,6 +20,11 @@ impl Epoll {
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(raw) } })
     }
 
+    /// Another descriptor of the same instance: readable while any of those added is ready.
+    pub(super) fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
     /// From now on tells when `fd` is readable. A descriptor leaves by itself when it is closed.
     pub(super) fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN as u32, key)

@@ -9,12 +9,14 @@ mod epoll;
 mod error;
 pub mod ethtool;
 pub mod interface;
+pub(crate) mod mailbox;
 pub mod netlink;
 mod path;
 pub mod port;
 mod receive;
 mod release;
 pub(crate) mod shard;
+mod timer;
 pub mod transmit;
 pub mod xdp;
 

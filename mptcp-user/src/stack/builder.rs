@@ -1,7 +1,8 @@
 //! Choices for a stack.
 
+use super::driver::Driver;
 use super::{AttachMode, HostFacts, Inner, Stack, StackError};
-use crate::datapath::shard::{ShardConfig, ShardHandle, spawn};
+use crate::datapath::shard::{self, ShardConfig, ShardHandle};
 use crate::proto::{ConnectionConfig, EndpointConfig};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,9 @@ pub struct StackBuilder {
     pub control: bool,
     /// Choices for connections that are made without others.
     pub connection: ConnectionConfig,
+    /// Look for packets all the time instead of sleeping when there are none: the shortest delays, for a processor of its
+    /// own.
+    pub busy_poll: bool,
     /// Bounds on what peers can make the stack keep.
     pub endpoint: EndpointConfig,
     /// Looks at the host. Tests put another one in its place to see what happens on other hosts.
@@ -40,6 +44,7 @@ impl Default for StackBuilder {
             events: None,
             control: false,
             connection: ConnectionConfig::default(),
+            busy_poll: false,
             endpoint: EndpointConfig::default(),
             probe: HostFacts::gather,
         }
@@ -55,25 +60,71 @@ impl StackBuilder {
     pub async fn build(self) -> Result<Stack, StackError> {
         let namespace = super::control::namespace();
         let (ready, outcome) = oneshot::channel();
-        let connection = self.connection;
+        let (config, rest) = self.split();
+        shard::spawn(config, ready).map_err(|error| StackError::System("starting a thread", error))?;
+        let handle = outcome.await.map_err(|_| StackError::Stopped)??;
+        Ok(rest.stack(handle, namespace).await)
+    }
+
+    /// Makes a stack without a thread: all of its work is done where the [`Driver`] is polled, which must go on beside
+    /// whatever uses the stack. The fewest changes of thread, and so the shortest delays, for applications that leave
+    /// enough of their thread to it.
+    ///
+    /// ```no_run
+    /// # use mptcp_user::stack::Stack;
+    /// # async fn serve(_: Stack) {}
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (stack, driver) = Stack::builder().build_local().await?;
+    /// let tasks = tokio::task::LocalSet::new();
+    /// tasks.spawn_local(driver);
+    /// tasks.run_until(serve(stack)).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As those of [`build`](Self::build).
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O.
+    pub async fn build_local(self) -> Result<(Stack, Driver), StackError> {
+        let namespace = super::control::namespace();
+        let (config, rest) = self.split();
+        let (handle, work) = shard::drive(config)?;
+        Ok((rest.stack(handle, namespace).await, Driver::new(work)))
+    }
+
+    fn split(self) -> (ShardConfig, Rest) {
         let config = ShardConfig {
             interfaces: self.interfaces,
             mode: self.mode,
             zero_copy: self.zero_copy,
             pcap: self.pcap,
             events: self.events,
+            busy_poll: self.busy_poll,
             endpoint: self.endpoint,
             probe: self.probe,
         };
-        spawn(config, ready).map_err(|error| StackError::System("starting a thread", error))?;
-        let handle = outcome.await.map_err(|_| StackError::Stopped)??;
-        let ShardHandle { mailbox, interfaces } = handle;
-        let mut inner = Inner { mailbox, interfaces, connection, _control: None };
+        (config, Rest { connection: self.connection, control: self.control })
+    }
+}
+
+/// What the shard does not need to know.
+struct Rest {
+    connection: ConnectionConfig,
+    control: bool,
+}
+
+impl Rest {
+    /// The stack on a shard. `namespace`: inode of the network namespace that it is in.
+    async fn stack(self, shard: ShardHandle, namespace: Option<u64>) -> Stack {
+        let ShardHandle { mailbox, interfaces } = shard;
+        let mut inner = Inner { mailbox, interfaces, connection: self.connection, _control: None };
         if self.control {
             // From here on the stack ends if this future is dropped.
             let (mailbox, interfaces) = (inner.mailbox.clone(), inner.interfaces.clone());
             inner._control = super::control::start(mailbox, interfaces, namespace).await;
         }
-        Ok(Stack { inner: Arc::new(inner) })
+        Stack { inner: Arc::new(inner) }
     }
 }

@@ -1,8 +1,8 @@
 //! Answers what is asked through the control socket.
 
 use super::StackError;
-use crate::datapath::channel::{Command, Mailbox, Status};
 use crate::datapath::interface::InterfaceReport;
+use crate::datapath::mailbox::{Command, Mailbox, Status};
 use crate::datapath::xdp::CounterSnapshot;
 use crate::observe::control::{ControlSocket, Question, SocketFile, directory};
 use serde_json::{Map, Value, json};

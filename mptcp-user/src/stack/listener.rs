@@ -1,7 +1,8 @@
 //! Accepting connections.
 
 use super::{Inner, MptcpStream, StackError};
-use crate::datapath::channel::{Command, Handle, Listening};
+use crate::datapath::channel::Handle;
+use crate::datapath::mailbox::{Command, Listening};
 use crate::proto::ListenerId;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -21,16 +21,18 @@
 
 mod builder;
 mod control;
+mod driver;
 mod listener;
 mod stream;
 
 pub use crate::datapath::Error as StackError;
 pub use crate::datapath::interface::{AttachMode, HostFacts, InterfaceReport};
 pub use builder::StackBuilder;
+pub use driver::Driver;
 pub use listener::MptcpListener;
 pub use stream::MptcpStream;
 
-use crate::datapath::channel::{Command, Mailbox};
+use crate::datapath::mailbox::{Command, Mailbox};
 use crate::proto::ConnectionConfig;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -2,7 +2,8 @@
 
 use super::Inner;
 use crate::datapath::Arena;
-use crate::datapath::channel::{Command, Handle};
+use crate::datapath::channel::Handle;
+use crate::datapath::mailbox::Command;
 use crate::proto::{CloseReason, ConnectionInfo, ConnectionState, SubflowSlot};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;

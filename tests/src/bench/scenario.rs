@@ -36,6 +36,8 @@ pub struct Scenario {
     pub mtu: u32,
     offloads: bool,
     shaped: bool,
+    /// Our stack looks for packets all the time.
+    busy: bool,
     kind: Kind,
 }
 
@@ -51,11 +53,19 @@ enum Kind {
     Cpu,
 }
 
-const USUAL: Scenario =
-    Scenario { name: "", about: "", links: 2, mtu: 1500, offloads: true, shaped: false, kind: Kind::Bulk };
+const USUAL: Scenario = Scenario {
+    name: "",
+    about: "",
+    links: 2,
+    mtu: 1500,
+    offloads: true,
+    shaped: false,
+    busy: false,
+    kind: Kind::Bulk,
+};
 
 /// All scenarios between namespaces.
-pub const SCENARIOS: [Scenario; 10] = [
+pub const SCENARIOS: [Scenario; 11] = [
     Scenario { name: "bulk", about: "one connection, two links, MTU 1500, offloads on", ..USUAL },
     Scenario { name: "bulk-nooffload", about: "the same, TSO, GSO and GRO off", offloads: false, ..USUAL },
     Scenario {
@@ -84,6 +94,13 @@ pub const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "rr",
         about: "request and response of 64 octets and of 16 KiB",
+        kind: Kind::RequestResponse(&[64, 16 << 10]),
+        ..USUAL
+    },
+    Scenario {
+        name: "rr-busy",
+        about: "the same, our stack polling all the time",
+        busy: true,
         kind: Kind::RequestResponse(&[64, 16 << 10]),
         ..USUAL
     },
@@ -161,6 +178,8 @@ impl Scenario {
     fn options(&self, contender: Contender) -> &'static [&'static str] {
         match (contender, self.kind) {
             (Contender::Ours, Kind::Record) => RECORD_OPTIONS,
+            (Contender::Ours, Kind::RequestResponse(_)) if self.busy => &["--local", "--busy-poll"],
+            (Contender::Ours, Kind::RequestResponse(_)) => &["--local"],
             _ => &[],
         }
     }

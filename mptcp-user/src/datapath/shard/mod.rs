@@ -1,21 +1,23 @@
-//! The shard: one thread that owns an [`Endpoint`] and all that packets go through.
+//! The shard: owns an [`Endpoint`] and all that packets go through, on a thread of its own or as a task of the
+//! application's.
 //!
 //! Each round it receives a batch of packets from every socket, lets the engine work, moves the application's
 //! octets, and sends what the engine has made of it all. Four-tuples and tokens are put into the XDP program's maps
-//! before the segments that need them leave. With nothing to do it spins for a moment (a wake-up costs more than a
-//! packet), then sleeps in `epoll`.
+//! before the segments that need them leave. `run` says when the next round is.
 
 mod events;
 mod news;
 mod ports;
 mod removals;
 mod requests;
+mod run;
 mod traffic;
 
 use super::attachment::{Attachment, Manner, SocketPlaces};
 use super::capture::Capture;
-use super::channel::{Channel, Command, Handle, Mailbox};
+use super::channel::{Channel, Handle};
 use super::interface::{AttachMode, HostFacts, InterfaceReport};
+use super::mailbox::{Alarm, Command, Mailbox};
 use super::netlink::{Monitor, Netlink};
 use super::path::Paths;
 use super::receive::Receiver;
@@ -29,18 +31,16 @@ use crate::wire::Segment;
 use bytes::Bytes;
 use ports::Ports;
 use removals::Removals;
+pub(crate) use run::{drive, spawn};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// How long a shard without work spins before it sleeps, where there is another processor to bring it work meanwhile.
-const SPIN: Duration = Duration::from_micros(20);
-/// How often a shard that is always busy looks at what only `epoll` tells.
-const GLANCE: Duration = Duration::from_millis(1);
 /// How long news about interfaces settle before interfaces are looked at again.
 const SETTLE: Duration = Duration::from_millis(50);
 
@@ -49,6 +49,7 @@ const KEY_MAILBOX: u64 = 0;
 const KEY_MONITOR: u64 = 1;
 const KEY_EVENTS: u64 = 2;
 const KEY_SOCKET: u64 = 3;
+const KEY_TIMER: u64 = 4;
 /// Plus the interface index.
 const KEY_TRANSMIT: u64 = 1 << 32;
 
@@ -65,11 +66,16 @@ pub(crate) struct ShardConfig {
     pub(crate) pcap: Option<PathBuf>,
     /// Where to write what the engine decides.
     pub(crate) events: Option<PathBuf>,
+    /// Look for packets all the time, never sleep.
+    pub(crate) busy_poll: bool,
     /// Bounds of the engine.
     pub(crate) endpoint: EndpointConfig,
     /// Looks at the host.
     pub(crate) probe: fn() -> std::io::Result<HostFacts>,
 }
+
+/// Who waits for the end of a shard.
+type Replies = Vec<oneshot::Sender<()>>;
 
 /// What is shared with the stack while the shard runs.
 pub(crate) struct ShardHandle {
@@ -102,7 +108,7 @@ struct Listener {
 struct Drain {
     deadline: Instant,
     aborted: bool,
-    replies: Vec<oneshot::Sender<()>>,
+    replies: Replies,
 }
 
 /// See the [module](self).
@@ -144,35 +150,8 @@ fn now() -> Instant {
     Instant::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
-/// Starts a shard on a thread of its own, in the calling thread's network namespace. `ready` gets the outcome.
-pub(crate) fn spawn(
-    config: ShardConfig,
-    ready: oneshot::Sender<Result<ShardHandle, Error>>,
-) -> std::io::Result<()> {
-    std::thread::Builder::new().name("mptcp-shard".into()).spawn(move || {
-        let mut shard = match Shard::new(config) {
-            Ok(shard) => shard,
-            Err(error) => {
-                let _ = ready.send(Err(error));
-                return;
-            }
-        };
-        let handle = ShardHandle { mailbox: shard.mailbox.clone(), interfaces: shard.reports.clone() };
-        if ready.send(Ok(handle)).is_err() {
-            return; // whoever wanted a stack has gone
-        }
-        let replies = shard.run();
-        // Programs are detached, sockets closed and captures written before anyone hears that it is over.
-        drop(shard);
-        for reply in replies {
-            let _ = reply.send(());
-        }
-    })?;
-    Ok(())
-}
-
 impl Shard {
-    fn new(config: ShardConfig) -> Result<Self, Error> {
+    fn new(config: ShardConfig, alarm: Alarm) -> Result<Self, Error> {
         let system = |what| move |error| Error::System(what, error);
         let facts = (config.probe)().map_err(system("looking at the interfaces"))?;
         let chosen = choose(&facts, &config)?;
@@ -184,7 +163,7 @@ impl Shard {
         // First the news, then the questions: what changes in between is heard.
         let monitor = Monitor::new().map_err(system("listening to netlink"))?;
         let netlink = Netlink::new().map_err(system("opening netlink"))?;
-        let mailbox = Arc::new(Mailbox::new().map_err(system("making an eventfd"))?);
+        let mailbox = Arc::new(Mailbox::new(alarm));
         let epoll = Epoll::new().map_err(system("making an epoll descriptor"))?;
         let events = program.take_events();
         let capture = match &config.pcap {
@@ -204,7 +183,9 @@ impl Shard {
             None => None,
         };
         let register = || -> std::io::Result<()> {
-            epoll.add(mailbox.as_fd(), KEY_MAILBOX)?;
+            if let Some(event) = mailbox.alarm().descriptor() {
+                epoll.add(event, KEY_MAILBOX)?;
+            }
             epoll.add(monitor.as_fd(), KEY_MONITOR)?;
             if let Some(events) = &events {
                 epoll.add(events.as_fd(), KEY_EVENTS)?;
@@ -258,6 +239,10 @@ impl Shard {
             return Err(first.unwrap_or(Error::NothingUsable { reasons: "none".into() }));
         }
         Ok(shard)
+    }
+
+    fn handle(&self) -> ShardHandle {
+        ShardHandle { mailbox: self.mailbox.clone(), interfaces: self.reports.clone() }
     }
 
     /// Brings an interface into use and tells the engine of its addresses.
@@ -332,53 +317,25 @@ impl Shard {
         names.join(", ")
     }
 
-    /// Works until it is told to stop and everything is done. Gives the replies that are due then.
-    fn run(&mut self) -> Vec<oneshot::Sender<()>> {
-        let alone = std::thread::available_parallelism().is_ok_and(|number| number.get() == 1);
-        let spin = if alone { Duration::ZERO } else { SPIN };
-        let mut idle_since = None;
-        let mut glanced = now();
-        loop {
-            let time = now();
-            let mut busy = self.receive(time);
-            busy |= self.take_mail(time);
-            if self.endpoint.next_timeout().is_some_and(|due| due <= time) {
-                self.endpoint.handle_timeout(time);
-                busy = true;
-            }
-            self.housekeeping(time);
-            self.handle_events(time);
-            busy |= self.transmit(time);
-            // What was made while sending concerns segments that have not left yet: maps first.
-            self.handle_events(time);
-            self.flush(time);
-            self.forget_removed();
-            self.log_decisions();
-            if let Some(replies) = self.finished(time) {
-                return replies;
-            }
-            if busy {
-                idle_since = None;
-                if time - glanced >= GLANCE {
-                    glanced = time;
-                    self.wait(time, Some(Duration::ZERO));
-                }
-                continue;
-            }
-            let idle = *idle_since.get_or_insert(time);
-            if time - idle < spin {
-                std::hint::spin_loop();
-                continue;
-            }
-            if self.mailbox.prepare_sleep() {
-                if !self.has_packets() {
-                    let timeout = self.next_deadline().map(|due| due - time);
-                    self.wait(time, timeout);
-                    glanced = now();
-                }
-                self.mailbox.awake();
-            }
-            idle_since = None;
+    /// One round of work. Whether there was any; at the end of everything, the replies that are due.
+    fn round(&mut self, time: Instant) -> ControlFlow<Replies, bool> {
+        let mut busy = self.receive(time);
+        busy |= self.take_mail(time);
+        if self.endpoint.next_timeout().is_some_and(|due| due <= time) {
+            self.endpoint.handle_timeout(time);
+            busy = true;
+        }
+        self.housekeeping(time);
+        self.handle_events(time);
+        busy |= self.transmit(time);
+        // What was made while sending concerns segments that have not left yet: maps first.
+        self.handle_events(time);
+        self.flush(time);
+        self.forget_removed();
+        self.log_decisions();
+        match self.finished(time) {
+            Some(replies) => ControlFlow::Break(replies),
+            None => ControlFlow::Continue(busy),
         }
     }
 
@@ -416,8 +373,8 @@ impl Shard {
             match *key {
                 KEY_MONITOR => self.take_news(time),
                 KEY_EVENTS => self.take_program_events(time),
-                // Looked into in every round anyway.
-                KEY_MAILBOX | KEY_SOCKET => {}
+                // Looked into in every round anyway; a timer is set anew before the next sleep.
+                KEY_MAILBOX | KEY_SOCKET | KEY_TIMER => {}
                 key => {
                     if let Some(attachment) = self.attachment((key - KEY_TRANSMIT) as u32) {
                         attachment.blocked = false;
@@ -452,7 +409,7 @@ impl Shard {
     }
 
     /// The replies that are due, when draining is over.
-    fn finished(&mut self, _time: Instant) -> Option<Vec<oneshot::Sender<()>>> {
+    fn finished(&mut self, _time: Instant) -> Option<Replies> {
         let aborted = self.draining.as_ref()?.aborted;
         // After an abort nobody waits for an interface that takes nothing.
         let over =

@@ -1,7 +1,8 @@
 //! What applications ask for.
 
 use super::super::Error;
-use super::super::channel::{Channel, Command, Handle, Listening, Status};
+use super::super::channel::{Channel, Handle};
+use super::super::mailbox::{Command, Listening, Status};
 use super::super::netlink::{Route, RouteKind};
 use super::super::port::PortError;
 use super::{Connection, Drain, Listener, Shard};

@@ -26,6 +26,10 @@ use std::time::Duration;
 
 /// A burst, or a super-segment, is about so much time long at the path's rate, so that it does not delay others.
 const QUANTUM: Duration = Duration::from_millis(1);
+/// To a peer that is near a burst may be as large as a super-segment, however low the rate: what others wait for it is less
+/// than what cutting it costs. Half of that for each of these steps that it is further away.
+const NEAR_BURST: u64 = 64 << 10;
+const NEAR_STEP: Duration = Duration::from_micros(256);
 /// Initial window in segments (RFC 6928).
 const INITIAL_SEGMENTS: u64 = 10;
 /// No window is smaller than this many segments, except after a timeout.
@@ -72,11 +76,19 @@ impl Path {
 
     /// Octets that should leave in one burst, given the round-trip time.
     pub(crate) fn quantum(&self, srtt: Option<Duration>) -> u64 {
-        let (octets, time) = match self.pacing_rate {
-            Some(rate) => (rate, Duration::from_secs(1)),
-            None => (self.cwnd, srtt.unwrap_or(QUANTUM)),
+        let quantum = |octets: u64, time: Duration| {
+            (u128::from(octets) * QUANTUM.as_nanos() / time.as_nanos().max(1)) as u64
         };
-        (u128::from(octets) * QUANTUM.as_nanos() / time.as_nanos().max(1)) as u64
+        match self.pacing_rate {
+            Some(rate) => quantum(rate, Duration::from_secs(1)),
+            None => quantum(self.cwnd, srtt.unwrap_or(QUANTUM)).max(self.near_burst()),
+        }
+    }
+
+    fn near_burst(&self) -> u64 {
+        let Some(distance) = self.min_rtt else { return 0 };
+        let steps = distance.as_nanos() / NEAR_STEP.as_nanos();
+        NEAR_BURST.checked_shr(steps.min(64) as u32).unwrap_or(0)
     }
 
     /// Halves the window, which is not to grow back at once.

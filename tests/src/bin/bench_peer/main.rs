@@ -37,6 +37,12 @@ struct Args {
     /// Send and receive buffer of a connection of our stack, in mebibytes
     #[arg(long, value_name = "MIB")]
     buffer: Option<usize>,
+    /// Our stack is to work on the application's thread
+    #[arg(long)]
+    local: bool,
+    /// Our stack is to look for packets all the time
+    #[arg(long)]
+    busy_poll: bool,
     /// Our stack is to speak regular TCP only
     #[arg(long)]
     no_multipath: bool,
@@ -118,9 +124,10 @@ fn main() -> Result<()> {
     // Many connections need many descriptors, whoever makes them.
     rlimit()?;
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let local = tokio::task::LocalSet::new();
     let line = match args.contender.protocol() {
-        _ if args.role.is_many() => runtime()?.block_on(many::run(&args))?,
-        None => runtime()?.block_on(ours::run(&args))?,
+        _ if args.role.is_many() => local.block_on(&runtime()?, many::run(&args))?,
+        None => local.block_on(&runtime()?, ours::run(&args))?,
         Some(protocol) => kernels::run(protocol, &args)?,
     };
     println!("{line}");

@@ -14,7 +14,7 @@ pub(super) async fn run(args: &Args) -> Result<serde_json::Value> {
     result
 }
 
-/// The stack that the arguments ask for.
+/// The stack that the arguments ask for. Called inside of a `LocalSet`.
 pub(super) async fn stack(args: &Args) -> Result<Stack> {
     let mut builder = Stack::builder();
     builder.connection.multipath = !args.no_multipath;
@@ -27,6 +27,12 @@ pub(super) async fn stack(args: &Args) -> Result<Stack> {
     }
     if let Some(name) = &args.path_manager {
         builder.connection.path_manager.clone_from(name);
+    }
+    builder.busy_poll = args.busy_poll;
+    if args.local {
+        let (stack, driver) = builder.build_local().await?;
+        tokio::task::spawn_local(driver);
+        return Ok(stack);
     }
     Ok(builder.build().await?)
 }

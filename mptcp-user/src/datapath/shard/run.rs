@@ -1,0 +1,248 @@
+//! When a shard works, looks around, and sleeps: on a thread of its own, or as a task of the application's runtime.
+//!
+//! A wake-up costs more than a packet, so a shard without work looks for more for a moment before it sleeps.
+//!
+//! On a thread of its own it works while the application does, which is what bulk transfers want. As a task, on the
+//! application's thread, nobody waits for another thread to be woken: a request and its response take two changes of
+//! thread less at each end.
+
+use super::super::Error;
+use super::super::mailbox::Alarm;
+use super::super::timer::Timer;
+use super::{KEY_TIMER, Replies, Shard, ShardConfig, ShardHandle, now};
+use crate::proto::Instant;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+use std::{future::poll_fn, io, thread};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+
+/// How long a shard without work spins before it sleeps, where there is another processor to bring it work meanwhile.
+const SPIN: Duration = Duration::from_micros(20);
+/// The most, for one whose thread is the application's, too: nobody waits for that.
+const LONGEST_SPIN: Duration = Duration::from_micros(100);
+/// How often a shard that is always busy looks at what only `epoll` tells.
+const GLANCE: Duration = Duration::from_millis(1);
+
+/// What comes after a round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    /// Another one.
+    Round,
+    /// Another one, after a look at all descriptors.
+    Glance,
+    /// Another one: there may be work by then.
+    Spin,
+    /// Sleep.
+    Sleep,
+}
+
+/// When a shard sleeps.
+#[derive(Debug)]
+struct Pace {
+    busy_poll: bool,
+    idle_since: Option<Instant>,
+    glanced: Instant,
+    /// How long to spin now: longer while sleep turns out to be short, up to `longest`.
+    spin: Duration,
+    longest: Duration,
+}
+
+impl Pace {
+    fn new(busy_poll: bool, longest: Duration, now: Instant) -> Self {
+        let alone = thread::available_parallelism().is_ok_and(|number| number.get() == 1);
+        let longest = if alone { Duration::ZERO } else { longest };
+        Self { busy_poll, idle_since: None, glanced: now, spin: SPIN.min(longest), longest }
+    }
+
+    /// What comes after a round that began at `time`.
+    fn next(&mut self, time: Instant, busy: bool) -> Next {
+        if (busy || self.busy_poll) && time - self.glanced >= GLANCE {
+            self.glanced = time;
+            return Next::Glance;
+        }
+        if busy {
+            self.idle_since = None;
+            return Next::Round;
+        }
+        let idle = *self.idle_since.get_or_insert(time);
+        if self.busy_poll || time - idle < self.spin { Next::Spin } else { Next::Sleep }
+    }
+
+    /// There was sleep between these times.
+    fn slept(&mut self, from: Instant, until: Instant) {
+        // As virtual machines that are out of work do: who is woken at once had better not have slept.
+        self.spin = if until - from < self.longest { self.spin * 2 } else { self.spin / 2 }
+            .clamp(SPIN.min(self.longest), self.longest);
+        (self.glanced, self.idle_since) = (until, None);
+    }
+}
+
+/// Starts a shard on a thread of its own, in the calling thread's network namespace. `ready` gets the outcome.
+pub(crate) fn spawn(
+    config: ShardConfig,
+    ready: oneshot::Sender<Result<ShardHandle, Error>>,
+) -> io::Result<()> {
+    let work = move || {
+        let made = Alarm::event()
+            .map_err(|error| Error::System("making an eventfd", error))
+            .and_then(|alarm| Shard::new(config, alarm));
+        let mut shard = match made {
+            Ok(shard) => shard,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        if ready.send(Ok(shard.handle())).is_err() {
+            return; // whoever wanted a stack has gone
+        }
+        let replies = shard.run();
+        end(shard, replies);
+    };
+    thread::Builder::new().name("mptcp-shard".into()).spawn(work)?;
+    Ok(())
+}
+
+/// Makes a shard that works while the future is polled, in the calling thread's network namespace.
+///
+/// # Panics
+/// Outside of a tokio runtime with I/O.
+pub(crate) fn drive(config: ShardConfig) -> Result<(ShardHandle, impl Future<Output = ()>), Error> {
+    let system = |what| move |error| Error::System(what, error);
+    let shard = Shard::new(config, Alarm::task())?;
+    let timer = Timer::new().map_err(system("making a timer"))?;
+    shard.epoll.add(timer.as_fd(), KEY_TIMER).map_err(system("registering with epoll"))?;
+    let epoll = shard.epoll.try_clone().map_err(system("copying a descriptor"))?;
+    // SAFETY: an open descriptor that is owned, and is not replaced, for as long as it is registered.
+    let woken = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }
+        .map_err(|error| Error::System("registering with the runtime", error.into()))?;
+    let handle = shard.handle();
+    Ok((handle, async move {
+        let mut shard = shard;
+        let replies = shard.work(timer, &woken).await;
+        end(shard, replies);
+    }))
+}
+
+/// Programs are detached, sockets closed and captures written before anyone hears that it is over.
+fn end(shard: Shard, replies: Replies) {
+    drop(shard);
+    for reply in replies {
+        let _ = reply.send(());
+    }
+}
+
+impl Shard {
+    /// Works until it is told to stop and everything is done. Gives the replies that are due then.
+    fn run(&mut self) -> Replies {
+        let mut pace = Pace::new(self.config.busy_poll, SPIN, now());
+        loop {
+            let time = now();
+            let busy = match self.round(time) {
+                ControlFlow::Continue(busy) => busy,
+                ControlFlow::Break(replies) => return replies,
+            };
+            match pace.next(time, busy) {
+                Next::Round => {}
+                Next::Glance => self.wait(time, Some(Duration::ZERO)),
+                Next::Spin => std::hint::spin_loop(),
+                Next::Sleep => {
+                    if self.mailbox.prepare_sleep() {
+                        if !self.has_packets() {
+                            let timeout = self.next_deadline().map(|due| due - time);
+                            self.wait(time, timeout);
+                        }
+                        self.mailbox.awake();
+                    }
+                    pace.slept(time, now());
+                }
+            }
+        }
+    }
+
+    /// [`run`](Self::run) as a task, which lets others have their turn after every round.
+    async fn work(&mut self, mut timer: Timer, woken: &AsyncFd<OwnedFd>) -> Replies {
+        let mut pace = Pace::new(self.config.busy_poll, LONGEST_SPIN, now());
+        loop {
+            let time = now();
+            let busy = match self.round(time) {
+                ControlFlow::Continue(busy) => busy,
+                ControlFlow::Break(replies) => return replies,
+            };
+            match pace.next(time, busy) {
+                Next::Round | Next::Spin => yield_now().await,
+                Next::Glance => {
+                    self.wait(time, Some(Duration::ZERO));
+                    yield_now().await;
+                }
+                Next::Sleep => {
+                    if self.mailbox.prepare_sleep() {
+                        if !self.has_packets() {
+                            timer.set(self.next_deadline());
+                            poll_fn(|cx| {
+                                let mail = self.mailbox.poll_woken(cx);
+                                let descriptors = woken.poll_read_ready(cx).map(|guard| {
+                                    // An error leaves nothing to wait for but time: rounds go on.
+                                    if let Ok(mut guard) = guard {
+                                        guard.clear_ready();
+                                    }
+                                });
+                                if mail.is_ready() { mail } else { descriptors }
+                            })
+                            .await;
+                            self.wait(now(), Some(Duration::ZERO));
+                        }
+                        self.mailbox.awake();
+                    }
+                    pace.slept(time, now());
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(micros: u64) -> Instant {
+        Instant::from_nanos(micros * 1000)
+    }
+
+    #[test]
+    fn a_shard_spins_for_a_moment_and_longer_where_sleep_is_short() {
+        let mut pace =
+            Pace { busy_poll: false, idle_since: None, glanced: at(0), spin: SPIN, longest: LONGEST_SPIN };
+        assert_eq!(pace.next(at(10), true), Next::Round);
+        assert_eq!(pace.next(at(20), false), Next::Spin);
+        assert_eq!(pace.next(at(39), false), Next::Spin);
+        assert_eq!(pace.next(at(40), false), Next::Sleep);
+        for _ in 0..5 {
+            pace.slept(at(40), at(90));
+        }
+        assert_eq!(pace.spin, LONGEST_SPIN);
+        assert_eq!(pace.next(at(100), false), Next::Spin);
+        assert_eq!(pace.next(at(199), false), Next::Spin);
+        assert_eq!(pace.next(at(200), false), Next::Sleep);
+        for _ in 0..5 {
+            pace.slept(at(200), at(900));
+        }
+        assert_eq!(pace.spin, SPIN);
+    }
+
+    #[test]
+    fn a_busy_shard_looks_around_every_millisecond() {
+        let mut pace = Pace::new(true, SPIN, at(0));
+        assert_eq!(pace.next(at(999), true), Next::Round);
+        assert_eq!(pace.next(at(1000), true), Next::Glance);
+        assert_eq!(pace.next(at(1001), true), Next::Round);
+        // Busy polling never sleeps.
+        assert_eq!(pace.next(at(1500), false), Next::Spin);
+        assert_eq!(pace.next(at(2000), false), Next::Glance);
+        assert_eq!(pace.next(at(2999), false), Next::Spin);
+    }
+}
