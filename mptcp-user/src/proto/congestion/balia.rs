@@ -1,8 +1,9 @@
-//! BALIA, balanced linked adaptation (draft-walid-mptcp-congestion-control): increase and decrease both depend on how
-//! much faster the best path is, a compromise between friendliness to others and quick reactions.
+//! BALIA, balanced linked adaptation (draft-walid-mptcp-congestion-control-04): increase and decrease both depend on how
+//! much faster the best path is, a compromise between friendliness to others and quick reactions. Slow start and the rest
+//! are as in RFC 5681, but for the smallest threshold, which is one segment where there are several paths.
 
 use super::slow_start::SlowStart;
-use super::{Ack, Cause, CongestionControl, Path, PerPath, additive};
+use super::{Ack, Cause, CongestionControl, Path, PerPath, additive, coupled, least_segments};
 use crate::proto::Instant;
 
 /// No loss takes more than this share of half the window.
@@ -20,20 +21,13 @@ pub(super) struct Balia {
     paths: PerPath<State>,
 }
 
-/// Octets per second that a path carries: x of the draft.
-fn rate(path: &Path) -> f64 {
-    path.cwnd as f64 / path.srtt.map_or(1e-3, |rtt| rtt.as_secs_f64()).max(1e-6)
-}
-
-/// How much faster the fastest path is than this one, and this one's share of all.
+/// How much faster the fastest path is than this one (alpha of the draft), and this one's share of all; of octets per
+/// second that a path carries (x of the draft).
 fn balance(index: usize, paths: &[Path]) -> (f64, f64) {
-    let own = rate(&paths[index]).max(1.0);
-    let (mut best, mut sum) = (own, 0.0);
-    for path in paths.iter().filter(|path| path.active) {
-        best = best.max(rate(path));
-        sum += rate(path);
-    }
-    (best / own, own / f64::max(sum, own))
+    let own = (paths[index].cwnd as f64 / paths[index].rtt()).max(1.0);
+    let rates = coupled(index, paths).map(|(_, path, window)| window / path.rtt());
+    let (best, sum) = rates.fold((own, 0.0), |(best, sum), rate| (best.max(rate), sum + rate));
+    (best / own, own / sum.max(own))
 }
 
 impl CongestionControl for Balia {
@@ -55,7 +49,8 @@ impl CongestionControl for Balia {
 
     fn on_congestion(&mut self, _now: Instant, index: usize, _cause: Cause, paths: &mut [Path]) {
         let (alpha, _) = balance(index, paths);
-        paths[index].reduce(1.0 - alpha.min(MAX_DECREASE) / 2.0);
+        let least = least_segments(paths);
+        paths[index].reduce_to(1.0 - alpha.min(MAX_DECREASE) / 2.0, least);
     }
 
     fn on_reset(&mut self, path: usize) {
@@ -93,5 +88,34 @@ mod tests {
         paths[1].cwnd = 50_000;
         Balia::default().on_congestion(Instant::ZERO, 1, Cause::Loss, &mut paths);
         assert_eq!(paths[1].ssthresh, 12_500);
+    }
+
+    /// 20000 octets at 10 ms (2e6 per second) and 80000 at 100 ms (8e5). On the first alpha is 1 and the share 20/28: it
+    /// gains 1000 * (20/28)^2 for a window and loses half of it. On the second alpha is 2.5, the share 8/28: it gains
+    /// 1000 * (8/28)^2 * 3.5 / 2 * 6.5 / 5, and loses three quarters.
+    #[test]
+    fn round_trip_times_count_as_the_draft_says() {
+        use std::time::Duration;
+        for (index, gain, threshold) in [(0, 510, 10_000), (1, 185, 20_000)] {
+            let mut paths = paths([20_000, 80_000]);
+            paths[0].srtt = Some(Duration::from_millis(10));
+            paths[1].srtt = Some(Duration::from_millis(100));
+            Balia::default().on_congestion(Instant::ZERO, index, Cause::Loss, &mut paths);
+            assert_eq!(paths[index].ssthresh, threshold);
+            let before = paths[index].cwnd;
+            let ack = Ack { delivered: before, limited: true, ..Ack::default() };
+            Balia::default().on_ack(Instant::ZERO, index, &ack, &mut paths);
+            assert!((gain - 1..=gain).contains(&(paths[index].cwnd - before)), "{}", paths[index].cwnd);
+        }
+    }
+
+    #[test]
+    fn a_congested_path_keeps_one_segment_beside_others_and_two_alone() {
+        for (others, expected) in [(true, 1000), (false, 2000)] {
+            let mut paths = paths([2000, 100_000]);
+            paths[1].active = others;
+            Balia::default().on_congestion(Instant::ZERO, 0, Cause::Loss, &mut paths);
+            assert_eq!(paths[0].ssthresh, expected);
+        }
     }
 }

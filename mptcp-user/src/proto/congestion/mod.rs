@@ -32,7 +32,7 @@ const NEAR_BURST: u64 = 64 << 10;
 const NEAR_STEP: Duration = Duration::from_micros(256);
 /// Initial window in segments (RFC 6928).
 const INITIAL_SEGMENTS: u64 = 10;
-/// No window is smaller than this many segments, except after a timeout.
+/// No threshold is lower than this many segments (RFC 5681, equation 4).
 const MIN_SEGMENTS: u64 = 2;
 
 /// A subflow as congestion control sees it. Windows are in octets.
@@ -54,6 +54,10 @@ pub(crate) struct Path {
     pub(crate) in_flight: u64,
     /// Whether the subflow is established and can carry data.
     pub(crate) active: bool,
+    /// In fast recovery: the window follows what is in flight, and says little of the path.
+    pub(crate) recovering: bool,
+    /// The window was what limited the sender when the last acknowledgment came.
+    pub(crate) limited: bool,
 }
 
 impl Path {
@@ -67,6 +71,8 @@ impl Path {
             min_rtt: None,
             in_flight: 0,
             active: false,
+            recovering: false,
+            limited: false,
         }
     }
 
@@ -99,7 +105,24 @@ impl Path {
 
     /// Sets the threshold after a congestion signal to `factor` of the window.
     fn reduce(&mut self, factor: f64) {
-        self.ssthresh = ((self.cwnd as f64 * factor) as u64).max(MIN_SEGMENTS * self.mss);
+        self.reduce_to(factor, MIN_SEGMENTS);
+    }
+
+    /// The same with a smallest threshold of so many segments.
+    fn reduce_to(&mut self, factor: f64, least: u64) {
+        self.ssthresh = ((self.cwnd as f64 * factor) as u64).max(least * self.mss);
+    }
+
+    /// Round-trip time in seconds, a millisecond where none was measured.
+    fn rtt(&self) -> f64 {
+        self.srtt.map_or(1e-3, |rtt| rtt.as_secs_f64()).max(1e-6)
+    }
+
+    /// The window by which other paths take account of this one (RFC 6356 section 3): in fast recovery what it will be
+    /// after that, and where it is not what limits the sender, no more than is in flight. Octets.
+    fn window_in_use(&self) -> u64 {
+        let window = if self.recovering { self.ssthresh } else { self.cwnd };
+        if self.limited { window } else { window.min(self.in_flight) }
     }
 
     /// A window that was not used says less and less of the path: it halves with each timeout's worth of idle time,
@@ -264,6 +287,24 @@ fn additive(path: &Path, delivered: u64, increase: f64, credit: &mut f64) -> u64
     whole
 }
 
+/// The paths that a coupled algorithm reckons with when something happens on the one in place `index`: that one, with its
+/// whole window, and those that carry data. Place, path, and window in octets.
+fn coupled(index: usize, paths: &[Path]) -> impl Iterator<Item = (usize, &Path, f64)> {
+    paths.iter().enumerate().filter_map(move |(place, path)| match () {
+        () if place == index => Some((place, path, path.cwnd as f64)),
+        () if path.active => {
+            Some((place, path, path.window_in_use() as f64)).filter(|(.., window)| *window > 0.0)
+        }
+        () => None,
+    })
+}
+
+/// Smallest threshold of a path in segments, as OLIA and BALIA have it: one, so that a congested path carries next to
+/// nothing while there are others.
+fn least_segments(paths: &[Path]) -> u64 {
+    if paths.iter().filter(|path| path.active).count() > 1 { 1 } else { MIN_SEGMENTS }
+}
+
 /// Two paths of 50 ms in congestion avoidance with these windows, for the tests of coupled algorithms.
 #[cfg(test)]
 fn avoiding(windows: [u64; 2]) -> [Path; 2] {
@@ -272,6 +313,35 @@ fn avoiding(windows: [u64; 2]) -> [Path; 2] {
         ssthresh: 10_000,
         srtt: Some(Duration::from_millis(50)),
         active: true,
+        limited: true,
         ..Path::new(1000)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A window of 100000 that is not what limits the sender counts as the 30000 in flight; one in fast recovery as its
+    /// threshold, 60000, or what is in flight; an idle path not at all; the path itself with its whole window.
+    #[test]
+    fn other_paths_count_with_the_window_they_use() {
+        let mut paths = avoiding([50_000, 100_000]);
+        let windows =
+            |paths: &[Path]| coupled(0, paths).map(|(place, _, window)| (place, window)).collect::<Vec<_>>();
+        assert_eq!(windows(&paths), [(0, 50_000.0), (1, 100_000.0)]);
+        (paths[1].limited, paths[1].in_flight) = (false, 30_000);
+        assert_eq!(windows(&paths), [(0, 50_000.0), (1, 30_000.0)]);
+        (paths[1].recovering, paths[1].ssthresh) = (true, 60_000);
+        assert_eq!(windows(&paths), [(0, 50_000.0), (1, 30_000.0)]);
+        (paths[1].limited, paths[1].cwnd) = (true, 20_000);
+        assert_eq!(windows(&paths), [(0, 50_000.0), (1, 60_000.0)]);
+        paths[1].active = false;
+        assert_eq!(windows(&paths), [(0, 50_000.0)]);
+        paths[1].active = true;
+        (paths[1].limited, paths[1].in_flight) = (false, 0);
+        assert_eq!(windows(&paths), [(0, 50_000.0)]);
+        (paths[0].limited, paths[0].in_flight) = (false, 0);
+        assert_eq!(windows(&paths), [(0, 50_000.0)]);
+    }
 }

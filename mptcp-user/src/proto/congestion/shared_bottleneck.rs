@@ -84,6 +84,7 @@ impl Bottleneck {
         let (index, progress) = (fate.path, &mut progress[fate.path]);
         let limited = paths[index].in_flight + MSS > paths[index].cwnd;
         paths[index].in_flight -= MSS;
+        paths[index].limited = limited;
         if !fate.arrived {
             if fate.number >= progress.recovered {
                 progress.recovered = progress.sent;

@@ -1,5 +1,5 @@
 //! wVegas, weighted Vegas (draft-xu-mptcp-congestion-control; Cao, Xu, Fu, "Delay-based congestion control for multipath
-//! TCP", 2012): keeps a few segments in the queues of all paths together, more of them where more is delivered. Gives
+//! TCP", 2012, algorithm 1): keeps a few segments in the queues of all paths together, more of them where more is delivered. Gives
 //! way to algorithms that fill queues.
 
 use super::slow_start::SlowStart;
@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Segments queued by all paths together, and by each at least.
 const TOTAL_ALPHA: f64 = 10.0;
 const MIN_ALPHA: f64 = 2.0;
-/// Segments queued that end slow start.
+/// Segments queued that end slow start, and that are a queue at all.
 const GAMMA: f64 = 1.0;
 
 #[derive(Debug, Default)]
@@ -47,7 +47,11 @@ impl WVegas {
         let queued = cwnd * (rtt - base).as_secs_f64() / seconds / paths[index].mss as f64;
         if paths[index].in_slow_start() {
             if queued > GAMMA {
-                paths[index].ssthresh = paths[index].cwnd;
+                // What fits without a queue, and one segment.
+                let path = &mut paths[index];
+                let fits = (cwnd * base.as_secs_f64() / seconds) as u64 + path.mss;
+                path.cwnd = path.cwnd.min(fits);
+                path.ssthresh = path.cwnd;
             }
             return;
         }
@@ -62,11 +66,12 @@ impl WVegas {
             path.cwnd += path.mss;
         }
         path.ssthresh = path.ssthresh.min(path.cwnd);
-        let delay = rtt - base;
+        // Less than a segment is noise: the queue is empty, and the base known.
+        let delay = if queued < GAMMA { Duration::ZERO } else { rtt - base };
         let smallest = state.queue_delay.map_or(delay, |smallest| smallest.min(delay));
         state.queue_delay = Some(smallest);
         if !smallest.is_zero() && delay >= smallest * 2 {
-            // The queue has doubled: once empty, it shows what the base is.
+            // The queue has doubled, and was never empty: once it is, it shows what the base is.
             path.cwnd = ((path.cwnd as f64 * base.as_secs_f64() / seconds / 2.0) as u64).max(least);
             path.ssthresh = path.ssthresh.min(path.cwnd);
             state.queue_delay = None;
@@ -96,6 +101,12 @@ impl CongestionControl for WVegas {
 
     fn on_congestion(&mut self, _now: Instant, path: usize, _cause: Cause, paths: &mut [Path]) {
         paths[path].reduce(0.5);
+    }
+
+    fn on_timeout(&mut self, now: Instant, path: usize, paths: &mut [Path]) {
+        // It carries nothing now, and takes nothing from the share of the others.
+        self.paths.at(path).rate = 0.0;
+        self.on_congestion(now, path, Cause::Loss, paths);
     }
 
     fn on_reset(&mut self, path: usize) {
@@ -153,11 +164,40 @@ mod tests {
         assert!((36_000..39_000).contains(&paths[0].cwnd), "{}", paths[0].cwnd);
     }
 
+    /// Noise of 20 and 50 microseconds: less than a tenth of a segment is queued.
     #[test]
-    fn slow_start_ends_when_a_segment_is_queued() {
+    fn noise_is_no_queue_that_doubles() {
+        let mut wvegas = WVegas::default();
+        let mut paths = [path(100_000, 80)];
+        for micros in [80_020, 80_050, 80_200] {
+            let rtt = Some(Duration::from_micros(micros));
+            let ack = Ack { delivered: 1000, rtt, limited: true, round: true, ..Ack::default() };
+            wvegas.on_ack(Instant::ZERO, 0, &ack, &mut paths);
+        }
+        assert_eq!(paths[0].cwnd, 103_000);
+    }
+
+    /// Fifty segments, and one for the acknowledgment, at 100 ms over a base of 95 ms: 48.45 fit without a queue.
+    #[test]
+    fn slow_start_ends_when_a_segment_is_queued_and_leaves_one_there() {
         let mut paths = [path(50_000, 95)];
         paths[0].ssthresh = u64::MAX;
         round(&mut WVegas::default(), 0, 100, &mut paths);
         assert!(!paths[0].in_slow_start());
+        assert_eq!(paths[0].cwnd, 49_450);
+    }
+
+    /// Of two equal paths each may queue five segments; once the other has timed out, this one all ten.
+    #[test]
+    fn a_path_that_timed_out_leaves_its_share_to_the_others() {
+        let mut wvegas = WVegas::default();
+        let mut paths = [path(100_000, 80), path(100_000, 80)];
+        for index in [0, 1, 0, 1] {
+            round(&mut wvegas, index, 100, &mut paths);
+        }
+        assert!((4.9..5.1).contains(&wvegas.paths.at(0).alpha), "{}", wvegas.paths.at(0).alpha);
+        wvegas.on_timeout(Instant::ZERO, 1, &mut paths);
+        round(&mut wvegas, 0, 100, &mut paths);
+        assert!((9.9..10.1).contains(&wvegas.paths.at(0).alpha), "{}", wvegas.paths.at(0).alpha);
     }
 }

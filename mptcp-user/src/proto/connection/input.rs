@@ -661,6 +661,7 @@ impl Connection {
         path.srtt = subflow.rtt.srtt();
         path.min_rtt = subflow.rtt.min();
         path.in_flight = subflow.snd.in_flight();
+        path.limited = outcome.limited;
         if outcome.undone
             && let Some((cwnd, ssthresh)) = subflow.snd.undone()
         {
@@ -674,6 +675,7 @@ impl Connection {
             subflow.snd.begin_recovery(cause, outcome.delivered, before);
         }
         let path = &mut self.congestion_paths[index];
+        path.recovering = subflow.snd.in_fast_recovery();
         let ruled = control.rules_recovery();
         if subflow.snd.in_fast_recovery() && !ruled {
             subflow.snd.reduce_proportionally(outcome.delivered, outcome.safe, path);

@@ -138,6 +138,7 @@ impl Connection {
                 self.policies.congestion.on_congestion(now, index, cause, &mut self.congestion_paths);
                 if let Some(subflow) = self.subflows[index].as_deref_mut() {
                     subflow.snd.begin_recovery(cause, 0, before);
+                    self.congestion_paths[index].recovering = true;
                     if !self.policies.congestion.rules_recovery() {
                         subflow.snd.reduce_proportionally(0, false, &mut self.congestion_paths[index]);
                     }
@@ -256,6 +257,7 @@ impl Connection {
         self.follow_path_mtu(index);
         let path = &mut self.congestion_paths[index];
         path.cwnd = path.mss;
+        path.recovering = false;
         self.note_congestion(shared, index, CongestionCause::Timeout);
         let (user_timeout, others) = (self.user_timeout, self.works_without(index));
         self.mark_stale(shared, index);
