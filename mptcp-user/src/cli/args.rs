@@ -4,7 +4,10 @@
 use super::address::{ListenAddress, Target};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Parser, Subcommand, ValueEnum};
-use mptcp_user::proto::{ConnectionConfig, EcnPolicy, InterfaceRule, InterfaceUse, KeepAlive, Versions};
+use mptcp_user::proto::{
+    ConnectionConfig, EcnPolicy, InterfaceRule, InterfaceUse, KeepAlive, Opportunism as OpportunismPolicy,
+    Versions,
+};
 use mptcp_user::stack::{AttachMode, Stack, StackBuilder};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -188,6 +191,9 @@ pub(crate) struct ConnectionArgs {
     /// Which subflow takes the next data
     #[arg(long, value_name = "NAME", value_parser = explained(ConnectionConfig::schedulers()), default_value_t = ConnectionConfig::default().scheduler)]
     pub(crate) scheduler: String,
+    /// What to do when the peer's window is full because of data on a slow path, while a faster one has nothing to send
+    #[arg(long, value_enum, default_value_t = Opportunism::Off)]
+    pub(crate) opportunism: Opportunism,
     /// Congestion control algorithm
     #[arg(long, value_name = "NAME", value_parser = explained(ConnectionConfig::congestion_algorithms()), default_value_t = ConnectionConfig::default().congestion)]
     pub(crate) congestion: String,
@@ -310,6 +316,17 @@ pub(crate) enum Version {
     One,
 }
 
+/// What to do about a slow path that holds up the peer's window (RFC 8041 section 4.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Opportunism {
+    /// Wait for it
+    Off,
+    /// Send that data on the faster path, too
+    Retransmit,
+    /// And halve the congestion window of the slow path
+    Penalise,
+}
+
 /// Explicit congestion notification.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Ecn {
@@ -349,6 +366,11 @@ impl ConnectionArgs {
             receive_buffer: self.receive_buffer.unwrap_or(default.receive_buffer),
             congestion: self.congestion.clone(),
             scheduler: self.scheduler.clone(),
+            opportunism: match self.opportunism {
+                Opportunism::Off => OpportunismPolicy::Off,
+                Opportunism::Retransmit => OpportunismPolicy::Retransmit,
+                Opportunism::Penalise => OpportunismPolicy::Penalise,
+            },
             path_manager: self.path_manager.clone(),
             user_timeout: self.user_timeout,
             ecn: match self.ecn {
@@ -481,6 +503,21 @@ mod tests {
         assert!(
             wrong.expect_err("no such use").to_string().contains("deny, metered, backup, allow or prefer")
         );
+    }
+
+    #[test]
+    fn opportunism_reaches_the_engine_and_is_off_unless_asked_for() {
+        for (words, expected) in [
+            (&["mptcp", "connect", "host:1"][..], OpportunismPolicy::default()),
+            (&["mptcp", "connect", "--opportunism", "off", "host:1"], OpportunismPolicy::Off),
+            (&["mptcp", "connect", "--opportunism", "retransmit", "host:1"], OpportunismPolicy::Retransmit),
+            (&["mptcp", "connect", "--opportunism", "penalise", "host:1"], OpportunismPolicy::Penalise),
+        ] {
+            let Command::Connect(args) = Args::try_parse_from(words).expect("valid").command else {
+                panic!("connect")
+            };
+            assert_eq!(args.connection.config().opportunism, expected);
+        }
     }
 
     #[test]

@@ -230,15 +230,24 @@ fn connection_details(connection: &Value) -> String {
     {
         words.push(format!("{name}:{}", text(&connection[name])));
     }
+    let waits = &connection["head_of_line"];
+    if waits["octets"].as_u64().is_some_and(|octets| octets > 0) {
+        words.push(format!("bytes_waited:{}", text(&waits["octets"])));
+        for (name, shown) in [("mean", "wait"), ("longest", "maxwait")] {
+            words.extend(millis(&waits[name]).map(|time| format!("{shown}:{time}")));
+        }
+    }
     words.join(" ")
+}
+
+/// A duration as serde writes it, in milliseconds.
+fn millis(value: &Value) -> Option<String> {
+    let time = value["secs"].as_f64()? * 1e3 + value["nanos"].as_f64()? / 1e6;
+    Some(format!("{time:.3}ms"))
 }
 
 fn subflow_details(subflow: &Value) -> String {
     let mut words = Vec::new();
-    let millis = |value: &Value| {
-        let time = value["secs"].as_f64()? * 1e3 + value["nanos"].as_f64()? / 1e6;
-        Some(format!("{time:.3}ms"))
-    };
     for (name, shown) in [("srtt", "rtt"), ("min_rtt", "minrtt"), ("rto", "rto")] {
         words.extend(millis(&subflow[name]).map(|time| format!("{shown}:{time}")));
     }
@@ -282,6 +291,7 @@ mod tests {
             "connections": [{
                 "state": "established", "version": 1, "fallback": null, "receive_queue": 0, "send_queue": 90_000,
                 "local_token": 0xabcd, "remote_token": 1, "scheduler": "lowest-rtt",
+                "head_of_line": { "octets": 7000, "mean": time(2_500_000), "longest": time(9_000_000) },
                 "subflows": [
                     subflow("10.0.0.1:4000", "10.0.0.2:5000", "established", true),
                     subflow("10.1.0.1:4001", "10.1.0.2:5000", "established", false),
@@ -300,7 +310,14 @@ mod tests {
         assert!(lines[1].starts_with("listen") && lines[1].ends_with("mptcp 7 netns home"), "{text}");
         for (line, words) in [
             (2, &["established", "90000", "10.0.0.1:4000", "10.0.0.2:5000", "mptcp v1"][..]),
-            (3, &["tokens:0000abcd/00000001", "scheduler:lowest-rtt"]),
+            (
+                3,
+                &[
+                    "tokens:0000abcd/00000001",
+                    "scheduler:lowest-rtt",
+                    "bytes_waited:7000 wait:2.500ms maxwait:9.000ms",
+                ],
+            ),
             (4, &["10.0.0.1:4000", "initial"]),
             (5, &["rtt:1.500ms", "rto:200.000ms", "cwnd:14600"]),
             (6, &["10.1.0.1:4001", "backup"]),

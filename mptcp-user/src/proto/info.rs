@@ -118,6 +118,18 @@ pub struct SubflowInfo {
     pub path_mtu: u32,
 }
 
+/// How long octets that were received have waited for earlier ones that came over another subflow, or did not come at
+/// first: head-of-line delay at the data level. What a subflow waits for its own lost segments is not in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct HeadOfLineInfo {
+    /// Octets that had to wait; out of [`bytes_received`](ConnectionInfo::bytes_received).
+    pub octets: u64,
+    /// How long each of those waited on average.
+    pub mean: Duration,
+    /// How long one of them waited at most.
+    pub longest: Duration,
+}
+
 /// What is known of a connection. Octets are data-level octets unless said otherwise.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct ConnectionInfo {
@@ -141,6 +153,8 @@ pub struct ConnectionInfo {
     pub bytes_received: u64,
     /// Octets sent again on another subflow than before.
     pub bytes_reinjected: u64,
+    /// How long octets received have waited for earlier ones.
+    pub head_of_line: HeadOfLineInfo,
     /// Octets in the send buffer.
     pub send_queue: u64,
     /// Octets in the receive buffer, in order or not.

@@ -3,14 +3,28 @@
 //! Used at both levels: offsets count from the start of the subflow's stream, or from the first octet of data,
 //! as 64-bit numbers that never wrap.
 
+use super::Instant;
 use super::memory::PIECE;
 use crate::wire::{JOINED, Payload, SMALL};
 use std::collections::BTreeMap;
 
+/// Octets that follow each other, and when they came: small pieces that were put together, the first of them.
+#[derive(Debug)]
+struct Range {
+    octets: Payload,
+    arrived: Instant,
+}
+
+impl Range {
+    fn len(&self) -> usize {
+        self.octets.len()
+    }
+}
+
 /// Ranges beyond the next expected octet, disjoint, keyed by their first offset.
 #[derive(Debug, Default)]
 pub(crate) struct Reassembly {
-    ranges: BTreeMap<u64, Payload>,
+    ranges: BTreeMap<u64, Range>,
     /// The same octets as contiguous blocks, start to end: what SACK tells the peer, however many segments
     /// a block came in.
     blocks: BTreeMap<u64, u64>,
@@ -35,7 +49,7 @@ impl Reassembly {
     /// Keeps what is new of `payload` at `start`. Of octets that came twice the first ones stay: a peer that
     /// sends different octets for one offset can't change what was received. Gives how many octets were new.
     #[allow(clippy::needless_pass_by_value)] // its slices are kept
-    pub(crate) fn insert(&mut self, start: u64, payload: Payload) -> usize {
+    pub(crate) fn insert(&mut self, now: Instant, start: u64, payload: Payload) -> usize {
         let before = self.octets;
         let end = start + payload.len() as u64;
         let mut at = start;
@@ -49,7 +63,7 @@ impl Reassembly {
             if at < gap_end {
                 let part = payload.slice((at - start) as usize, (gap_end - start) as usize);
                 self.octets += part.len();
-                self.keep(at, part);
+                self.keep(now, at, part);
             }
             at = resume;
         }
@@ -61,18 +75,18 @@ impl Reassembly {
 
     /// Keeps octets that were not there. Small pieces, which a peer may make as small as it likes, are put behind the one
     /// before, or get memory of their own: they must not hold on to much larger blocks.
-    fn keep(&mut self, at: u64, mut part: Payload) {
+    fn keep(&mut self, now: Instant, at: u64, mut part: Payload) {
         if part.len() < SMALL {
             if let Some((&first, held)) = self.ranges.range_mut(..at).next_back()
                 && first + held.len() as u64 == at
                 && held.len() + part.len() <= JOINED
             {
-                held.append_joined(part);
+                held.octets.append_joined(part);
                 return;
             }
             part.detach_small();
         }
-        self.ranges.insert(at, part);
+        self.ranges.insert(at, Range { octets: part, arrived: now });
     }
 
     /// Adds `start..end` to the blocks, all of which is held now.
@@ -104,20 +118,20 @@ impl Reassembly {
     }
 
     /// Takes the range that begins at or before `next` and reaches beyond it, cut to begin there. Ranges that
-    /// lie wholly before `next` are dropped.
-    pub(crate) fn take(&mut self, next: u64) -> Option<Payload> {
+    /// lie wholly before `next` are dropped. With it, when it came.
+    pub(crate) fn take(&mut self, next: u64) -> Option<(Payload, Instant)> {
         while let Some(entry) = self.ranges.first_entry() {
             let start = *entry.key();
             if start > next {
                 return None;
             }
-            let mut payload = entry.remove();
+            let Range { octets: mut payload, arrived } = entry.remove();
             self.octets -= payload.len();
             let end = start + payload.len() as u64;
             self.cut_blocks(end);
             if end > next {
                 payload.advance((next - start) as usize);
-                return Some(payload);
+                return Some((payload, arrived));
             }
         }
         None
@@ -150,13 +164,13 @@ mod tests {
     #[test]
     fn the_first_octets_for_an_offset_stay() {
         let mut held = Reassembly::default();
-        assert_eq!(held.insert(10, b"abc".to_vec().into()), 3);
-        assert_eq!(held.insert(8, b"zzXXXzz".to_vec().into()), 4);
+        assert_eq!(held.insert(Instant::ZERO, 10, b"abc".to_vec().into()), 3);
+        assert_eq!(held.insert(Instant::ZERO, 8, b"zzXXXzz".to_vec().into()), 4);
         assert_eq!(held.block_around(12), Some((8, 15)));
         assert_eq!(held.take(7), None);
         let mut all = Vec::new();
         let mut next = 8;
-        while let Some(payload) = held.take(next) {
+        while let Some((payload, _)) = held.take(next) {
             next += payload.len() as u64;
             all.extend(payload.to_vec());
         }
@@ -169,12 +183,12 @@ mod tests {
         let block = bytes::Bytes::from(vec![7; 20_000]);
         let mut held = Reassembly::default();
         for at in 0..20_000usize {
-            held.insert(100 + at as u64, block.slice(at..=at).into());
+            held.insert(Instant::ZERO, 100 + at as u64, block.slice(at..=at).into());
         }
         assert!(held.cost() < 20_000 + 10 * PIECE, "{}", held.cost());
         assert_eq!(held.block_around(100), Some((100, 20_100)));
         let mut next = 100;
-        while let Some(payload) = held.take(next) {
+        while let Some((payload, _)) = held.take(next) {
             next += payload.len() as u64;
         }
         assert_eq!((next, held.cost()), (20_100, 0));
@@ -191,7 +205,7 @@ mod tests {
                 let fresh = have[start as usize..end].iter().filter(|octet| !**octet).count();
                 have[start as usize..end].fill(true);
                 let octets = stream[start as usize..end].to_vec();
-                prop_assert_eq!(held.insert(start, octets.into()), fresh);
+                prop_assert_eq!(held.insert(Instant::ZERO, start, octets.into()), fresh);
             }
             prop_assert_eq!(held.octets(), have.iter().filter(|octet| **octet).count());
             let mut next = 0u64;
@@ -200,7 +214,7 @@ mod tests {
                 prop_assert!(have[block.0 as usize..block.1 as usize].iter().all(|octet| *octet));
                 prop_assert!(block.1 == 256 || !have[block.1 as usize]);
                 next = next.max(start);
-                while let Some(payload) = held.take(next) {
+                while let Some((payload, _)) = held.take(next) {
                     prop_assert_eq!(payload.to_vec(), &stream[next as usize..next as usize + payload.len()]);
                     next += payload.len() as u64;
                 }

@@ -9,8 +9,8 @@ use super::random::Random;
 use super::traffic::{App, Outcome, Traffic};
 use super::{LinkConfig, LinkStats};
 use crate::proto::{
-    ConnectError, ConnectionConfig, ConnectionInfo, Endpoint, EndpointConfig, Event, Instant, ListenError,
-    LocalAddress,
+    ConnectError, ConnectionConfig, ConnectionInfo, Counters, Endpoint, EndpointConfig, Event, Instant,
+    ListenError, LocalAddress,
 };
 use crate::wire::{Segment, coalesce};
 use std::collections::{BTreeMap, BTreeSet};
@@ -210,6 +210,10 @@ impl Simulation {
     pub fn info(&self, side: Side, index: usize) -> Option<ConnectionInfo> {
         let host = &self.hosts[side as usize];
         host.endpoint.info(host.apps.get(index)?.connection())
+    }
+    /// What a side has counted.
+    pub fn counters(&self, side: Side) -> &Counters {
+        self.hosts[side as usize].endpoint.counters()
     }
     /// What happened on a path, forward and back.
     pub fn stats(&self, path: PathId) -> Option<(LinkStats, LinkStats)> {

@@ -4,7 +4,7 @@ use super::Inner;
 use crate::datapath::Arena;
 use crate::datapath::channel::Handle;
 use crate::datapath::mailbox::Command;
-use crate::proto::{CloseReason, ConnectionInfo, ConnectionState, SubflowSlot};
+use crate::proto::{CloseReason, ConnectionInfo, ConnectionState, HeadOfLineInfo, SubflowSlot};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -111,6 +111,7 @@ fn nothing_known() -> ConnectionInfo {
         bytes_acked: 0,
         bytes_received: 0,
         bytes_reinjected: 0,
+        head_of_line: HeadOfLineInfo::default(),
         send_queue: 0,
         receive_queue: 0,
         send_buffer: 0,

@@ -50,7 +50,7 @@ impl Connection {
                         self.close_now(shared, now, CloseReason::Reset);
                     }
                 }
-                MptcpOption::Fail(_) => self.take_fail(shared, index),
+                MptcpOption::Fail(_) => self.take_fail(shared, now, index),
                 // A third ACK of MP_JOIN comes again until it is answered.
                 MptcpOption::Join(Join::Ack { .. }) => {}
                 MptcpOption::Join(_) | MptcpOption::Reset(_) => {
@@ -81,7 +81,7 @@ impl Connection {
             self.take_data_ack(shared, now, ack, long, window);
         }
         if let Some(mapping) = &dss.mapping {
-            self.take_mapping(shared, index, segment, mapping, dss.data_fin);
+            self.take_mapping(shared, now, index, segment, mapping, dss.data_fin);
         }
     }
 
@@ -115,6 +115,7 @@ impl Connection {
     fn take_mapping(
         &mut self,
         shared: &mut Shared,
+        now: Instant,
         index: usize,
         segment: &Segment,
         mapping: &Mapping,
@@ -129,7 +130,7 @@ impl Connection {
         }
         let data = data as u64;
         if mapping.len == 0 {
-            self.take_infinite_mapping(shared, index, mapping.subflow_seq, data);
+            self.take_infinite_mapping(shared, now, index, mapping.subflow_seq, data);
             return;
         }
         let len = u32::from(mapping.len) - u32::from(data_fin);
@@ -179,10 +180,10 @@ impl Connection {
     /// MP_FAIL: the peer found a wrong checksum on the only subflow and goes on without mappings (RFC 8684 section
     /// 3.7). With a reset, when there are more subflows, it says only why, and the reset does the rest. Not where the
     /// streams no longer correspond: then there is nothing that could be gone on with.
-    fn take_fail(&mut self, shared: &mut Shared, index: usize) {
+    fn take_fail(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         shared.count(Counter::MpFailRx);
         if self.may_follow_fallback(index) {
-            self.fall_back(shared, FallbackReason::PeerChecksumFailed);
+            self.fall_back(shared, now, FallbackReason::PeerChecksumFailed);
         } else if let Some(subflow) = self.subflow(index) {
             shared.count(Counter::FallbackFailed);
             subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
@@ -191,13 +192,20 @@ impl Connection {
     }
 
     /// The peer falls back: its octets follow each other from here on, and there are no options any more.
-    fn take_infinite_mapping(&mut self, shared: &mut Shared, index: usize, subflow_seq: u32, data: u64) {
+    fn take_infinite_mapping(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        subflow_seq: u32,
+        data: u64,
+    ) {
         shared.count(Counter::InfiniteMapRx);
         let Some(next) = self.subflow(index).map(|subflow| subflow.rcv.nxt) else { return };
         let start = next + u64::from(subflow_seq.wrapping_sub(next as u32));
         // Only where the two streams correspond one to one is there a way to go on.
         if start == data + 1 && self.may_follow_fallback(index) {
-            self.fall_back(shared, FallbackReason::PeerFellBack);
+            self.fall_back(shared, now, FallbackReason::PeerFellBack);
             debug_assert!(matches!(self.mode, Mode::Plain(_)));
         } else {
             shared.count(Counter::FallbackFailed);

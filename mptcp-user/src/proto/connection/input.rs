@@ -92,7 +92,7 @@ impl Connection {
         self.take_user_timeout(segment);
         match kind {
             Kind::Initial => {
-                self.settle_initial(shared, segment);
+                self.settle_initial(shared, now, segment);
                 self.subflow_established(shared, index);
                 self.tell_established(shared);
             }
@@ -135,7 +135,7 @@ impl Connection {
     }
 
     /// Decides by the SYN/ACK whether the connection is Multipath TCP.
-    fn settle_initial(&mut self, shared: &mut Shared, segment: &Segment) {
+    fn settle_initial(&mut self, shared: &mut Shared, now: Instant, segment: &Segment) {
         self.send.take_window(0, u64::from(segment.window));
         let reason = match self.mode {
             Mode::Handshake(true) => FallbackReason::NoMpCapable,
@@ -170,7 +170,7 @@ impl Connection {
                         None => Counter::MpCapableFallbackSynAck,
                     });
                 }
-                self.fall_back(shared, reason);
+                self.fall_back(shared, now, reason);
             }
         }
     }
@@ -268,7 +268,7 @@ impl Connection {
         }
         let kind = subflow.kind;
         let accepted = match kind {
-            Kind::Initial => self.on_initial_third_ack(shared, segment),
+            Kind::Initial => self.on_initial_third_ack(shared, now, segment),
             Kind::JoinPassive { nonce, peer_nonce } => {
                 let Some(&Join::Ack { mac }) = segment.options.join() else {
                     // Without its HMAC this is not the segment that completes the handshake.
@@ -313,11 +313,11 @@ impl Connection {
     }
 
     /// The third ACK of the initial subflow: with the option and both keys, the connection is Multipath TCP.
-    fn on_initial_third_ack(&mut self, shared: &mut Shared, segment: &Segment) -> bool {
+    fn on_initial_third_ack(&mut self, shared: &mut Shared, now: Instant, segment: &Segment) -> bool {
         if self.mode != Mode::Handshake(true) {
             let refused = self.refused_by_peer;
             let reason = if refused { FallbackReason::NoMpCapable } else { FallbackReason::NotRequested };
-            self.fall_back(shared, reason);
+            self.fall_back(shared, now, reason);
             return true;
         }
         match segment.options.capable() {
@@ -348,7 +348,7 @@ impl Connection {
             }
             None => {
                 shared.count(Counter::MpCapableFallbackAck);
-                self.fall_back(shared, FallbackReason::OptionStripped);
+                self.fall_back(shared, now, FallbackReason::OptionStripped);
                 true
             }
         }
@@ -433,7 +433,7 @@ impl Connection {
         {
             // Our data was acknowledged by someone who does not see the options: they are stripped on the way.
             shared.count(Counter::MpCapableDataFallback);
-            self.fall_back(shared, FallbackReason::OptionStripped);
+            self.fall_back(shared, now, FallbackReason::OptionStripped);
         }
         self.take_ack(shared, now, index, &segment, ack, window);
         self.take_payload(shared, now, index, &mut segment);
@@ -742,28 +742,28 @@ impl Connection {
                             return;
                         };
                         let finished = self.receive.finished;
-                        readable |= self.receive.insert(offset, octets);
+                        readable |= self.receive.insert(now, offset, octets);
                         if self.receive.finished && !finished {
                             subflow.rcv.ack_now = true;
                         }
                     }
                     Mapped::Pending => {}
                     Mapped::Unmapped(octets) => {
-                        if !self.unmapped(shared, index, start) {
+                        if !self.unmapped(shared, now, index, start) {
                             self.refuse_path(now, index);
                             break 'subflow;
                         }
-                        readable |= self.receive.insert(start - 1, octets);
+                        readable |= self.receive.insert(now, start - 1, octets);
                     }
                     Mapped::Corrupt(dsn, octets) => {
                         let end = start + (before - payload.len()) as u64;
                         let begin = end - octets.len() as u64;
-                        if !self.checksum_failed(shared, index, begin, dsn) {
+                        if !self.checksum_failed(shared, now, index, begin, dsn) {
                             // The next subflow between these addresses would fare no better.
                             self.refuse_path(now, index);
                             break 'subflow;
                         }
-                        readable |= self.receive.insert(begin - 1, octets);
+                        readable |= self.receive.insert(now, begin - 1, octets);
                     }
                 }
                 start += (before - payload.len()) as u64;
@@ -796,13 +796,13 @@ impl Connection {
     /// In-order octets without a mapping: the path strips options. As long as the two streams correspond one to one
     /// the connection falls back (`true`; RFC 8684 section 3.7), also where there were checksums: what arrives is what a
     /// regular TCP connection would have brought. Otherwise the subflow can't be trusted any more.
-    fn unmapped(&mut self, shared: &mut Shared, index: usize, start: u64) -> bool {
+    fn unmapped(&mut self, shared: &mut Shared, now: Instant, index: usize, start: u64) -> bool {
         let fits = self.corresponds(index, start);
         let Some(subflow) = self.subflow(index) else { return false };
         if fits {
             let first = !subflow.mappings.seen;
             shared.count(if first { Counter::MpCapableDataFallback } else { Counter::DssFallback });
-            self.fall_back(shared, FallbackReason::MappingMissing);
+            self.fall_back(shared, now, FallbackReason::MappingMissing);
             return true;
         }
         subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
@@ -816,7 +816,14 @@ impl Connection {
     /// what a regular TCP connection would have brought, and the connection falls back to that (`true`); the peer is
     /// told with MP_FAIL. Otherwise the subflow is given up with MP_FAIL, and its data comes again over the others
     /// (RFC 8684 section 3.7).
-    fn checksum_failed(&mut self, shared: &mut Shared, index: usize, begin: u64, dsn: DataSeq) -> bool {
+    fn checksum_failed(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        begin: u64,
+        dsn: DataSeq,
+    ) -> bool {
         let fits = self.corresponds(index, begin);
         let Some(subflow) = self.subflow(index) else { return false };
         subflow.fail_due = Some(dsn);
@@ -827,7 +834,7 @@ impl Connection {
             self.end_cause = EndCause::Interference;
             return false;
         }
-        self.fall_back(shared, FallbackReason::ChecksumFailed);
+        self.fall_back(shared, now, FallbackReason::ChecksumFailed);
         true
     }
 

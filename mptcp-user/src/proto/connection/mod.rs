@@ -436,7 +436,7 @@ impl Connection {
 
     /// Continues as regular TCP over the only subflow (RFC 8684 section 3.7). The octets of the two levels
     /// correspond one to one from the start, which `contiguous` has seen to.
-    fn fall_back(&mut self, shared: &mut Shared, reason: FallbackReason) {
+    fn fall_back(&mut self, shared: &mut Shared, now: Instant, reason: FallbackReason) {
         if matches!(self.mode, Mode::Plain(_)) {
             return;
         }
@@ -465,7 +465,7 @@ impl Connection {
             let delivered = subflow.snd.una.saturating_sub(1);
             self.send.acknowledge(delivered.min(self.send.end()));
             if let Some((offset, octets)) = subflow.mappings.take_pending() {
-                readable |= self.receive.insert(offset, octets);
+                readable |= self.receive.insert(now, offset, octets);
             }
             if tell {
                 self.infinite_until = Some(subflow.snd.nxt + 1);
@@ -520,6 +520,7 @@ impl Connection {
             bytes_acked: self.send.una.min(self.send.buffer.end()),
             bytes_received: self.receive.delivered,
             bytes_reinjected: self.send.reinjected,
+            head_of_line: self.receive.head_of_line(),
             send_queue: self.send.buffer.len(),
             receive_queue: self.receive.queued(),
             send_buffer: self.send_capacity,

@@ -322,7 +322,7 @@ impl Connection {
                 // It took a while of silence to find out.
                 shared.remember_blackhole(self.id, destination);
             }
-            self.fall_back(shared, FallbackReason::OptionStripped);
+            self.fall_back(shared, now, FallbackReason::OptionStripped);
             return;
         }
         let covered = self

@@ -137,7 +137,7 @@ impl ReceiveSide {
         }
         let octets = payload.len() as u64;
         let in_order = start == self.nxt && self.held.is_empty();
-        let fresh = self.held.insert(start, payload);
+        let fresh = self.held.insert(now, start, payload);
         if fresh < octets as usize && self.duplicate.is_none() {
             self.duplicate = Some((start, start + octets));
             self.ack_now = true;
@@ -167,7 +167,7 @@ impl ReceiveSide {
     /// The next octets in order, with their offset.
     pub(crate) fn next(&mut self) -> Option<(u64, Payload)> {
         let start = self.nxt;
-        let payload = self.held.take(start)?;
+        let (payload, _) = self.held.take(start)?;
         self.nxt += payload.len() as u64;
         Some((start, payload))
     }

@@ -1,7 +1,7 @@
 //! Windows and buffers: what is offered, how much is held, and that nothing gets stuck.
 
 use super::pair::{Pair, PathConfig, pattern};
-use crate::proto::{ConnectionConfig, Counter};
+use crate::proto::{ConnectionConfig, Counter, HeadOfLineInfo, Opportunism};
 use crate::sim::{LinkConfig, Side, Simulation, SimulationConfig, Traffic};
 use crate::wire::{Flags, Segment};
 use std::cell::RefCell;
@@ -198,4 +198,39 @@ fn a_slow_reader_and_an_idle_connection_keep_small_buffers() {
         let info = simulation.info(side, 0);
         assert!(info.is_none_or(|info| info.receive_buffer == 128 << 10 && info.send_buffer == 128 << 10));
     }
+}
+
+/// 8 Mb/s, 20 ms and 2 Mb/s, 150 ms, a hundredth lost on both, and 128 KiB of window: again and again it waits for an octet
+/// on the slow path. What is done about it is counted, and what is sent again is counted as reinjected.
+#[test]
+fn what_is_done_about_a_window_that_is_held_up_is_counted() {
+    let mut paths = [path(1, 8, 20), path(2, 2, 150)];
+    for path in &mut paths {
+        (path.forward, path.reverse) = (path.forward.with_loss(0.01), path.reverse.with_loss(0.01));
+    }
+    let done = |opportunism| {
+        let config =
+            ConnectionConfig { receive_buffer: 128 << 10, opportunism, ..ConnectionConfig::default() };
+        let (_, simulation) = rate(&paths, &config, Traffic::send(1 << 40), 20);
+        let count = |counter| simulation.counters(Side::Client).get(counter);
+        [Counter::OpportuneRetrans, Counter::Penalised, Counter::MptcpRetrans].map(count)
+    };
+    let [[off, off_penalised, _], [again, again_penalised, sent], [both, penalised, _]] =
+        [Opportunism::Off, Opportunism::Retransmit, Opportunism::Penalise].map(done);
+    assert_eq!([off, off_penalised, again_penalised], [0; 3]);
+    assert!(again > 0 && sent >= again, "{sent} reinjected, {again} of them for the window");
+    assert!(both > 0 && penalised > 0 && penalised <= both, "{penalised} penalties, {both} occasions");
+}
+
+/// Of two paths, one 40 ms longer than the other, each carries half: what comes over the shorter one waits.
+#[test]
+fn how_long_octets_wait_is_known_where_they_are_received() {
+    let paths = [path(1, 8, 10), path(2, 8, 50)];
+    let (_, simulation) = rate(&paths, &ConnectionConfig::default(), Traffic::send(1 << 40), 10);
+    let [client, server] = [Side::Client, Side::Server].map(|side| simulation.info(side, 0).unwrap());
+    let waits = server.head_of_line;
+    assert!(waits.octets > server.bytes_received / 4 && waits.octets < server.bytes_received, "{waits:?}");
+    assert!(waits.mean > Duration::from_millis(5) && waits.mean < waits.longest, "{waits:?}");
+    assert!(waits.longest < Duration::from_secs(1), "{waits:?}");
+    assert_eq!(client.head_of_line, HeadOfLineInfo::default());
 }
