@@ -1,5 +1,7 @@
 //! What a host is told about the stacks that run on it: `mptcp ss`, `mptcp counters`, and the event log.
 
+use mptcp_tests::counters::Counters;
+use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::ours::{self, PATIENCE, PORT, assert_fails, assert_orderly};
 use mptcp_tests::process::{Process, for_anyone, mptcp_binary};
@@ -7,8 +9,10 @@ use mptcp_tests::runtime::Runtime;
 use mptcp_tests::{data, require_root};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 #[test]
 fn connections_of_two_processes_in_two_namespaces_are_seen_while_they_live() {
@@ -76,6 +80,84 @@ fn connections_of_two_processes_in_two_namespaces_are_seen_while_they_live() {
     }
     assert_eq!(runtime.sockets(), 0, "sockets are left");
     assert_eq!(runtime.json(&["ss", "--json"]), serde_json::json!([]));
+}
+
+/// The kernel is the peer, and counts the MP_PRIOs that it gets.
+#[test]
+fn a_subflow_of_a_running_connection_becomes_a_backup_and_is_one_no_more() {
+    require_root!();
+    let lab = Lab::of_family(Family::Ipv4).unwrap();
+    lab.prepare_kernel(Side::Right, Family::Ipv4).unwrap();
+    let runtime = Runtime::new("backup");
+    let finished = runtime.run(&["backup", "any0"]);
+    assert_fails(&lab, Side::Left, &finished, 1, &["no mptcp process runs"]);
+    let local = SocketAddr::new(Family::Ipv4.any(), PORT);
+    let listener = kernel::listen(&lab.right, Protocol::Mptcp, local).unwrap();
+    let mut command = ours::connect_command(&lab, Family::Ipv4, &[]);
+    let mut client = Process::start(runtime.set(command.stdin(Stdio::piped())), true).unwrap();
+    let mut peer = kernel::accept(&listener, PATIENCE).unwrap();
+    let mut input = client.take_stdin().unwrap();
+    input.write_all(b"hello").unwrap();
+    peer.read_exact(&mut [0; 5]).unwrap();
+    let second = |report: &Value| {
+        let subflows = report[0]["connections"][0]["subflows"].as_array().cloned().unwrap_or_default();
+        subflows.into_iter().find(|subflow| subflow["initial"] == false && subflow["state"] == "established")
+    };
+    let eventually = |name: &str, value: i64| {
+        let end = Instant::now() + PATIENCE;
+        while Counters::read(&lab.right).unwrap().get(name) != value {
+            assert!(Instant::now() < end, "{name} does not come to {value}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let report = runtime.eventually(&["ss", "--json"], |report| second(report).is_some());
+    eventually("MPTcpExtMPJoinAckRx", 1);
+    let (end, interface) = (second(&report).unwrap()["local"].clone(), Side::Left.interface(2));
+    let end = end.as_str().unwrap();
+    // By each of its names, there and back.
+    let address = Side::Left.address(2, Family::Ipv4).to_string();
+    let pid = client.id().to_string();
+    let mut told = 0;
+    for name in [&interface[..], &address, end] {
+        for (words, backup) in
+            [(&["backup", name][..], true), (&["backup", "--off", "--pid", &pid, name], false)]
+        {
+            let finished = runtime.run(words);
+            assert!(finished.status.success(), "{}", finished.stderr);
+            let said = String::from_utf8(finished.stdout).unwrap();
+            assert_eq!(said.lines().count(), 1, "{said}");
+            assert!(
+                said.starts_with(end) && said.contains("backup") == backup && said.contains(&pid),
+                "{said}"
+            );
+            told += 1;
+            eventually("MPTcpExtMPPrioRx", told);
+            runtime.eventually(&["ss", "--json"], |report| {
+                second(report).is_some_and(|it| it["backup"] == backup)
+            });
+        }
+    }
+    // What can't be done changes nothing, and says what can.
+    for (words, said) in [
+        (&["backup", "lo"][..], &["no subflow is open", "from lo", "mptcp ss"][..]),
+        (&["backup", "--pid", "1", &interface], &["process 1", "mptcp ss"]),
+    ] {
+        assert_fails(&lab, Side::Right, &runtime.run(words), 1, said);
+    }
+    assert_eq!(runtime.run(&["backup", "192.0.2.1:x"]).status.code(), Some(2));
+    let program = for_anyone(mptcp_binary()).unwrap();
+    let mut command = lab.left.command_as(&program, Some(65534));
+    let finished = Process::start(runtime.set(command.args(["backup", &interface])), true).unwrap();
+    let finished = finished.finish(PATIENCE).unwrap();
+    assert_fails(&lab, Side::Right, &finished, 1, &["root", "mptcp-backup"]);
+    assert_eq!(Counters::read(&lab.right).unwrap().get("MPTcpExtMPPrioRx"), told);
+
+    drop(input);
+    peer.read_to_end(&mut Vec::new()).unwrap();
+    drop(peer);
+    let finished = client.finish(PATIENCE).unwrap();
+    assert_orderly(&lab, Side::Left, &finished);
+    assert!(finished.status.success(), "{}", finished.stderr);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use super::address::{ListenAddress, Target};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Parser, Subcommand, ValueEnum};
+use mptcp_user::observe::control::SubflowEnd;
 use mptcp_user::proto::{
     ConnectionConfig, EcnPolicy, InterfaceRule, InterfaceUse, KeepAlive, Opportunism as OpportunismPolicy,
     Versions,
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Ss(SsArgs),
     /// Show what has happened in all mptcp processes of this host, by the names of the kernel's counters
     Counters(CountersArgs),
+    /// Use subflows of running connections only while no others work, or again like any other
+    Backup(BackupArgs),
     /// Emulate a network between two Ethernet interfaces: rate, delay, loss, queues, middleboxes
     Lab(super::lab::LabArgs),
 }
@@ -159,6 +162,32 @@ pub(crate) struct CountersArgs {
     #[arg(long)]
     pub(crate) json: bool,
     /// Only those of the process with this number
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+}
+
+/// Use subflows of running connections only while no others work, or again like any other.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mptcp backup wwan0              keep cellular in reserve, for all connections of all mptcp processes
+  mptcp backup --off wwan0        use it like the others again
+  mptcp backup 192.0.2.1:43210    one subflow, by its address and port on this host (`mptcp ss` shows them)
+  mptcp backup --pid 4711 192.0.2.1
+
+The peers are asked to do the same (MP_PRIO). Subflows that come later are not affected: for those there are --backup
+and --interface-rule of connect and listen.")]
+pub(crate) struct BackupArgs {
+    /// Which subflows, by their end on this host: an interface, ADDRESS, ADDRESS:PORT or [IPV6]:PORT
+    #[arg(value_name = "INTERFACE|ADDRESS[:PORT]")]
+    pub(crate) of: SubflowEnd,
+    /// No backups any more
+    #[arg(long)]
+    pub(crate) off: bool,
+    /// Print what was found as a JSON array of processes
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only connections of the process with this number
     #[arg(long, value_name = "PID")]
     pub(crate) pid: Option<u32>,
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::fmt::Write as _;
 
 pub(crate) async fn run(args: CountersArgs) -> Result<ExitCode> {
-    let reports = fetch(args.pid, Question::Counters).await?;
+    let reports = fetch(args.pid, &Question::Counters).await?;
     let mut sum = sum(&reports);
     if !args.all {
         sum.retain(|_, value| value.as_u64() != Some(0));

@@ -4,6 +4,7 @@
 
 mod address;
 mod args;
+mod backup;
 mod connect;
 mod counters;
 mod exit;
@@ -55,6 +56,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Lab(args) => lab::run(args).await,
             Command::Ss(args) => ss::run(args).await,
             Command::Counters(args) => counters::run(args).await,
+            Command::Backup(args) => backup::run(args).await,
             Command::Interfaces(_) => unreachable!("answered above"),
         }
     });

@@ -33,7 +33,7 @@ pub(crate) async fn run(args: SsArgs) -> Result<ExitCode> {
 }
 
 async fn look(args: &SsArgs) -> Result<String> {
-    let mut reports = fetch(args.pid, Question::Report).await?;
+    let mut reports = fetch(args.pid, &Question::Report).await?;
     if let Some(port) = args.port {
         keep_port(&mut reports, port);
     }
@@ -44,7 +44,7 @@ async fn look(args: &SsArgs) -> Result<String> {
 }
 
 /// What the processes say; an error tells why they can't be asked.
-pub(super) async fn fetch(pid: Option<u32>, question: Question) -> Result<Vec<Value>> {
+pub(super) async fn fetch(pid: Option<u32>, question: &Question) -> Result<Vec<Value>> {
     let directory = directory();
     ask_all(&directory, pid, question)
         .await
@@ -85,11 +85,11 @@ fn address_of(value: &Value) -> Option<SocketAddr> {
     value.as_str()?.parse().ok()
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => "-".into(),

@@ -1,14 +1,17 @@
 //! The control socket: how one process asks the others on its host what their stacks are doing.
 //!
 //! Each stack listens on a Unix socket of its own in a directory that only its user (root, usually) can enter. A request
-//! is one line of JSON, `{"ask":"report"}` or `{"ask":"counters"}`; the answer is one JSON document, and the end of the
-//! stream. Nothing can be changed through it.
+//! is one line of JSON, such as `{"ask":"report"}`; the answer is one JSON document, and the end of the stream. What can be
+//! changed through it is which subflows are backups.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::fmt;
 use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -28,13 +31,60 @@ const MAX_ANSWER: u64 = 256 << 20;
 const MAX_STACKS: u32 = 1000;
 
 /// What can be asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case")]
 pub enum Question {
     /// Everything: interfaces, listeners, connections with their subflows, counters.
     Report,
     /// The same without the connections.
     Counters,
+    /// Use subflows only while no others work, or again like any other, and ask their peers to do so, too (MP_PRIO). The
+    /// answer says which subflows that were, and whether it was done.
+    SetBackup {
+        /// Which subflows.
+        of: SubflowEnd,
+        /// Only while no others work.
+        backup: bool,
+    },
+}
+
+/// What the end of a subflow on this host is called.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SubflowEnd {
+    /// All subflows over the interface of this name.
+    Interface(String),
+    /// All from this address of ours.
+    Address(IpAddr),
+    /// The one from this address and port of ours, or those where a listener has several.
+    Port(SocketAddr),
+}
+
+impl FromStr for SubflowEnd {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        if let Ok(port) = text.parse() {
+            Ok(Self::Port(port))
+        } else if let Ok(address) = unbracketed.parse() {
+            Ok(Self::Address(address))
+        } else if text.is_empty() || text.len() > 15 || text.contains(['/', ':', ' ', '*']) {
+            Err("neither an interface, nor ADDRESS, ADDRESS:PORT or [IPV6]:PORT".into())
+        } else {
+            Ok(Self::Interface(text.into()))
+        }
+    }
+}
+
+impl fmt::Display for SubflowEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interface(name) => f.write_str(name),
+            Self::Address(address) => address.fmt(f),
+            Self::Port(port) => port.fmt(f),
+        }
+    }
 }
 
 /// The directory of the sockets.
@@ -168,7 +218,7 @@ impl Asker {
 /// # Errors
 /// The directory can't be read: [`ErrorKind::PermissionDenied`] for those it does not belong to. No directory at all
 /// means that there is no stack.
-pub async fn ask_all(directory: &Path, pid: Option<u32>, question: Question) -> io::Result<Vec<Value>> {
+pub async fn ask_all(directory: &Path, pid: Option<u32>, question: &Question) -> io::Result<Vec<Value>> {
     let found = match sockets(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         found => found?,
@@ -188,9 +238,9 @@ pub async fn ask_all(directory: &Path, pid: Option<u32>, question: Question) -> 
     Ok(answers)
 }
 
-async fn ask(path: &Path, question: Question) -> io::Result<Value> {
+async fn ask(path: &Path, question: &Question) -> io::Result<Value> {
     let mut stream = UnixStream::connect(path).await?;
-    let mut line = serde_json::to_string(&question)?;
+    let mut line = serde_json::to_string(question)?;
     line.push('\n');
     stream.write_all(line.as_bytes()).await?;
     let mut text = Vec::new();
@@ -222,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn questions_are_answered_and_nothing_is_left() {
         let directory = Directory::new("answers");
-        assert!(ask_all(&directory.0, None, Question::Report).await.unwrap().is_empty());
+        assert!(ask_all(&directory.0, None, &Question::Report).await.unwrap().is_empty());
         let sockets: Vec<_> = [
             ControlSocket::bind(&directory.0).await.unwrap(),
             ControlSocket::bind(&directory.0).await.unwrap(),
@@ -246,7 +296,7 @@ mod tests {
         let mut answer = String::new();
         nonsense.read_to_string(&mut answer).await.unwrap();
         assert!(answer.contains("error"), "{answer}");
-        let answers = ask_all(&directory.0, Some(std::process::id()), Question::Counters).await.unwrap();
+        let answers = ask_all(&directory.0, Some(std::process::id()), &Question::Counters).await.unwrap();
         assert_eq!(answers, vec![serde_json::json!({ "asked": "Counters" }); 2]);
         for task in serving {
             task.await.unwrap();
@@ -272,5 +322,28 @@ mod tests {
         std::fs::set_permissions(&directory.0, std::fs::Permissions::from_mode(0o755)).unwrap();
         let error = ControlSocket::bind(&directory.0).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn an_end_is_an_interface_an_address_or_an_address_and_port() {
+        let port = |text: &str| SubflowEnd::Port(text.parse().unwrap());
+        let address = |text: &str| SubflowEnd::Address(text.parse().unwrap());
+        for (text, end) in [
+            ("wwan0", SubflowEnd::Interface("wwan0".into())),
+            ("192.0.2.1", address("192.0.2.1")),
+            ("2001:db8::1", address("2001:db8::1")),
+            ("[2001:db8::1]", address("2001:db8::1")),
+            ("192.0.2.1:5000", port("192.0.2.1:5000")),
+            ("[2001:db8::1]:5000", port("[2001:db8::1]:5000")),
+        ] {
+            assert_eq!(text.parse(), Ok(end), "{text}");
+        }
+        for wrong in ["", "wl*", "192.0.2.1:", "192.0.2.1:99999", "a/b", "sixteen-letters-"] {
+            assert!(wrong.parse::<SubflowEnd>().is_err(), "{wrong}");
+        }
+        let question = Question::SetBackup { of: "wwan0".parse().unwrap(), backup: true };
+        let line = r#"{"ask":"set-backup","of":{"interface":"wwan0"},"backup":true}"#;
+        assert_eq!(serde_json::to_string(&question).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Question>(line).unwrap(), question);
     }
 }

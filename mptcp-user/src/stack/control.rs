@@ -4,7 +4,8 @@ use super::StackError;
 use crate::datapath::interface::InterfaceReport;
 use crate::datapath::mailbox::{Command, Mailbox, Status};
 use crate::datapath::xdp::CounterSnapshot;
-use crate::observe::control::{ControlSocket, Question, SocketFile, directory};
+use crate::observe::control::{ControlSocket, Question, SocketFile, SubflowEnd, directory};
+use crate::proto::{SubflowInfo, SubflowSlot, SubflowState};
 use serde_json::{Map, Value, json};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +35,12 @@ struct Process {
     interfaces: Arc<Mutex<Vec<InterfaceReport>>>,
 }
 
+impl Process {
+    fn interfaces(&self) -> Vec<InterfaceReport> {
+        self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// The network namespace of the calling thread, by its inode.
 pub(super) fn namespace() -> Option<u64> {
     std::fs::metadata("/proc/thread-self/ns/net").ok().map(|namespace| namespace.ino())
@@ -56,7 +63,12 @@ pub(super) async fn start(
     let process = Process { netns, command, interfaces };
     let task = tokio::spawn(async move {
         while let Ok((question, asker)) = socket.next().await {
-            match describe(&process, &mailbox, question).await {
+            let answer = match question {
+                Question::Report => describe(&process, &mailbox, true).await,
+                Question::Counters => describe(&process, &mailbox, false).await,
+                Question::SetBackup { of, backup } => set_backup(&process, &mailbox, &of, backup).await,
+            };
+            match answer {
                 Ok(answer) => asker.answer(&answer).await,
                 Err(error) => asker.answer(&json!({ "error": error.to_string() })).await,
             }
@@ -74,20 +86,19 @@ async fn ask<T>(
     answer.await.map_err(|_| StackError::Stopped)
 }
 
-async fn describe(process: &Process, mailbox: &Mailbox, question: Question) -> Result<Value, StackError> {
+async fn describe(process: &Process, mailbox: &Mailbox, whole: bool) -> Result<Value, StackError> {
     let status = ask(mailbox, Command::Status).await?;
-    let interfaces = process.interfaces.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut report = json!({
         "pid": std::process::id(),
         "command": process.command,
         "netns": process.netns,
         "version": env!("CARGO_PKG_VERSION"),
-        "interfaces": interfaces,
+        "interfaces": process.interfaces(),
         "listeners": status.listeners,
         "blackholes": status.blackholes,
         "counters": counters(&status),
     });
-    if question == Question::Report {
+    if whole {
         let mut connections = Vec::new();
         for chunk in status.connections.chunks(CHUNK) {
             let infos = ask(mailbox, |reply| Command::Infos(chunk.to_vec(), reply)).await?;
@@ -100,6 +111,46 @@ async fn describe(process: &Process, mailbox: &Mailbox, question: Question) -> R
         report["connections"] = Value::Array(connections);
     }
     Ok(report)
+}
+
+/// Sets the priority of all subflows with this end.
+async fn set_backup(
+    process: &Process,
+    mailbox: &Mailbox,
+    of: &SubflowEnd,
+    backup: bool,
+) -> Result<Value, StackError> {
+    let interfaces = process.interfaces();
+    let meant = |subflow: &SubflowInfo| match of {
+        SubflowEnd::Interface(name) => {
+            interfaces.iter().any(|interface| interface.index == subflow.interface && interface.name == *name)
+        }
+        SubflowEnd::Address(address) => subflow.local.ip() == *address,
+        SubflowEnd::Port(port) => subflow.local == *port,
+    };
+    let mut subflows = Vec::new();
+    for chunk in ask(mailbox, Command::Status).await?.connections.chunks(CHUNK) {
+        let infos = ask(mailbox, |reply| Command::Infos(chunk.to_vec(), reply)).await?;
+        for (connection, info) in infos {
+            for subflow in info.subflows.iter().filter(|subflow| is_open(subflow.state) && meant(subflow)) {
+                let slot = SubflowSlot(subflow.slot);
+                let command = |reply| Command::SetBackup { connection, subflow: slot, backup, reply };
+                subflows.push(json!({
+                    "connection": connection.number(),
+                    "local": subflow.local,
+                    "remote": subflow.remote,
+                    "done": ask(mailbox, command).await?,
+                }));
+            }
+        }
+    }
+    Ok(json!({ "pid": std::process::id(), "command": process.command, "subflows": subflows }))
+}
+
+/// Whether a subflow may carry data in one direction at least.
+fn is_open(state: SubflowState) -> bool {
+    use SubflowState::{CloseWait, Established, FinWait1, FinWait2};
+    matches!(state, Established | FinWait1 | FinWait2 | CloseWait)
 }
 
 /// All counters by name: the engine's, and those of the XDP program.
