@@ -28,6 +28,9 @@ struct Args {
     /// Keep the first of the captures that tshark examines
     #[arg(long, value_name = "FILE")]
     capture: Option<PathBuf>,
+    /// Leave out the captures, where there is no tshark to examine them
+    #[arg(long, conflicts_with = "capture")]
+    no_captures: bool,
     /// The `mptcp` command to demonstrate
     #[arg(long, env = "MPTCP_BIN", value_name = "FILE")]
     binary: PathBuf,
@@ -70,7 +73,7 @@ fn run(args: &Args) -> Result<()> {
     let failed = rows.iter().filter(|row| !row.passed()).count();
     // Our interfaces' names of both directions of an exchange with the kernel are enough: what the kernel sends is
     // in there too.
-    let examined = examine(args, &cases);
+    let examined = if args.no_captures { Ok("no captures were taken".to_owned()) } else { examine(args, &cases) };
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&rows)?;
         std::fs::write(path, text + "\n").with_context(|| format!("can't write {}", path.display()))?;

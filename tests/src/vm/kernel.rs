@@ -164,8 +164,8 @@ impl Apt {
         Ok(names.max_by_key(|name| numbers(name)).map(str::to_owned))
     }
 
-    /// Downloads a kernel's package, and those with its image, its modules and their lists where they are packages of their own;
-    /// unpacks them, and lists the modules.
+    /// Downloads a kernel's package, and those with its image, its modules and their lists where they are packages of their
+    /// own; unpacks them, and lists the modules.
     fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
         let mut text = format!("{package}\n");
         for package in std::iter::once(package.to_owned()).chain(self.parts(package)?) {
@@ -210,15 +210,15 @@ impl Apt {
     }
 }
 
-/// The packages with parts of a kernel that its own package depends on, as `apt-cache show` tells.
+/// The packages with parts of a kernel that its own package depends on, as `apt-cache show` tells: the image, the modules
+/// and their lists. A kernel whose modules are in its own package has the lists there too; what else it depends on is not
+/// needed, and mirrors drop that first.
 fn parts_of(about: &str) -> Vec<&str> {
+    const KINDS: [&str; 3] = ["linux-base-", "linux-binary-", "linux-modules-"];
     let needed = about.lines().filter_map(|line| line.strip_prefix("Depends: "));
     let words = needed.flat_map(|line| line.split([' ', ',']));
-    words
-        .filter(|word| {
-            ["linux-base-", "linux-binary-", "linux-modules-"].iter().any(|part| word.starts_with(part))
-        })
-        .collect()
+    let parts: Vec<&str> = words.filter(|word| KINDS.iter().any(|kind| word.starts_with(kind))).collect();
+    if parts.iter().any(|part| part.starts_with("linux-modules-")) { parts } else { Vec::new() }
 }
 
 /// The numbers in a text, in their order.
@@ -261,6 +261,7 @@ mod tests {
         let parts = ["linux-base-7.3.4-cloud", "linux-binary-7.3.4-cloud", "linux-modules-7.3.4-cloud"];
         assert_eq!(parts_of(about), parts);
         assert!(parts_of("Depends: kmod, linux-base (>= 4.3~), initramfs-tools\n").is_empty());
+        assert!(parts_of("Depends: kmod, linux-base-6.18.15-cloud (= 6.18.15-1)\n").is_empty());
     }
 
     #[test]
