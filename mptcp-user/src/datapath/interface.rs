@@ -37,7 +37,7 @@ pub struct InterfaceReport {
     pub driver: Option<String>,
     /// MTU in octets.
     pub mtu: u32,
-    /// Receive queues in use.
+    /// Receive queues that packets can come on.
     pub queues: u32,
     /// Addresses that subflows can use.
     pub addresses: Vec<IpAddr>,
@@ -121,15 +121,21 @@ impl HostFacts {
     /// What can be done with one interface.
     pub fn report(&self, link: &Link, mode: AttachMode) -> InterfaceReport {
         let chosen = self.obstacle(link).map_or_else(|| self.choose(link, mode), Err);
+        let driver = self.drivers.get(&link.index).cloned().or_else(|| link.kind.clone());
+        let queues = self.queues.get(&link.index).copied().unwrap_or(link.rx_queues);
+        // Switched to native mode, virtio gets packets on queues that it does not count: those made for sending from programs
+        // receive, too, and what comes there without a socket would go to the kernel.
+        let uncounted =
+            driver.as_deref() == Some("virtio_net") && matches!(&chosen, Ok((XdpMode::Native, _)));
         InterfaceReport {
             name: link.name.clone(),
             index: link.index,
             usable: chosen.is_ok(),
             mode: chosen.as_ref().ok().map(|(mode, _)| mode.as_str().into()),
             reason: chosen.map_or_else(|obstacle| obstacle, |(_, reason)| reason),
-            driver: self.drivers.get(&link.index).cloned().or_else(|| link.kind.clone()),
+            driver,
             mtu: link.mtu,
-            queues: self.queues.get(&link.index).copied().unwrap_or(link.rx_queues),
+            queues: if uncounted { queues.max(link.rx_queues) } else { queues },
             addresses: self.usable_addresses(link.index),
             up: link.up && link.running,
         }
@@ -375,6 +381,16 @@ mod tests {
         let native = facts.reports(AttachMode::Native).remove(0);
         assert!(!native.usable && native.reason.contains("use generic mode"), "{}", native.reason);
         assert_eq!(facts.reports(AttachMode::Auto)[0].mode.as_deref(), Some("generic"));
+    }
+
+    #[test]
+    fn virtio_in_native_mode_has_a_socket_for_each_queue_that_was_made() {
+        let mut facts = facts(vec![link("a", 1, "virtio_net"), link("b", 2, "ice")], &[(1, 0x7f), (2, 0x7f)]);
+        facts.queues = HashMap::from([(1, 1), (2, 1)]);
+        facts.links.iter_mut().for_each(|link| link.rx_queues = 2);
+        let queues = |mode| facts.reports(mode).iter().map(|report| report.queues).collect::<Vec<_>>();
+        assert_eq!(queues(AttachMode::Native), [2, 1]);
+        assert_eq!(queues(AttachMode::Generic), [1, 1]);
     }
 
     #[test]
