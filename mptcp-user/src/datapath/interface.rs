@@ -52,6 +52,9 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// Largest MTU whose packets fit one buffer in native XDP.
 pub(super) const SINGLE_BUFFER_MTU: u32 = 3498;
 
+/// Kinds of virtual interfaces that have no native XDP, for kernels that do not tell what drivers can (before Linux 6.3).
+const WITHOUT_NATIVE: [&str; 6] = ["bridge", "dummy", "ipvlan", "macvlan", "vlan", "vxlan"];
+
 /// What this host has.
 #[derive(Clone, Debug)]
 pub struct HostFacts {
@@ -184,7 +187,8 @@ impl HostFacts {
         let driver = self.drivers.get(&link.index).map(String::as_str).or(link.kind.as_deref());
         let features = self.features.as_ref().map(|all| all.get(&link.index).copied().unwrap_or_default());
         let too_long = link.mtu > SINGLE_BUFFER_MTU && features.is_some_and(|all| !all.multi_buffer());
-        let can = features.is_none_or(XdpFeatures::native) && !too_long;
+        let silent = link.kind.as_deref().is_none_or(|kind| !WITHOUT_NATIVE.contains(&kind));
+        let can = features.map_or(silent, XdpFeatures::native) && !too_long;
         if !self.multi_buffer {
             return single_buffer(link, mode, can, driver);
         }
@@ -404,6 +408,9 @@ mod tests {
         assert!(!reports[1].usable && reports[1].reason.contains("mtu 3498"), "{}", reports[1].reason);
         let generic = facts.reports(AttachMode::Generic).remove(0);
         assert!(!generic.usable && generic.reason.contains("native mode"), "{}", generic.reason);
+        facts.links[0].kind = Some("vlan".into());
+        let vlan = facts.reports(AttachMode::Auto).remove(0);
+        assert!(!vlan.usable && vlan.reason.contains("Linux 6.6"), "{}", vlan.reason);
     }
 
     #[test]

@@ -73,7 +73,8 @@ fn run(args: &Args) -> Result<()> {
     let failed = rows.iter().filter(|row| !row.passed()).count();
     // Our interfaces' names of both directions of an exchange with the kernel are enough: what the kernel sends is
     // in there too.
-    let examined = if args.no_captures { Ok("no captures were taken".to_owned()) } else { examine(args, &cases) };
+    let examined =
+        if args.no_captures { Ok("no captures were taken".to_owned()) } else { examine(args, &cases) };
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&rows)?;
         std::fs::write(path, text + "\n").with_context(|| format!("can't write {}", path.display()))?;

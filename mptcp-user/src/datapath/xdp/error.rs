@@ -48,7 +48,7 @@ pub enum XdpError {
     },
     /// The driver can't run the program in this mode.
     #[error("interface {interface} can't run the XDP program in {} mode ({source}); {}", .mode.as_str(),
-        match .mode { XdpMode::Native => "generic mode works with every driver", XdpMode::Generic => "leave the interface out" })]
+        match .mode { XdpMode::Native => "generic mode works with every driver, from Linux 6.6 on", XdpMode::Generic => "leave the interface out" })]
     ModeUnsupported {
         /// Interface index.
         interface: u32,
