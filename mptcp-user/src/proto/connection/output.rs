@@ -295,6 +295,11 @@ impl Connection {
 
     /// Everything that may be sent is under way. If it is the shared window that says so, or the send buffer, while a
     /// subflow has room, the one that holds up the oldest octet is to be known.
+    ///
+    /// A window with a rest that is too small for a segment is as good as used up, but is not looked into: that happens far
+    /// more often, and the guard would bar slow paths that bring something in order to find that out. It was tried: with
+    /// 1 MiB at the receiver it cost a ninth (`tests/head_of_line.txt`: 30 and 10 Mb/s, 36.5 to 32.4 Mb/s; WiFi and 3G,
+    /// 8.7 to 7.7 Mb/s), and brought a fiftieth with 256 KiB where there are losses.
     fn look_into_window(&mut self, queue: &Queue) {
         let closed = self.send.edge <= queue.start && self.send.buffer.end() > queue.start;
         let full = self.writable_wanted && self.send.buffer.end() == queue.start;
