@@ -179,7 +179,8 @@ impl Scenario {
         match (contender, self.kind) {
             (Contender::Ours, Kind::Record) => RECORD_OPTIONS,
             (Contender::Ours, Kind::RequestResponse(_)) if self.busy => &["--local", "--busy-poll"],
-            (Contender::Ours, Kind::RequestResponse(_)) => &["--local"],
+            // What is many short turns does best without changes of thread, what is much at once on two.
+            (Contender::Ours, Kind::RequestResponse(_) | Kind::Connect) => &["--local"],
             _ => &[],
         }
     }

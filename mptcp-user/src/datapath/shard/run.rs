@@ -20,10 +20,15 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-/// How long a shard without work spins before it sleeps, where there is another processor to bring it work meanwhile.
+/// The longest that a shard without work spins before it sleeps, where there is another processor to bring it work
+/// meanwhile.
 const SPIN: Duration = Duration::from_micros(20);
-/// The most, for one whose thread is the application's, too: nobody waits for that.
-const LONGEST_SPIN: Duration = Duration::from_micros(100);
+/// The same for one whose thread is the application's, too: nobody else waits for that.
+const SPIN_ALONE: Duration = Duration::from_micros(100);
+/// Spinning begins with this.
+const FIRST_SPIN: Duration = Duration::from_micros(10);
+/// Who is woken sooner than this had better not have slept.
+const SHORT_SLEEP: Duration = Duration::from_micros(100);
 /// How often a shard that is always busy looks at what only `epoll` tells.
 const GLANCE: Duration = Duration::from_millis(1);
 
@@ -46,7 +51,7 @@ struct Pace {
     busy_poll: bool,
     idle_since: Option<Instant>,
     glanced: Instant,
-    /// How long to spin now: longer while sleep turns out to be short, up to `longest`.
+    /// How long to spin now: not at all after a long sleep, longer after each short one.
     spin: Duration,
     longest: Duration,
 }
@@ -55,7 +60,7 @@ impl Pace {
     fn new(busy_poll: bool, longest: Duration, now: Instant) -> Self {
         let alone = thread::available_parallelism().is_ok_and(|number| number.get() == 1);
         let longest = if alone { Duration::ZERO } else { longest };
-        Self { busy_poll, idle_since: None, glanced: now, spin: SPIN.min(longest), longest }
+        Self { busy_poll, idle_since: None, glanced: now, spin: Duration::ZERO, longest }
     }
 
     /// What comes after a round that began at `time`.
@@ -74,9 +79,12 @@ impl Pace {
 
     /// There was sleep between these times.
     fn slept(&mut self, from: Instant, until: Instant) {
-        // As virtual machines that are out of work do: who is woken at once had better not have slept.
-        self.spin = if until - from < self.longest { self.spin * 2 } else { self.spin / 2 }
-            .clamp(SPIN.min(self.longest), self.longest);
+        // Where work comes seldom, looking for it costs more than being woken.
+        self.spin = if until - from < SHORT_SLEEP {
+            (self.spin * 2).max(FIRST_SPIN).min(self.longest)
+        } else {
+            Duration::ZERO
+        };
         (self.glanced, self.idle_since) = (until, None);
     }
 }
@@ -166,7 +174,7 @@ impl Shard {
 
     /// [`run`](Self::run) as a task, which lets others have their turn after every round.
     async fn work(&mut self, mut timer: Timer, woken: &AsyncFd<OwnedFd>) -> Replies {
-        let mut pace = Pace::new(self.config.busy_poll, LONGEST_SPIN, now());
+        let mut pace = Pace::new(self.config.busy_poll, SPIN_ALONE, now());
         loop {
             let time = now();
             let busy = match self.round(time) {
@@ -214,24 +222,24 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_spins_for_a_moment_and_longer_where_sleep_is_short() {
+    fn a_shard_spins_where_sleep_is_short_and_not_where_it_is_long() {
+        let longest = SPIN_ALONE;
         let mut pace =
-            Pace { busy_poll: false, idle_since: None, glanced: at(0), spin: SPIN, longest: LONGEST_SPIN };
+            Pace { busy_poll: false, idle_since: None, glanced: at(0), spin: Duration::ZERO, longest };
         assert_eq!(pace.next(at(10), true), Next::Round);
-        assert_eq!(pace.next(at(20), false), Next::Spin);
-        assert_eq!(pace.next(at(39), false), Next::Spin);
-        assert_eq!(pace.next(at(40), false), Next::Sleep);
-        for _ in 0..5 {
-            pace.slept(at(40), at(90));
+        assert_eq!(pace.next(at(20), false), Next::Sleep);
+        pace.slept(at(20), at(70));
+        assert_eq!(pace.next(at(80), false), Next::Spin);
+        assert_eq!(pace.next(at(89), false), Next::Spin);
+        assert_eq!(pace.next(at(90), false), Next::Sleep);
+        for _ in 0..10 {
+            pace.slept(at(90), at(140));
         }
-        assert_eq!(pace.spin, LONGEST_SPIN);
-        assert_eq!(pace.next(at(100), false), Next::Spin);
-        assert_eq!(pace.next(at(199), false), Next::Spin);
-        assert_eq!(pace.next(at(200), false), Next::Sleep);
-        for _ in 0..5 {
-            pace.slept(at(200), at(900));
-        }
-        assert_eq!(pace.spin, SPIN);
+        assert_eq!(pace.next(at(150), false), Next::Spin);
+        assert_eq!(pace.next(at(249), false), Next::Spin);
+        assert_eq!(pace.next(at(250), false), Next::Sleep);
+        pace.slept(at(250), at(900));
+        assert_eq!(pace.next(at(910), false), Next::Sleep);
     }
 
     #[test]

@@ -344,4 +344,20 @@ mod tests {
         (paths[0].limited, paths[0].in_flight) = (false, 0);
         assert_eq!(windows(&paths), [(0, 50_000.0)]);
     }
+
+    #[test]
+    fn a_burst_lasts_a_millisecond_and_is_a_super_segment_to_those_who_are_near() {
+        let mut path = Path { cwnd: 20_000, ..Path::new(1000) };
+        let srtt = Some(Duration::from_millis(10));
+        assert_eq!(path.quantum(srtt), 2000);
+        for (micros, octets) in
+            [(255, 64 << 10), (256, 32 << 10), (600, 16 << 10), (3000, 2000), (1 << 40, 2000)]
+        {
+            path.min_rtt = Some(Duration::from_micros(micros));
+            assert_eq!(path.quantum(srtt), octets, "{micros} µs away");
+        }
+        // A rate that somebody has chosen is kept to.
+        path = Path { pacing_rate: Some(5_000_000), min_rtt: Some(Duration::ZERO), ..path };
+        assert_eq!(path.quantum(srtt), 5000);
+    }
 }
