@@ -144,12 +144,7 @@ impl Lab {
 
     /// Two links with addresses of one family only, so that all subflows are of that family.
     pub fn of_family(family: Family) -> Result<Self> {
-        Self::of_family_with_links(family, 2)
-    }
-
-    /// As many links as wanted with addresses of one family only.
-    pub fn of_family_with_links(family: Family, links: usize) -> Result<Self> {
-        Self::build(links, &[family])
+        Self::build(2, &[family])
     }
 
     /// As many links as wanted, both families.

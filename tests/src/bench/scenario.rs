@@ -3,7 +3,7 @@
 use super::pair::{PATIENCE, Pair};
 use super::usage::{descriptors, memory};
 use super::{Contender, Effort, Row};
-use crate::lab::{Family, Lab, Side};
+use crate::lab::{Family, Lab, LinkPlan, Side};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::Write;
 use std::path::Path;
@@ -36,6 +36,8 @@ pub struct Scenario {
     pub mtu: u32,
     offloads: bool,
     shaped: bool,
+    /// The links go through `mptcp lab`, which does nothing to what it forwards.
+    emulated: bool,
     /// Our stack looks for packets all the time.
     busy: bool,
     kind: Kind,
@@ -60,12 +62,13 @@ const USUAL: Scenario = Scenario {
     mtu: 1500,
     offloads: true,
     shaped: false,
+    emulated: false,
     busy: false,
     kind: Kind::Bulk,
 };
 
 /// All scenarios between namespaces.
-pub const SCENARIOS: [Scenario; 11] = [
+pub const SCENARIOS: [Scenario; 13] = [
     Scenario { name: "bulk", about: "one connection, two links, MTU 1500, offloads on", ..USUAL },
     Scenario { name: "bulk-nooffload", about: "the same, TSO, GSO and GRO off", offloads: false, ..USUAL },
     Scenario {
@@ -89,6 +92,21 @@ pub const SCENARIOS: [Scenario; 11] = [
         mtu: 9000,
         shaped: true,
         kind: Kind::Record,
+        ..USUAL
+    },
+    Scenario {
+        name: "lab",
+        about: "the emulator's own rate: regular TCP of the kernel through it, one link, offloads on",
+        links: 1,
+        emulated: true,
+        ..USUAL
+    },
+    Scenario {
+        name: "lab-nooffload",
+        about: "the same, TSO, GSO and GRO off: packets of 1500 octets",
+        links: 1,
+        offloads: false,
+        emulated: true,
         ..USUAL
     },
     Scenario {
@@ -190,15 +208,21 @@ impl Scenario {
         if contender == Contender::KernelTcp { 1 } else { self.links }
     }
 
-    /// Whether it has anything to measure of this contender: regular TCP has one path, whatever there is.
+    /// Whether it has anything to measure of this contender: regular TCP has one path, whatever there is; the emulator
+    /// is measured with that alone.
     pub fn concerns(&self, contender: Contender) -> bool {
-        contender != Contender::KernelTcp || !matches!(self.kind, Kind::Record)
+        match contender {
+            Contender::KernelTcp => !matches!(self.kind, Kind::Record),
+            _ => !self.emulated,
+        }
     }
 
     /// The links, prepared for each contender.
     fn lab(&self) -> Result<Lab> {
         // One family: our stack would open subflows in both.
-        let lab = Lab::of_family_with_links(Family::Ipv4, self.links)?;
+        let emulator = self.emulated.then(Vec::new);
+        let plan = LinkPlan { families: vec![Family::Ipv4], emulator };
+        let lab = Lab::of_links(&vec![plan; self.links])?;
         lab.set_mtu(self.mtu)?;
         if !self.offloads {
             lab.without_offloads()?;

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug, Parser)]
 struct Args {
     /// Run this scenario (repeatable; default: all): xdp, engine, bulk, bulk-nooffload, bulk-9000, bulk-6,
-    /// record, rr, rr-busy, connect, mesh, idle, cpu, tcp (regular TCP beside the kernel's through the emulator), fairness (both in
+    /// record, lab, lab-nooffload, rr, rr-busy, connect, mesh, idle, cpu, tcp (regular TCP beside the kernel's through the emulator), fairness (both in
     /// one bottleneck), failover (time without data when a path dies)
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,
