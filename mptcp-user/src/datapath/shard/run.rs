@@ -20,12 +20,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-/// The longest that a shard without work spins before it sleeps, where there is another processor to bring it work
-/// meanwhile.
+/// How long a shard without work spins before it sleeps, where there is another processor to bring it work meanwhile.
+/// Whatever sleep was like: the application, which works at the same time, is about to bring more.
 const SPIN: Duration = Duration::from_micros(20);
-/// The same for one whose thread is the application's, too: nobody else waits for that.
+/// The longest for one whose thread is the application's, too: nobody else waits for that, but while it spins nothing
+/// comes from there either.
 const SPIN_ALONE: Duration = Duration::from_micros(100);
-/// Spinning begins with this.
+/// There spinning begins with this.
 const FIRST_SPIN: Duration = Duration::from_micros(10);
 /// Who is woken sooner than this had better not have slept.
 const SHORT_SLEEP: Duration = Duration::from_micros(100);
@@ -51,16 +52,15 @@ struct Pace {
     busy_poll: bool,
     idle_since: Option<Instant>,
     glanced: Instant,
-    /// How long to spin now: not at all after a long sleep, longer after each short one.
+    /// How long to spin now: `least` after a long sleep, longer after each short one.
     spin: Duration,
+    least: Duration,
     longest: Duration,
 }
 
 impl Pace {
-    fn new(busy_poll: bool, longest: Duration, now: Instant) -> Self {
-        let alone = thread::available_parallelism().is_ok_and(|number| number.get() == 1);
-        let longest = if alone { Duration::ZERO } else { longest };
-        Self { busy_poll, idle_since: None, glanced: now, spin: Duration::ZERO, longest }
+    fn new(busy_poll: bool, (least, longest): (Duration, Duration), now: Instant) -> Self {
+        Self { busy_poll, idle_since: None, glanced: now, spin: least, least, longest }
     }
 
     /// What comes after a round that began at `time`.
@@ -83,10 +83,16 @@ impl Pace {
         self.spin = if until - from < SHORT_SLEEP {
             (self.spin * 2).max(FIRST_SPIN).min(self.longest)
         } else {
-            Duration::ZERO
+            self.least
         };
         (self.glanced, self.idle_since) = (until, None);
     }
+}
+
+/// No spinning where there is one processor only: nothing comes meanwhile.
+fn unless_alone(spins: (Duration, Duration)) -> (Duration, Duration) {
+    let alone = thread::available_parallelism().is_ok_and(|number| number.get() == 1);
+    if alone { Default::default() } else { spins }
 }
 
 /// Starts a shard on a thread of its own, in the calling thread's network namespace. `ready` gets the outcome.
@@ -147,7 +153,7 @@ fn end(shard: Shard, replies: Replies) {
 impl Shard {
     /// Works until it is told to stop and everything is done. Gives the replies that are due then.
     fn run(&mut self) -> Replies {
-        let mut pace = Pace::new(self.config.busy_poll, SPIN, now());
+        let mut pace = Pace::new(self.config.busy_poll, unless_alone((SPIN, SPIN)), now());
         loop {
             let time = now();
             let busy = match self.round(time) {
@@ -174,7 +180,7 @@ impl Shard {
 
     /// [`run`](Self::run) as a task, which lets others have their turn after every round.
     async fn work(&mut self, mut timer: Timer, woken: &AsyncFd<OwnedFd>) -> Replies {
-        let mut pace = Pace::new(self.config.busy_poll, SPIN_ALONE, now());
+        let mut pace = Pace::new(self.config.busy_poll, unless_alone((Duration::ZERO, SPIN_ALONE)), now());
         loop {
             let time = now();
             let busy = match self.round(time) {
@@ -223,9 +229,7 @@ mod tests {
 
     #[test]
     fn a_shard_spins_where_sleep_is_short_and_not_where_it_is_long() {
-        let longest = SPIN_ALONE;
-        let mut pace =
-            Pace { busy_poll: false, idle_since: None, glanced: at(0), spin: Duration::ZERO, longest };
+        let mut pace = Pace::new(false, (Duration::ZERO, SPIN_ALONE), at(0));
         assert_eq!(pace.next(at(10), true), Next::Round);
         assert_eq!(pace.next(at(20), false), Next::Sleep);
         pace.slept(at(20), at(70));
@@ -243,8 +247,19 @@ mod tests {
     }
 
     #[test]
+    fn a_shard_on_a_thread_of_its_own_always_spins_for_a_moment() {
+        let mut pace = Pace::new(false, (SPIN, SPIN), at(0));
+        for until in [50, 5000] {
+            assert_eq!(pace.next(at(10), false), Next::Spin);
+            assert_eq!(pace.next(at(29), false), Next::Spin);
+            assert_eq!(pace.next(at(30), false), Next::Sleep);
+            pace.slept(at(30), at(until));
+        }
+    }
+
+    #[test]
     fn a_busy_shard_looks_around_every_millisecond() {
-        let mut pace = Pace::new(true, SPIN, at(0));
+        let mut pace = Pace::new(true, (SPIN, SPIN), at(0));
         assert_eq!(pace.next(at(999), true), Next::Round);
         assert_eq!(pace.next(at(1000), true), Next::Glance);
         assert_eq!(pace.next(at(1001), true), Next::Round);
