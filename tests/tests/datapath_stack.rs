@@ -3,7 +3,7 @@
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::require_root;
 use mptcp_user::proto::{CloseReason, ConnectionConfig, ConnectionState};
-use mptcp_user::stack::{HostFacts, MptcpListener, Stack, StackBuilder, StackError};
+use mptcp_user::stack::{HostFacts, MptcpListener, MptcpStream, Stack, StackBuilder, StackError};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -38,6 +38,13 @@ async fn listen(stack: &Stack) -> (MptcpListener, u16) {
     (listener, port)
 }
 
+/// Sends back all that comes, until it ends.
+async fn send_back(stream: MptcpStream) {
+    let (mut read, mut write) = tokio::io::split(stream);
+    tokio::io::copy(&mut read, &mut write).await.expect("copies");
+    write.shutdown().await.expect("finishes");
+}
+
 #[test]
 fn many_connections_at_once_each_get_their_own_octets_back() {
     require_root!();
@@ -49,11 +56,7 @@ fn many_connections_at_once_each_get_their_own_octets_back() {
         let echo = tokio::spawn(async move {
             for _ in 0..40 {
                 let (stream, _) = listener.accept().await.expect("connection");
-                tokio::spawn(async move {
-                    let (mut read, mut write) = tokio::io::split(stream);
-                    tokio::io::copy(&mut read, &mut write).await.expect("copies");
-                    write.shutdown().await.expect("finishes");
-                });
+                tokio::spawn(send_back(stream));
             }
         });
         let mut clients = Vec::new();
@@ -254,11 +257,7 @@ fn a_stack_without_a_thread_works_where_its_driver_is_polled() {
         let (mut listener, port) = listen(&right).await;
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let (mut read, mut write) = tokio::io::split(stream);
-                    tokio::io::copy(&mut read, &mut write).await.expect("copies");
-                    write.shutdown().await.expect("finishes");
-                });
+                tokio::spawn(send_back(stream));
             }
         });
         port

@@ -350,23 +350,29 @@ fn broken(reason: CloseReason) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::mailbox::Alarm;
     use super::*;
     use std::task::Wake;
 
-    struct Count(AtomicUsize);
+    /// Counts how often it wakes.
+    pub(in super::super) struct Count(pub(in super::super) AtomicUsize);
     impl Wake for Count {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    fn channel() -> (Arc<Channel>, Arc<Mailbox>) {
-        let mailbox = Arc::new(Mailbox::new(Alarm::event().expect("eventfd")));
+    /// A channel of a shard that is woken by this.
+    pub(in super::super) fn channel_with(alarm: Alarm) -> (Arc<Channel>, Arc<Mailbox>) {
+        let mailbox = Arc::new(Mailbox::new(alarm));
         let id = ConnectionId { index: 1, generation: 1 };
         let ends = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into());
         (Channel::new(id, ends, mailbox.clone(), (64 << 10, 8000)), mailbox)
+    }
+
+    fn channel() -> (Arc<Channel>, Arc<Mailbox>) {
+        channel_with(Alarm::task())
     }
 
     #[test]

@@ -273,17 +273,10 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
+    use super::super::channel::tests::{Count, channel_with};
     use super::*;
     use bytes::Bytes;
     use std::sync::atomic::AtomicUsize;
-    use std::task::Wake;
-
-    fn channel(alarm: Alarm) -> (Arc<Channel>, Arc<Mailbox>) {
-        let mailbox = Arc::new(Mailbox::new(alarm));
-        let id = ConnectionId { index: 1, generation: 1 };
-        let ends = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into());
-        (Channel::new(id, ends, mailbox.clone(), (64 << 10, 8000)), mailbox)
-    }
 
     fn is_readable(mailbox: &Mailbox) -> bool {
         let fd = mailbox.alarm.descriptor().expect("a descriptor").as_raw_fd();
@@ -294,7 +287,7 @@ mod tests {
 
     #[test]
     fn only_a_sleeping_shard_is_woken() {
-        let (channel, mailbox) = channel(Alarm::event().expect("eventfd"));
+        let (channel, mailbox) = channel_with(Alarm::event().expect("eventfd"));
         channel.send(Bytes::from_static(b"hello"));
         assert!(mailbox.has_mail() && !is_readable(&mailbox));
         assert!(!mailbox.prepare_sleep(), "there is mail");
@@ -309,16 +302,9 @@ mod tests {
         assert!(!is_readable(&mailbox));
     }
 
-    struct Count(AtomicUsize);
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
     #[test]
     fn a_sleeping_task_is_woken_once_and_not_before_it_sleeps() {
-        let (channel, mailbox) = channel(Alarm::task());
+        let (channel, mailbox) = channel_with(Alarm::task());
         let count = Arc::new(Count(AtomicUsize::new(0)));
         let waker = Waker::from(count.clone());
         let mut cx = Context::from_waker(&waker);
@@ -338,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_stopped_shard_is_told_nothing_and_keeps_nothing() {
-        let (channel, mailbox) = channel(Alarm::task());
+        let (channel, mailbox) = channel_with(Alarm::task());
         mailbox.stop();
         assert!(!mailbox.send(Command::Stop { patience: Duration::ZERO, reply: None }));
         channel.send(Bytes::from_static(b"hello"));

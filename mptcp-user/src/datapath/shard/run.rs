@@ -151,16 +151,21 @@ fn end(shard: Shard, replies: Replies) {
 }
 
 impl Shard {
+    /// A round, when it began, and what comes after it.
+    fn step(&mut self, pace: &mut Pace) -> ControlFlow<Replies, (Instant, Next)> {
+        let time = now();
+        self.round(time).map_continue(|busy| (time, pace.next(time, busy)))
+    }
+
     /// Works until it is told to stop and everything is done. Gives the replies that are due then.
     fn run(&mut self) -> Replies {
         let mut pace = Pace::new(self.config.busy_poll, unless_alone((SPIN, SPIN)), now());
         loop {
-            let time = now();
-            let busy = match self.round(time) {
-                ControlFlow::Continue(busy) => busy,
+            let (time, next) = match self.step(&mut pace) {
+                ControlFlow::Continue(step) => step,
                 ControlFlow::Break(replies) => return replies,
             };
-            match pace.next(time, busy) {
+            match next {
                 Next::Round => {}
                 Next::Glance => self.wait(time, Some(Duration::ZERO)),
                 Next::Spin => std::hint::spin_loop(),
@@ -182,12 +187,11 @@ impl Shard {
     async fn work(&mut self, mut timer: Timer, woken: &AsyncFd<OwnedFd>) -> Replies {
         let mut pace = Pace::new(self.config.busy_poll, unless_alone((Duration::ZERO, SPIN_ALONE)), now());
         loop {
-            let time = now();
-            let busy = match self.round(time) {
-                ControlFlow::Continue(busy) => busy,
+            let (time, next) = match self.step(&mut pace) {
+                ControlFlow::Continue(step) => step,
                 ControlFlow::Break(replies) => return replies,
             };
-            match pace.next(time, busy) {
+            match next {
                 Next::Round | Next::Spin => yield_now().await,
                 Next::Glance => {
                     self.wait(time, Some(Duration::ZERO));
