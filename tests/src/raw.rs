@@ -54,7 +54,7 @@ impl Sender {
     pub fn new(lab: &Lab) -> Result<Self> {
         let (left, right) = (link_of(lab, Side::Left)?, link_of(lab, Side::Right)?);
         let transmitter =
-            lab.left.run(|| Transmitter::new(left.index)).context("can't open a packet socket")?;
+            lab.left.run(|| Transmitter::new(left.index, true)).context("can't open a packet socket")?;
         let src_mac = left.mac.context("no link-layer address")?;
         let dst_mac = right.mac.context("no link-layer address")?;
         Ok(Self { transmitter, link: LinkHeader { src_mac, dst_mac, vlan: None } })

@@ -72,6 +72,7 @@ mod tests {
             driver: Some("veth".into()),
             mtu: 1500,
             queues: 1,
+            super_segments: true,
             addresses: addresses.iter().map(|address| address.parse().expect("valid")).collect(),
             up: true,
         };

@@ -87,8 +87,8 @@ impl Attachment {
     ) -> Result<Self, Error> {
         let (index, name) = (report.index, report.name.clone());
         let failed = |source: XdpError| Error::Xdp { interface: Some(name.clone()), source };
-        let transmitter =
-            Transmitter::new(index).map_err(|source| Error::Transmit { interface: name.clone(), source })?;
+        let transmitter = Transmitter::new(index, report.super_segments)
+            .map_err(|source| Error::Transmit { interface: name.clone(), source })?;
         let native = report.mode.as_deref() == Some(XdpMode::Native.as_str());
         if native {
             match program.attach(index, XdpMode::Native) {

@@ -42,6 +42,15 @@ impl Ethtool {
         Some(rx.saturating_add(combined)).filter(|queues| *queues > 0)
     }
 
+    /// Whether the card puts 802.1Q tags into packets that it sends.
+    pub fn inserts_tags(&self, interface: &str) -> Option<bool> {
+        const ETHTOOL_GFLAGS: u32 = 0x25;
+        const ETH_FLAG_TXVLAN: u32 = 1 << 7;
+        let mut value = [ETHTOOL_GFLAGS, 0];
+        self.ask(interface, &mut value)?;
+        Some(value[1] & ETH_FLAG_TXVLAN != 0)
+    }
+
     fn ask(&self, interface: &str, request: &mut [u32]) -> Option<()> {
         let name = interface.as_bytes();
         if name.len() >= libc::IFNAMSIZ {

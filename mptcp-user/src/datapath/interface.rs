@@ -4,7 +4,7 @@ use super::af_xdp;
 use super::ethtool::Ethtool;
 use super::netlink::{Address, Link, Netlink, XdpFeatures, xdp_features};
 use super::xdp::XdpMode;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 
@@ -39,6 +39,8 @@ pub struct InterfaceReport {
     pub mtu: u32,
     /// Receive queues that packets can come on.
     pub queues: u32,
+    /// Whether super-segments are handed to the kernel whole.
+    pub super_segments: bool,
     /// Addresses that subflows can use.
     pub addresses: Vec<IpAddr>,
     /// Administratively up, and with a carrier.
@@ -55,6 +57,9 @@ pub(super) const SINGLE_BUFFER_MTU: u32 = 3498;
 /// Kinds of virtual interfaces that have no native XDP, for kernels that do not tell what drivers can (before Linux 6.3).
 const WITHOUT_NATIVE: [&str; 6] = ["bridge", "dummy", "ipvlan", "macvlan", "vlan", "vxlan"];
 
+/// Said of interfaces that get no super-segments.
+const CUT: &str = "; what is sent is cut into packets first: the interface below the VLAN leaves inserting tags to the kernel";
+
 /// What this host has.
 #[derive(Clone, Debug)]
 pub struct HostFacts {
@@ -68,6 +73,8 @@ pub struct HostFacts {
     pub drivers: HashMap<u32, String>,
     /// Receive queues in use by interface index.
     pub queues: HashMap<u32, u32>,
+    /// Interfaces, by index, that put 802.1Q tags into what they send.
+    pub tagging: HashSet<u32>,
     /// Whether the kernel has AF_XDP sockets.
     pub af_xdp: bool,
     /// Whether they take packets of several buffers, as super-segments are (Linux 6.6).
@@ -82,10 +89,10 @@ impl HostFacts {
         let mut netlink = Netlink::new()?;
         let ethtool = Ethtool::new()?;
         let links = netlink.links()?;
-        let of_links = |ask: &dyn Fn(&str) -> Option<String>| {
-            links.iter().filter_map(|link| Some((link.index, ask(&link.name)?))).collect::<HashMap<_, _>>()
-        };
-        let drivers = of_links(&|name| ethtool.driver(name));
+        let drivers =
+            links.iter().filter_map(|link| Some((link.index, ethtool.driver(&link.name)?))).collect();
+        let tagging = links.iter().filter(|link| ethtool.inserts_tags(&link.name) == Some(true));
+        let tagging = tagging.map(|link| link.index).collect();
         let queues = links
             .iter()
             .map(|link| (link.index, ethtool.receive_queues(&link.name).unwrap_or(link.rx_queues)))
@@ -95,6 +102,7 @@ impl HostFacts {
             features: xdp_features().ok(),
             drivers,
             queues,
+            tagging,
             links,
             af_xdp: has_af_xdp(),
             multi_buffer: af_xdp::multi_buffer(),
@@ -130,18 +138,33 @@ impl HostFacts {
         // receive, too, and what comes there without a socket would go to the kernel.
         let uncounted =
             driver.as_deref() == Some("virtio_net") && matches!(&chosen, Ok((XdpMode::Native, _)));
+        let super_segments = self.takes_super_segments(link);
+        let explained = |reason: String| {
+            let whole = if super_segments { "" } else { CUT };
+            reason + whole
+        };
         InterfaceReport {
             name: link.name.clone(),
             index: link.index,
             usable: chosen.is_ok(),
             mode: chosen.as_ref().ok().map(|(mode, _)| mode.as_str().into()),
-            reason: chosen.map_or_else(|obstacle| obstacle, |(_, reason)| reason),
+            reason: chosen.map_or_else(|obstacle| obstacle, |(_, reason)| explained(reason)),
             driver,
             mtu: link.mtu,
             queues: if uncounted { queues.max(link.rx_queues) } else { queues },
+            super_segments,
             addresses: self.usable_addresses(link.index),
             up: link.up && link.running,
         }
+    }
+
+    /// Whether super-segments get through. From a packet socket the kernel takes the octets behind the longest link header
+    /// that the interface may have for the IP header. On a VLAN above a card that inserts no tags that is four octets too
+    /// far; if it then has to cut a super-segment itself it drops it (seen on Linux 6.18).
+    fn takes_super_segments(&self, link: &Link) -> bool {
+        let tagged_by_card =
+            !link.service_tags && link.below.is_some_and(|below| self.tagging.contains(&below));
+        link.kind.as_deref() != Some("vlan") || tagged_by_card
     }
 
     /// Why the interface can't be used at all.
@@ -319,6 +342,8 @@ mod tests {
             gso_max_size: 65_536,
             xdp_program: None,
             controller: None,
+            below: None,
+            service_tags: false,
         }
     }
 
@@ -334,6 +359,7 @@ mod tests {
             features: Some(features.iter().map(|(index, bits)| (*index, XdpFeatures(*bits))).collect()),
             drivers: HashMap::new(),
             queues: HashMap::new(),
+            tagging: HashSet::new(),
             links,
             af_xdp: true,
             multi_buffer: true,
@@ -411,6 +437,25 @@ mod tests {
         facts.links[0].kind = Some("vlan".into());
         let vlan = facts.reports(AttachMode::Auto).remove(0);
         assert!(!vlan.usable && vlan.reason.contains("Linux 6.6"), "{}", vlan.reason);
+    }
+
+    #[test]
+    fn a_vlan_gets_super_segments_where_the_card_inserts_tags() {
+        let mut facts = facts(vec![link("nic0", 1, "veth"), link("nic0.7", 2, "vlan")], &[(1, 0x7f)]);
+        facts.links[1].below = Some(1);
+        let whole = |facts: &HostFacts| {
+            let reports = facts.reports(AttachMode::Auto);
+            assert_eq!(reports[1].super_segments, !reports[1].reason.contains("cut into packets"));
+            reports.iter().map(|report| report.super_segments).collect::<Vec<_>>()
+        };
+        assert_eq!(whole(&facts), [true, false]);
+        facts.tagging.insert(1);
+        assert_eq!(whole(&facts), [true, true]);
+        facts.links[1].service_tags = true;
+        assert_eq!(whole(&facts), [true, false]);
+        // The card is in another namespace.
+        (facts.links[1].service_tags, facts.links[1].below) = (false, None);
+        assert_eq!(whole(&facts), [true, false]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! that it receives nothing. `PACKET_QDISC_BYPASS` stays off: with it, veth refuses every super-segment.
 
 use crate::wire::packet::{ChecksumMode, EmitError, LinkHeader, MAX_HEADERS, emit_headers};
-use crate::wire::{Payload, Segment};
+use crate::wire::{Payload, Segment, segmentize};
 use arrayvec::ArrayVec;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -66,14 +66,15 @@ pub struct TransmitCounters {
 /// The sending side of one interface.
 pub struct Transmitter {
     fd: OwnedFd,
+    super_segments: bool,
     queue: VecDeque<Outgoing>,
     /// What was counted so far.
     pub counters: TransmitCounters,
 }
 
 impl Transmitter {
-    /// Opens the socket. Needs CAP_NET_RAW.
-    pub fn new(interface: u32) -> io::Result<Self> {
+    /// Opens the socket. Needs CAP_NET_RAW. `super_segments`: whether the interface takes them.
+    pub fn new(interface: u32, super_segments: bool) -> io::Result<Self> {
         // SAFETY: no pointers involved.
         let raw = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         if raw < 0 {
@@ -102,7 +103,7 @@ impl Transmitter {
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { fd, queue: VecDeque::new(), counters: TransmitCounters::default() })
+        Ok(Self { fd, super_segments, queue: VecDeque::new(), counters: TransmitCounters::default() })
     }
 
     /// Queues a segment.
@@ -110,6 +111,13 @@ impl Transmitter {
     /// # Errors
     /// The segment can't be made a packet.
     pub fn push(&mut self, segment: Segment, link: &LinkHeader) -> Result<(), EmitError> {
+        if self.super_segments || segment.packets() == 1 {
+            return self.push_whole(segment, link);
+        }
+        segmentize(&segment).try_for_each(|packet| self.push_whole(packet, link))
+    }
+
+    fn push_whole(&mut self, segment: Segment, link: &LinkHeader) -> Result<(), EmitError> {
         if self.queue.len() >= MAX_QUEUE {
             self.counters.dropped += 1;
             return Ok(());

@@ -3,7 +3,8 @@
 use super::Netlink;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    VlanProtocol, XdpAttached,
 };
 use std::io;
 
@@ -28,6 +29,10 @@ pub struct Link {
     pub loopback: bool,
     /// Kind of a virtual interface ("veth", "vlan", "tun", …).
     pub kind: Option<String>,
+    /// Index of the interface below a VLAN.
+    pub below: Option<u32>,
+    /// The VLAN's tags are not 802.1Q's but 802.1ad's.
+    pub service_tags: bool,
     /// Receive queues that were made for the interface; not all need be in use.
     pub rx_queues: u32,
     /// Octets of the largest super-segment the interface takes, headers included.
@@ -51,6 +56,8 @@ impl Link {
             running: header.flags.contains(LinkFlags::LowerUp),
             loopback: header.flags.contains(LinkFlags::Loopback),
             kind: None,
+            below: None,
+            service_tags: false,
             rx_queues: 1,
             gso_max_size: 65_536,
             xdp_program: None,
@@ -64,11 +71,18 @@ impl Link {
                 LinkAttribute::NumRxQueues(queues) => link.rx_queues = queues.max(1),
                 LinkAttribute::GsoMaxSize(octets) => link.gso_max_size = octets,
                 LinkAttribute::Controller(index) => link.controller = Some(index),
+                LinkAttribute::Link(index) => link.below = Some(index),
                 LinkAttribute::LinkInfo(infos) => {
-                    link.kind = infos.into_iter().find_map(|info| match info {
-                        LinkInfo::Kind(kind) => Some(kind.to_string()),
-                        _ => None,
-                    });
+                    for info in infos {
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                            LinkInfo::Data(InfoData::Vlan(parts)) => {
+                                link.service_tags =
+                                    parts.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad));
+                            }
+                            _ => {}
+                        }
+                    }
                 }
                 LinkAttribute::Xdp(parts) => {
                     let attached = !parts.contains(&LinkXdp::Attached(XdpAttached::None));
