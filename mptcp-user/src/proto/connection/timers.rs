@@ -327,7 +327,7 @@ impl Connection {
         }
         let covered = self
             .living()
-            .any(|(_, subflow)| subflow.snd.outstanding().any(|(start, end)| start <= una && una < end));
+            .any(|(_, subflow)| subflow.snd.undelivered().any(|(start, end)| start <= una && una < end));
         if una < self.send.nxt && !covered {
             self.contiguous = false;
             self.send.reinject(una, self.send.nxt, usize::MAX);

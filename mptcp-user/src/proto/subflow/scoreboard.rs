@@ -71,6 +71,14 @@ impl Record {
         }
     }
 
+    /// The part of the data stream that it has.
+    fn data(&self) -> Option<(u64, u64)> {
+        let mapping = self.mapping?;
+        let skipped = (self.start as u32).wrapping_sub(mapping.subflow_seq);
+        let start = mapping.data + u64::from(skipped);
+        Some((start, start + self.payload.len() as u64))
+    }
+
     /// Octets of sequence space.
     pub(super) fn len(&self) -> u64 {
         self.payload.len() as u64 + u64::from(self.fin)
@@ -176,14 +184,15 @@ impl Scoreboard {
         &self.records[self.records.len() - 1]
     }
 
-    /// Mappings of everything the peer has not acknowledged.
+    /// Mappings of everything that the peer has not acknowledged cumulatively. What it has only acknowledged selectively is
+    /// no use to it before what is missing has come: a host may leave it with the subflow until then, as Linux does.
     pub(super) fn outstanding(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.records.iter().filter(|record| !record.sacked).filter_map(|record| {
-            let mapping = record.mapping?;
-            let skipped = (record.start as u32).wrapping_sub(mapping.subflow_seq);
-            let start = mapping.data + u64::from(skipped);
-            Some((start, start + record.payload.len() as u64))
-        })
+        self.records.iter().filter_map(Record::data)
+    }
+
+    /// Those of them that the peer has not acknowledged selectively either.
+    pub(super) fn undelivered(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.records.iter().filter(|record| !record.sacked).filter_map(Record::data)
     }
 
     /// The first record that is lost, at most `limit` octets of it.

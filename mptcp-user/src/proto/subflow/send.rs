@@ -289,9 +289,14 @@ impl SendSide {
         std::mem::take(&mut self.cwr_due)
     }
 
-    /// Mappings of everything the peer has not acknowledged on this subflow.
+    /// Mappings of everything the peer has not acknowledged cumulatively on this subflow: what it lacks if the subflow ends.
     pub(crate) fn outstanding(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.board.outstanding()
+    }
+
+    /// Those of them that the peer has not acknowledged selectively either: what this subflow will send again.
+    pub(crate) fn undelivered(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.board.undelivered()
     }
 
     /// Sends new data, or the FIN.
