@@ -268,7 +268,7 @@ impl Connection {
         }
         let kind = subflow.kind;
         let accepted = match kind {
-            Kind::Initial => self.on_initial_third_ack(shared, now, segment),
+            Kind::Initial => self.on_initial_third_ack(shared, now, index, segment),
             Kind::JoinPassive { nonce, peer_nonce } => {
                 let Some(&Join::Ack { mac }) = segment.options.join() else {
                     // Without its HMAC this is not the segment that completes the handshake.
@@ -313,7 +313,13 @@ impl Connection {
     }
 
     /// The third ACK of the initial subflow: with the option and both keys, the connection is Multipath TCP.
-    fn on_initial_third_ack(&mut self, shared: &mut Shared, now: Instant, segment: &Segment) -> bool {
+    fn on_initial_third_ack(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        segment: &Segment,
+    ) -> bool {
         if self.mode != Mode::Handshake(true) {
             let refused = self.refused_by_peer;
             let reason = if refused { FallbackReason::NoMpCapable } else { FallbackReason::NotRequested };
@@ -343,6 +349,8 @@ impl Connection {
                 if known {
                     self.mode = Mode::Multipath;
                     self.fully_established = true;
+                } else if let Some(subflow) = self.subflow(index) {
+                    subflow.is_real();
                 }
                 known
             }

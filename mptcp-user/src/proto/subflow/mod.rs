@@ -315,6 +315,12 @@ impl Subflow {
         self.handshake_sends += 1;
     }
 
+    /// The peer has shown that it is where its SYN said, though the handshake is not complete: it is worth as many attempts
+    /// more as in the beginning.
+    pub(crate) fn is_real(&mut self) {
+        self.handshake_sends = self.handshake_sends.min(1);
+    }
+
     /// The peer answered the handshake message: a round-trip time, unless it was sent twice (Karn).
     pub(crate) fn handshake_answered(&mut self, now: Instant) {
         self.handshake_deadline = None;

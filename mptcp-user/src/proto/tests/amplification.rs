@@ -2,7 +2,7 @@
 
 use super::flood::{SPOOFED, spoofed_syn};
 use super::pair::{Pair, PathConfig, pattern};
-use crate::proto::{ConnectionConfig, Unreachable};
+use crate::proto::{CloseReason, ConnectionConfig, Unreachable};
 use crate::wire::{Flags, Join, MptcpOption, Segment};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -129,6 +129,21 @@ fn many_syns_are_not_multiplied() {
     // 64 at once and ten a second for the seven seconds that a half-open connection is repeated for.
     assert!((500..=500 + 64 + 80).contains(&count), "{count} packets for {SYNS}");
     assert!(pair.server.endpoint.connections().is_empty());
+}
+
+/// Found by `cargo xtask soak` (pair 82905): whoever acknowledges the SYN/ACK is there, even if all that had the keys was lost.
+#[test]
+fn a_peer_whose_keys_are_lost_time_and_again_is_not_given_up() {
+    let mut pair = Pair::new(1, vec![PathConfig::default()], false, &ConnectionConfig::default());
+    let mut left = 12;
+    pair.middlebox = Some(Box::new(move |from_client, segment| {
+        let keys = from_client && !segment.flags.has(Flags::SYN) && segment.options.capable().is_some();
+        left -= i32::from(keys);
+        (!keys || left < 0).then_some(segment)
+    }));
+    pair.send(Vec::new(), Vec::new());
+    assert!(pair.run(Duration::from_secs(60)), "{}", pair.tail());
+    assert_eq!(pair.server.closed, Some(CloseReason::Finished), "{}", pair.tail());
 }
 
 /// What the repetitions are for: the third ACK is lost, the server speaks first, the client never.
