@@ -170,7 +170,7 @@ pub struct Telemetry {
     pub dsn: u64,
     /// Last Data ACK, as many bits as the option had.
     pub data_ack: u64,
-    /// When the last packet came: nanoseconds of CLOCK_MONOTONIC.
+    /// When the last packet came: nanoseconds of CLOCK_MONOTONIC at the last tick of the system timer.
     pub seen_ns: u64,
     /// Subflow sequence number of the last mapping.
     pub subflow_seq: u32,

@@ -75,7 +75,7 @@ pub struct Metadata {
     /// TSecr, likewise.
     pub ts_echo: u32,
 
-    /// When the kernel received the packet: nanoseconds of CLOCK_MONOTONIC.
+    /// When the kernel received the packet: nanoseconds of CLOCK_MONOTONIC at the last tick of the system timer.
     pub received_ns: u64,
     /// Slot of the subflow ([`Kind::Subflow`]), otherwise [`NO_SLOT`].
     pub slot: u32,

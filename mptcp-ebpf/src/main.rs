@@ -14,7 +14,7 @@ mod refuse;
 mod shared;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use mptcp_common::counter::Counter;
@@ -84,7 +84,7 @@ fn handle(ctx: &XdpContext, counts: Counts) -> Result<(), Counter> {
         return Err(Counter::NoSocket);
     }
     // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
     if let Some(telemetry) = TELEMETRY.get_ptr_mut(target.slot as u32) {
         // SAFETY: an element of the array; user space reads it by whole words at any time.
         note(unsafe { &mut *telemetry }, &headers, dss.as_ref(), now);
