@@ -7,7 +7,8 @@
 //! that bring nothing: a sender that is cautious leaves a slow path alone for as long as the window is too small for it.
 //! Sending: the same product, from congestion windows.
 //!
-//! Buffers only grow: what a connection needed once it will need again. They cost nothing while they are empty.
+//! A receive buffer only grows: what a connection needed once it will need again, and an empty one costs nothing. A send
+//! buffer is as full as it can be where there is much to send, so that it follows the windows down, too.
 
 use super::Instant;
 use std::time::Duration;
@@ -18,8 +19,10 @@ pub(crate) const INITIAL: u64 = 128 << 10;
 const FACTOR: u64 = 4;
 /// Shorter round trips are not told apart: below this, how often tasks are scheduled decides.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// An application that reads once in so long a time is taken for a steady reader.
-const BURST: Duration = Duration::from_millis(100);
+/// An application that reads once in so long a time is taken for a steady reader; up to `FACTOR` times as long, its buffer may
+/// still grow. One that has many connections to look after comes back the later the more it finds, which must have an end:
+/// with 100 ms here, 100 busy connections held 11 MB each.
+const BURST: Duration = Duration::from_millis(10);
 
 /// What is known of the application's reading.
 #[derive(Debug, Default)]

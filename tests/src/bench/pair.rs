@@ -71,10 +71,15 @@ fn line(finished: Finished) -> Result<serde_json::Value> {
 
 /// Gigabits per second of super-segments that the datapath carries over one link without a protocol, which no stack
 /// on it can exceed.
-pub fn ceiling(mtu: u32) -> Result<f64> {
+///
+/// Without offloads the kernel cuts them before they cross the link.
+pub fn ceiling(mtu: u32, offloads: bool) -> Result<f64> {
     let (mtu, mss) = (mtu.to_string(), (mtu - 52).to_string());
     let mut command = Command::new(sibling("bench_ceiling")?);
     command.args(["--json", "--mtu", &mtu, "--mss", &mss]).stdin(Stdio::null()).stderr(Stdio::inherit());
+    if !offloads {
+        command.arg("--no-offloads");
+    }
     let output = command.output().context("can't run bench_ceiling")?;
     ensure!(output.status.success(), "bench_ceiling ended with {}", output.status);
     let outcome: serde_json::Value = serde_json::from_slice(&output.stdout)?;

@@ -34,7 +34,8 @@ pub struct Scenario {
     links: usize,
     /// MTU of the links.
     pub mtu: u32,
-    offloads: bool,
+    /// Whether the links have segmentation and receive offloads.
+    pub offloads: bool,
     shaped: bool,
     /// The links go through `mptcp lab`, which does nothing to what it forwards.
     emulated: bool,

@@ -34,6 +34,9 @@ struct Args {
     /// MTU of the link.
     #[arg(long, default_value_t = 1500)]
     mtu: u32,
+    /// Switch the link's offloads off.
+    #[arg(long)]
+    no_offloads: bool,
     /// Use IPv6.
     #[arg(long)]
     ipv6: bool,
@@ -67,6 +70,9 @@ fn main() -> Result<()> {
     ensure!((0.1..=60.0).contains(&args.seconds), "between 0.1 and 60 seconds");
     let lab = Lab::with_links(1)?;
     lab.set_mtu(args.mtu)?;
+    if args.no_offloads {
+        lab.without_offloads()?;
+    }
     let mode = match args.mode {
         Mode::Generic => XdpMode::Generic,
         Mode::Native => XdpMode::Native,

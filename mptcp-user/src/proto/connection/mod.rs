@@ -393,7 +393,7 @@ impl Connection {
 
     /// Tells the driver that there is room again, if it had seen none. Not for every octet that becomes free.
     fn tell_writable(&mut self, shared: &mut Shared) {
-        self.grow_send_buffer();
+        self.fit_send_buffer();
         if !self.writable_wanted {
             return;
         }
@@ -405,18 +405,25 @@ impl Connection {
     }
 
     /// Where the application keeps the buffer more than half full, the buffer may be what keeps the paths from being busy.
-    /// Paths that are not used count as well: with too little waiting, a slow one looks as if it were not worth using.
-    fn grow_send_buffer(&mut self) {
+    /// Paths that are not used count as well: with too little waiting, a slow one looks as if it were not worth using. More
+    /// than twice the peer's window never helps: it says what the peer reads in some round trips.
+    ///
+    /// Whoever fills a buffer fills any: when windows have become smaller, it does as well, but not below twice what is
+    /// under way.
+    fn fit_send_buffer(&mut self) {
         let limit = self.config.send_buffer as u64;
-        let needed = self.writable_wanted || self.send.buffer.len() >= self.send_capacity / 2;
-        if self.send_capacity >= limit || !needed {
+        if !self.writable_wanted && self.send.buffer.len() < self.send_capacity / 2 {
             return;
         }
         let paths = self.usable(Subflow::can_send);
         let paths = paths
             .filter_map(|(index, subflow)| Some((self.congestion_paths[index].cwnd, subflow.rtt.srtt()?)));
-        let wanted = right_sizing::send_capacity(paths).min(limit);
-        self.send_capacity = self.send_capacity.max(wanted);
+        let mut wanted = right_sizing::send_capacity(paths);
+        if self.is_multipath() {
+            wanted = wanted.min(2 * self.send.edge.saturating_sub(self.send.una));
+        }
+        let least = self.send_capacity.min(INITIAL.max(2 * (self.send.nxt - self.send.una)));
+        self.send_capacity = wanted.max(least).min(limit);
     }
 
     /// The handshake is over: tells the driver.

@@ -85,18 +85,20 @@ fn run(args: &Args) -> Result<()> {
     }
     let contenders = if args.contenders.is_empty() { &Contender::ALL[..] } else { &args.contenders };
     let peer = sibling("bench_peer")?;
-    let mut mtus = Vec::new();
+    let mut links = Vec::new();
     for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
         eprintln!("{}: {}", scenario.name, scenario.about);
         let concerned: Vec<_> = contenders.iter().copied().filter(|who| scenario.concerns(*who)).collect();
         rows.extend(scenario.run(&peer, &concerned, effort, &say)?);
-        if scenario.name.starts_with("bulk") && !mtus.contains(&scenario.mtu) {
-            mtus.push(scenario.mtu);
+        let link = (scenario.mtu, scenario.offloads);
+        if scenario.name.starts_with("bulk") && !links.contains(&link) {
+            links.push(link);
         }
     }
-    for mtu in mtus {
-        let rates = (0..effort.runs).map(|_| ceiling(mtu)).collect::<Result<Vec<_>>>()?;
-        rows.push(Row::new("ceiling", "no protocol", &format!("one link, MTU {mtu}"), "Gb/s", rates));
+    for (mtu, offloads) in links {
+        let rates = (0..effort.runs).map(|_| ceiling(mtu, offloads)).collect::<Result<Vec<_>>>()?;
+        let metric = format!("one link, MTU {mtu}{}", if offloads { "" } else { ", no offloads" });
+        rows.push(Row::new("ceiling", "no protocol", &metric, "Gb/s", rates));
     }
     let mut report = Report::begin();
     if wanted("tcp") {
