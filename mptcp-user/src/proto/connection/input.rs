@@ -487,8 +487,8 @@ impl Connection {
         }
         subflow.rcv.ack_now = true;
         if start < subflow.rcv.nxt as i64 && !segment.payload.is_empty() {
-            // A retransmission of what we have: told in a D-SACK.
-            subflow.rcv.insert(now, start, segment.payload.clone(), u64::from(subflow.mss));
+            // A retransmission of what we have, and perhaps of more, which must not be taken from a segment of the past.
+            subflow.rcv.duplicated(start, start + segment.payload.len() as i64);
         }
     }
 

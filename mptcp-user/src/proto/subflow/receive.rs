@@ -126,8 +126,7 @@ impl ReceiveSide {
         let end = start + len;
         let nxt = self.nxt as i64;
         if start < nxt {
-            self.duplicate = Some((start.max(0) as u64, end.min(nxt).max(0) as u64));
-            self.ack_now = true;
+            self.duplicated(start, end);
             payload.advance((nxt - start).min(len) as usize);
         }
         let start = start.max(nxt) as u64;
@@ -162,6 +161,12 @@ impl ReceiveSide {
             }
             self.recent.insert(0, start);
         }
+    }
+
+    /// These offsets came, the first of which is below the next one expected: told in a D-SACK as far as they had come before.
+    pub(crate) fn duplicated(&mut self, start: i64, end: i64) {
+        self.duplicate = Some((start.max(0) as u64, end.min(self.nxt as i64).max(0) as u64));
+        self.ack_now = true;
     }
 
     /// The next octets in order, with their offset.
