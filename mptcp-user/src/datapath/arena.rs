@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 
 /// Blocks kept for reuse; those beyond are freed when their last slice goes.
 const MAX_RETIRED: usize = 256;
+/// Of more than so many, those that nobody has needed for a while are freed.
+const KEPT: usize = 8;
 
 /// A source of slices for payload.
 pub struct Arena {
@@ -64,11 +66,25 @@ impl Arena {
                 // its start: nobody else refers to it.
                 unsafe { block.set_len(capacity) };
                 self.current = block;
+                self.trim();
                 return;
             }
             self.retired.push_back(block);
         }
         self.current = BytesMut::zeroed(self.size.max(len));
+    }
+
+    /// Frees a block where more than half of them are free: what once was much need not be again.
+    fn trim(&mut self) {
+        let middle = self.retired.len() / 2;
+        if self.retired.len() > KEPT
+            && let Some(block) = self.retired.get_mut(middle)
+        {
+            block.clear();
+            if block.try_reclaim(self.size) {
+                self.retired.pop_front();
+            }
+        }
     }
 }
 
@@ -107,6 +123,18 @@ mod tests {
         assert_eq!(sizes[0], 512, "one who says little has little");
         assert!(arena.retired.len() <= 1, "{} blocks", arena.retired.len());
         assert_eq!(Arena::growing(512, 4096).slice(5000, |octets| octets.fill(3)), vec![3; 5000]);
+    }
+
+    #[test]
+    fn what_was_needed_once_is_given_back_by_and_by() {
+        let mut arena = Arena::new(1000);
+        let held: Vec<Bytes> = (0..200).map(|_| arena.slice(1000, |octets| octets.fill(1))).collect();
+        assert!(arena.retired.len() > 150);
+        drop(held);
+        for _ in 0..200 {
+            arena.slice(1000, |octets| octets.fill(2));
+        }
+        assert!(arena.retired.len() <= KEPT, "{} blocks", arena.retired.len());
     }
 
     #[test]
