@@ -11,7 +11,9 @@
 
 mod addresses;
 mod close;
+mod delivery;
 mod dss;
+mod handshake;
 mod input;
 pub(crate) mod options;
 pub(crate) mod output;
