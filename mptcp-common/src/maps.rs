@@ -16,7 +16,7 @@ pub mod name {
     pub const TOKENS: &str = "TOKENS";
     /// Array of [`InterfaceValue`](super::InterfaceValue), an open-addressed hash table by interface index.
     pub const INTERFACES: &str = "INTERFACES";
-    /// Array of `u32`, one per local port: how many subflows and listeners use it. Memory-mapped.
+    /// Array of [`PortValue`](super::PortValue), one per local port. Memory-mapped.
     pub const PORTS: &str = "PORTS";
     /// AF_XDP sockets, placed by [`InterfaceValue::xsk_index`](super::InterfaceValue::xsk_index).
     pub const SOCKETS: &str = "SOCKETS";
@@ -89,6 +89,40 @@ pub struct SubflowValue {
     pub slot: u32,
     /// The shard that owns the connection.
     pub shard: u32,
+}
+
+/// What a local port is used for: a cache line, which a segment for a port that nobody here uses costs, and a segment of the
+/// only subflow of a port, too.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortValue {
+    /// How many subflows and listeners use it.
+    pub users: u32,
+    /// Not 0: the only one of them is this subflow. Written after the rest, and cleared before any of it changes. A segment that
+    /// meets such a change may still be taken for the other subflow's: what the program says of it is a hint, which user
+    /// space doesn't rely on.
+    pub sole: u32,
+    /// The subflow.
+    pub subflow: SubflowKey,
+    /// Where its segments go.
+    pub value: SubflowValue,
+    /// Nothing.
+    pub unused: [u32; 3],
+}
+
+impl PortValue {
+    /// Whether this is the only subflow of the port, by one comparison: the verifier follows each.
+    #[inline(always)]
+    pub const fn is_sole(&self, key: &SubflowKey) -> bool {
+        let (own, other) = (&self.subflow, key);
+        let (l, m) = (&own.local.0, &other.local.0);
+        let (r, s) = (&own.remote.0, &other.remote.0);
+        let ports = (own.remote_port ^ other.remote_port) as u32 | (own.local_port ^ other.local_port) as u32;
+        let local = (l[0] ^ m[0]) | (l[1] ^ m[1]) | (l[2] ^ m[2]) | (l[3] ^ m[3]);
+        let remote = (r[0] ^ s[0]) | (r[1] ^ s[1]) | (r[2] ^ s[2]) | (r[3] ^ s[3]);
+        let matters = if self.sole == 0 { 1 } else { 0 };
+        (local | remote | ports | matters) == 0
+    }
 }
 
 /// An address, or the unspecified address of a family, and a port that a listener has.
@@ -197,6 +231,7 @@ pub struct Refusals {
 const _: () = {
     assert!(size_of::<SubflowKey>() == 36);
     assert!(size_of::<SubflowValue>() == 8);
+    assert!(size_of::<PortValue>() == 64);
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<ListenerValue>() == 8);
     assert!(size_of::<InterfaceValue>() == 16);

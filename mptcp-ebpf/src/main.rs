@@ -22,7 +22,7 @@ use mptcp_common::event::{EVENT_HARD, EVENT_TOO_BIG, Event, EventKind};
 use mptcp_common::headers::{Headers, Network, PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 use mptcp_common::icmp::Quote;
 use mptcp_common::maps::{
-    INTERFACE_PROBES, INTERFACE_TABLE, InterfaceValue, ListenerKey, SubflowKey, Telemetry,
+    INTERFACE_PROBES, INTERFACE_TABLE, InterfaceValue, ListenerKey, PortValue, SubflowKey, SubflowValue, Telemetry,
 };
 use mptcp_common::metadata::{Kind, NO_SLOT};
 use mptcp_common::octets::Octets as _;
@@ -59,11 +59,12 @@ fn handle(ctx: &XdpContext, counts: Counts) -> Result<(), Counter> {
     }
     let headers = Headers::decode(&packet, network)?;
     // Most of the kernel's own traffic ends here, before any hash is computed.
-    if !uses(headers.dst_port) && !is_syn(&headers) {
+    let Some(port) = PORTS.get(u32::from(headers.dst_port)) else { return Err(Counter::ForeignPort) };
+    if port.users == 0 && !is_syn(&headers) {
         return Err(Counter::ForeignPort);
     }
     let scan = options::scan(&packet, headers.options(), headers.payload);
-    let mut target = target(ctx, packet, &headers, &scan)?;
+    let mut target = target(ctx, packet, &headers, &scan, port)?;
     // What is known on each path to here would make the verifier follow them separately.
     target.kind = packet.forget(target.kind);
     target.slot = packet.forget(target.slot);
@@ -110,20 +111,30 @@ struct Target {
 
 /// Whose segment it is. An error, if it isn't for user space.
 #[inline(always)]
-fn target(ctx: &XdpContext, packet: Packet, headers: &Headers, scan: &Scan) -> Result<Target, Counter> {
+fn target(
+    ctx: &XdpContext,
+    packet: Packet,
+    headers: &Headers,
+    scan: &Scan,
+    port: &PortValue,
+) -> Result<Target, Counter> {
     let key = SubflowKey {
         local: headers.network.dst,
         remote: headers.network.src,
         local_port: headers.dst_port,
         remote_port: headers.src_port,
     };
+    let of = |subflow: &SubflowValue| Target {
+        kind: Kind::Subflow as u64,
+        slot: u64::from(subflow.slot),
+        shard: subflow.shard,
+    };
+    if port.is_sole(&key) {
+        return Ok(of(&port.value));
+    }
     // SAFETY: without preallocation no element is reused while the program runs.
     if let Some(subflow) = unsafe { SUBFLOWS.get(&key) } {
-        return Ok(Target {
-            kind: Kind::Subflow as u64,
-            slot: u64::from(subflow.slot),
-            shard: subflow.shard,
-        });
+        return Ok(of(subflow));
     }
     let syn = is_syn(headers);
     let join = syn && scan.join != 0;
@@ -149,7 +160,7 @@ fn target(ctx: &XdpContext, packet: Packet, headers: &Headers, scan: &Scan) -> R
 #[inline(always)]
 fn uses(port: u16) -> bool {
     match PORTS.get(u32::from(port)) {
-        Some(users) => *users != 0,
+        Some(port) => port.users != 0,
         None => false,
     }
 }

@@ -6,7 +6,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, XskMap};
 use mptcp_common::counter::{COUNTERS as COUNT, Counter};
 use mptcp_common::maps::{
-    INTERFACE_TABLE, InterfaceValue, ListenerKey, ListenerValue, Refusals, SubflowKey, SubflowValue,
+    INTERFACE_TABLE, InterfaceValue, ListenerKey, ListenerValue, PortValue, Refusals, SubflowKey, SubflowValue,
     Telemetry, TokenValue,
 };
 
@@ -23,7 +23,7 @@ pub static TOKENS: HashMap<u32, TokenValue> = HashMap::with_max_entries(1 << 18,
 #[map]
 pub static INTERFACES: Array<InterfaceValue> = Array::with_max_entries(INTERFACE_TABLE, 0);
 #[map]
-pub static PORTS: Array<u32> = Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
+pub static PORTS: Array<PortValue> = Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
 #[map]
 pub static SOCKETS: XskMap = XskMap::with_max_entries(1024, 0);
 #[map]

@@ -539,6 +539,59 @@ fn telemetry_shows_the_last_of_each_subflow() {
     assert_eq!(lab.maps.telemetry(SubflowSlot(u32::MAX)), None);
 }
 
+/// It is found without a look-up of its four-tuple; which way must not be seen.
+#[test]
+fn the_only_subflow_of_a_port_is_found_as_others_are() {
+    require_root!();
+    let mut lab = XdpLab::new(1000).unwrap();
+    for (local, remotes) in [
+        ("192.0.2.1:9000", ["198.51.100.7:40000", "198.51.100.7:40001"]),
+        ("[2001:db8::1]:9001", ["[2001:db8:7::7]:40000", "[2001:db8:7::8]:40000"]),
+    ] {
+        let (local, remotes) = (addr(local), remotes.map(addr));
+        let frames = remotes.map(|remote| Frame::new(remote, local).build());
+        let other = Frame::new(remotes[0], std::net::SocketAddr::new(local.ip(), 9002)).build();
+        let slots = [SubflowSlot(20), SubflowSlot(21)];
+        // What became of a segment of each: the slot that it was marked with, or why it is the kernel's.
+        let seen = |lab: &mut XdpLab| {
+            assert_eq!(lab.run(&other, other.len()).unwrap().1, Counter::ForeignPort);
+            frames.each_ref().map(|frame| {
+                let (run, counter) = lab.run(frame, frame.len()).unwrap();
+                match Metadata::read(&run.metadata) {
+                    Some(metadata) if counter == Counter::Subflow => Ok(metadata.slot),
+                    _ => Err(counter),
+                }
+            })
+        };
+        let insert = |lab: &XdpLab, which: usize, slot: usize| {
+            lab.maps.insert_subflow(local, remotes[which], slots[slot], 0).unwrap();
+        };
+        let remove = |lab: &XdpLab, which: usize| lab.maps.remove_subflow(local, remotes[which]).unwrap();
+        let (none, stranger) = (Err(Counter::ForeignPort), Err(Counter::Foreign));
+        assert_eq!(seen(&mut lab), [none, none]);
+        insert(&lab, 0, 0);
+        assert_eq!(seen(&mut lab), [Ok(20), stranger]);
+        insert(&lab, 0, 1);
+        assert_eq!(seen(&mut lab), [Ok(21), stranger], "told anew");
+        insert(&lab, 1, 0);
+        assert_eq!(seen(&mut lab), [Ok(21), Ok(20)]);
+        remove(&lab, 0);
+        assert_eq!(seen(&mut lab), [stranger, Ok(20)]);
+        remove(&lab, 0);
+        assert_eq!(seen(&mut lab), [stranger, Ok(20)], "nothing to remove");
+        remove(&lab, 1);
+        assert_eq!(seen(&mut lab), [none, none]);
+        insert(&lab, 1, 1);
+        assert_eq!(seen(&mut lab), [stranger, Ok(21)], "another's place");
+        lab.maps.insert_listener(local, 0, 1).unwrap();
+        assert_eq!(seen(&mut lab)[1], Ok(21));
+        lab.maps.remove_listener(local).unwrap();
+        assert_eq!(seen(&mut lab), [stranger, Ok(21)]);
+        remove(&lab, 1);
+        assert_eq!(seen(&mut lab), [none, none]);
+    }
+}
+
 #[test]
 fn a_port_is_ours_as_long_as_anything_uses_it() {
     require_root!();

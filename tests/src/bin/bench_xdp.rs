@@ -6,6 +6,8 @@ use clap::Parser;
 use mptcp_common::counter::Counter;
 use mptcp_tests::bench::Row;
 use mptcp_tests::xdp::{Frame, TOKEN, XdpLab, addr, subflows};
+use mptcp_user::proto::SubflowSlot;
+use std::net::SocketAddr;
 
 /// Measures the XDP program.
 #[derive(Parser)]
@@ -18,15 +20,27 @@ struct Args {
     json: bool,
 }
 
+/// One of the lab's subflows, with a local port that nothing else uses.
+fn sole(number: usize) -> (SocketAddr, SocketAddr, u32) {
+    let (local, remote, shard) = subflows()[number];
+    (SocketAddr::new(local.ip(), 9000 + number as u16), remote, shard)
+}
+
 /// Packets of one kind, and what counts them.
 fn cases() -> Vec<(&'static str, Vec<u8>, Counter)> {
     let peer = addr("203.0.113.9:50000");
     let (local, remote, _) = subflows()[0];
+    let sole = |number: usize| {
+        let (local, remote, _) = sole(number);
+        Frame { src: remote, dst: local, ..Frame::data(number, 1400) }.build()
+    };
     let plain = Frame { options: Vec::new(), ..Frame::new(remote, local) };
     let mut arp = vec![0xff; 12];
     arp.extend([8, 6]);
     arp.resize(60, 0);
     vec![
+        ("only subflow of its port, IPv4, timestamps and DSS", sole(0), Counter::Subflow),
+        ("only subflow of its port, IPv6, timestamps and DSS", sole(1), Counter::Subflow),
         ("subflow, IPv4, timestamps and DSS", Frame::data(0, 1400).build(), Counter::Subflow),
         ("subflow, IPv6, timestamps and DSS", Frame::data(1, 1400).build(), Counter::Subflow),
         ("subflow, IPv4, no options", plain.build(), Counter::Subflow),
@@ -45,6 +59,10 @@ fn main() -> Result<()> {
     ensure!(mptcp_tests::is_root(), "measuring the XDP program needs root");
     let (runs, repeat) = if args.quick { (5, 100_000) } else { (15, 1_000_000) };
     let mut lab = XdpLab::new(u32::MAX)?;
+    for number in 0..2 {
+        let (local, remote, shard) = sole(number);
+        lab.maps.insert_subflow(local, remote, SubflowSlot(100 + number as u32), shard)?;
+    }
     let mut rows = Vec::new();
     let mut values = vec![Vec::new(); cases().len()];
     // Interleaved, so that a slow moment of the machine touches all of them.

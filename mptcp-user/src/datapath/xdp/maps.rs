@@ -66,8 +66,10 @@ impl XdpMaps {
         shard: u32,
     ) -> Result<(), XdpError> {
         self.telemetry.clear(slot.0);
-        let value = SubflowValue { slot: slot.0, shard };
-        self.insert(self.subflows.as_fd(), &SubflowKey::new(local, remote), &value, local.port(), "subflows")
+        let (key, value) = (SubflowKey::new(local, remote), SubflowValue { slot: slot.0, shard });
+        self.insert(self.subflows.as_fd(), &key, &value, local.port(), "subflows")?;
+        self.ports.note_subflow(&key, value);
+        Ok(())
     }
 
     /// Segments of this four-tuple are of no interest any more. Nothing happens if they weren't.
@@ -75,6 +77,7 @@ impl XdpMaps {
     /// # Errors
     /// [`XdpError::System`] if the kernel refuses.
     pub fn remove_subflow(&self, local: SocketAddr, remote: SocketAddr) -> Result<(), XdpError> {
+        self.ports.forget_sole(local.port());
         self.remove(self.subflows.as_fd(), &SubflowKey::new(local, remote), local.port())
     }
 

@@ -1,11 +1,13 @@
 //! Arrays of the XDP program, mapped into this process: read and written without system calls.
 
 use super::XdpError;
-use mptcp_common::maps::Telemetry;
+use mptcp_common::maps::{PortValue, SubflowKey, SubflowValue, Telemetry};
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A mapping of a memory-mappable array map.
 struct Mapping {
@@ -45,25 +47,70 @@ impl Drop for Mapping {
     }
 }
 
-/// Octets between elements of an array of `u32`: the kernel rounds up to 8.
-const PORT_STRIDE: usize = 8;
+/// Words of a [`PortValue`], and where its fields begin.
+const PORT_WORDS: usize = size_of::<PortValue>() / 4;
+const USERS: usize = offset_of!(PortValue, users) / 4;
+const SOLE: usize = offset_of!(PortValue, sole) / 4;
+const SUBFLOW: usize = offset_of!(PortValue, subflow) / 4;
+const VALUE: usize = offset_of!(PortValue, value) / 4;
 
-/// How many subflows and listeners use each local port.
-pub(super) struct Ports(Mapping);
+/// What each local port is used for.
+pub(super) struct Ports {
+    mapping: Mapping,
+    /// One change at a time: several shards may use a port.
+    change: Mutex<()>,
+}
 
 impl Ports {
     pub(super) fn new(map: BorrowedFd<'_>) -> Result<Self, XdpError> {
-        Ok(Self(Mapping::new(map, 65536 * PORT_STRIDE)?))
+        Ok(Self { mapping: Mapping::new(map, 65536 * size_of::<PortValue>())?, change: Mutex::new(()) })
     }
-    fn users(&self, port: u16) -> &AtomicU32 {
-        // SAFETY: inside the mapping, aligned to 8, and accessed by atomics only.
-        unsafe { self.0.start.byte_add(usize::from(port) * PORT_STRIDE).cast().as_ref() }
+
+    fn words(&self, port: u16) -> &[AtomicU32; PORT_WORDS] {
+        // SAFETY: inside the mapping, aligned to 64, and accessed by atomics only.
+        unsafe { self.mapping.start.byte_add(usize::from(port) * size_of::<PortValue>()).cast().as_ref() }
     }
+
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One user more: until more is said, nobody is the only one.
     pub(super) fn add(&self, port: u16) {
-        self.users(port).fetch_add(1, Ordering::Relaxed);
+        let (_change, words) = (self.change(), self.words(port));
+        words[SOLE].store(0, Ordering::SeqCst);
+        words[USERS].fetch_add(1, Ordering::SeqCst);
     }
+
+    /// One user less.
     pub(super) fn remove(&self, port: u16) {
-        self.users(port).fetch_sub(1, Ordering::Relaxed);
+        let (_change, words) = (self.change(), self.words(port));
+        words[SOLE].store(0, Ordering::SeqCst);
+        words[USERS].fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Nobody is to be taken for the only user.
+    pub(super) fn forget_sole(&self, port: u16) {
+        let _change = self.change();
+        self.words(port)[SOLE].store(0, Ordering::SeqCst);
+    }
+
+    /// This subflow is among the users: the only one, if there are no others.
+    pub(super) fn note_subflow(&self, key: &SubflowKey, value: SubflowValue) {
+        let (_change, words) = (self.change(), self.words(key.local_port));
+        words[SOLE].store(0, Ordering::SeqCst);
+        if words[USERS].load(Ordering::SeqCst) != 1 {
+            return;
+        }
+        // SAFETY: integers without padding, as asserted with the type.
+        let key: [u32; size_of::<SubflowKey>() / 4] = unsafe { std::mem::transmute(*key) };
+        for (word, part) in words[VALUE..].iter().zip([value.slot, value.shard]) {
+            word.store(part, Ordering::SeqCst);
+        }
+        for (word, part) in words[SUBFLOW..].iter().zip(key) {
+            word.store(part, Ordering::SeqCst);
+        }
+        words[SOLE].store(1, Ordering::SeqCst);
     }
 }
 
