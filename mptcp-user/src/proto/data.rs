@@ -344,6 +344,15 @@ impl DataReceiver {
         self.fin == Some(offset)
     }
 
+    /// The only subflow has ended at this offset, wherever a DATA_FIN has said that the data ends. `true` if the end has been
+    /// reached with it.
+    pub(crate) fn end_at(&mut self, offset: u64) -> bool {
+        if !self.finished && offset >= self.nxt && self.fin.is_some_and(|fin| fin > offset) {
+            self.fin = None;
+        }
+        self.set_fin(offset)
+    }
+
     fn reach_fin(&mut self) -> bool {
         if !self.finished && self.fin == Some(self.nxt) {
             self.finished = true;

@@ -141,9 +141,10 @@ impl Connection {
             }
         } else {
             // One to one: the FIN has subflow offset n + 1 where the data ends at n. Octets that are missing at the
-            // data level stay missing, and the stream does not end before they have come.
+            // data level stay missing, and the stream does not end before they have come. A DATA_FIN from before the fallback
+            // may have named a later end: somebody on the way has made the data shorter.
             let end = subflow_next.saturating_sub(2);
-            if self.receive.set_fin(end) {
+            if self.receive.end_at(end) {
                 self.tell_readable(shared);
             }
         }

@@ -143,6 +143,35 @@ fn a_wrong_checksum_on_the_only_subflow_makes_it_regular_tcp() {
     assert!(failed.get() > 0, "no MP_FAIL");
 }
 
+/// Found by `cargo xtask soak` (middleboxes 2825): a gateway makes the data shorter, and a DATA_FIN that named the end comes
+/// with the octets that show it. The stream ends where the FIN says.
+#[test]
+fn a_stream_that_a_gateway_makes_shorter_ends_all_the_same() {
+    let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
+    let mut pair = Pair::new(4, vec![PathConfig::default()], false, &config);
+    let mut first = None;
+    pair.middlebox = Some(Box::new(move |from_client, mut segment| {
+        if !from_client && !segment.payload.is_empty() && first.is_none_or(|end| segment.seq_end() == end) {
+            first = Some(segment.seq_end());
+            segment.payload.truncate(segment.payload.len() - 3);
+        } else if let Some(end) = first {
+            // What comes after it, and what acknowledges it.
+            if !from_client && segment.seq.distance(end) >= 0 {
+                segment.seq += 3u32.wrapping_neg();
+            } else if from_client && (segment.ack + 3).distance(end) >= 0 {
+                segment.ack += 3;
+            }
+        }
+        Some(segment)
+    }));
+    let down = pattern(1829, 2);
+    pair.send(b"hello".to_vec(), down.clone());
+    assert!(pair.run(Duration::from_secs(60)), "{}", pair.tail());
+    assert_eq!(pair.client.info().fallback, Some(FallbackReason::ChecksumFailed));
+    assert_eq!((pair.client.received.len(), pair.client.ended), (down.len() - 3, true));
+    assert!(pair.client.received.ends_with(&down[1500..]));
+}
+
 #[test]
 fn a_wrong_checksum_on_one_of_several_subflows_ends_that_one_with_mp_fail() {
     let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
