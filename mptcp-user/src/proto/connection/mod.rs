@@ -424,7 +424,7 @@ impl Connection {
         if self.is_multipath() {
             wanted = wanted.min(2 * self.send.edge.saturating_sub(self.send.una));
         }
-        let least = self.send_capacity.min(INITIAL.max(2 * (self.send.nxt - self.send.una)));
+        let least = self.send_capacity.min(INITIAL.max(2 * self.send.nxt.saturating_sub(self.send.una)));
         self.send_capacity = wanted.max(least).min(limit);
     }
 
