@@ -46,7 +46,7 @@ enum Habit {
     /// Test in virtual machines with several NICs, on several kernels (`--help` for its options)
     #[command(disable_help_flag = true)]
     Vm(Rest),
-    /// Run the engine through random networks for hours; every failure is a seed to replay
+    /// Run the engine through a million random networks; every failure is a seed to replay
     Soak(soak::Options),
     /// Measure against the kernel (root; `--help` for its options)
     #[command(disable_help_flag = true)]

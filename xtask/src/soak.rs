@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the random tests of the engine, with as many seeds as a night has room for.
+//! `cargo xtask soak`: the random tests of the engine, with as many seeds as there is time for.
 //!
 //! The tests themselves are those of every test run; here they are built with optimisation and all checks, and given
 //! other seeds, piece by piece. The first piece with a failure ends it, with the command that replays the seed.
@@ -40,7 +40,7 @@ struct Test {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  cargo xtask soak                                      a million pairs, 100,000 scenarios: hours
+  cargo xtask soak                                      a million pairs, 100,000 scenarios: half an hour
   cargo xtask soak --pairs 20000 --scenarios 4000       minutes
   cargo xtask soak --first 5000000                      other seeds than the last time")]
 pub(crate) struct Options {
