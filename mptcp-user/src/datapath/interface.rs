@@ -139,16 +139,13 @@ impl HostFacts {
         let uncounted =
             driver.as_deref() == Some("virtio_net") && matches!(&chosen, Ok((XdpMode::Native, _)));
         let super_segments = self.takes_super_segments(link);
-        let explained = |reason: String| {
-            let whole = if super_segments { "" } else { CUT };
-            reason + whole
-        };
+        let cut = if super_segments { "" } else { CUT };
         InterfaceReport {
             name: link.name.clone(),
             index: link.index,
             usable: chosen.is_ok(),
             mode: chosen.as_ref().ok().map(|(mode, _)| mode.as_str().into()),
-            reason: chosen.map_or_else(|obstacle| obstacle, |(_, reason)| explained(reason)),
+            reason: chosen.map_or_else(|obstacle| obstacle, |(_, reason)| reason + cut),
             driver,
             mtu: link.mtu,
             queues: if uncounted { queues.max(link.rx_queues) } else { queues },

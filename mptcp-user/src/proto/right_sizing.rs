@@ -20,8 +20,8 @@ const FACTOR: u64 = 4;
 /// Shorter round trips are not told apart: below this, how often tasks are scheduled decides.
 const SHORTEST: Duration = Duration::from_millis(1);
 /// An application that reads once in so long a time is taken for a steady reader; up to `FACTOR` times as long, its buffer may
-/// still grow. One that has many connections to look after comes back the later the more it finds, which must have an end:
-/// with 100 ms here, 100 busy connections held 11 MB each.
+/// still grow. One that has many connections to look after comes back the later the more it finds, which must have an end.
+/// (It is not what makes 100 busy connections large: those were the same with 100 ms here.)
 const BURST: Duration = Duration::from_millis(10);
 
 /// What is known of the application's reading.

@@ -82,11 +82,10 @@ impl Ports {
         words[USERS].fetch_add(1, Ordering::SeqCst);
     }
 
-    /// One user less.
+    /// One user less; if it was the only one, that has been forgotten before.
     pub(super) fn remove(&self, port: u16) {
-        let (_change, words) = (self.change(), self.words(port));
-        words[SOLE].store(0, Ordering::SeqCst);
-        words[USERS].fetch_sub(1, Ordering::SeqCst);
+        let _change = self.change();
+        self.words(port)[USERS].fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Nobody is to be taken for the only user.
