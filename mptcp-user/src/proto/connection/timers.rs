@@ -292,7 +292,9 @@ impl Connection {
             self.data_deadline = None;
             self.data_waits_since = None;
         } else if restart || self.data_deadline.is_none() {
-            let rto = self.living().map(|(_, subflow)| subflow.rtt.rto()).max().unwrap_or(MIN_DATA_TIMEOUT);
+            // One whose handshake is not complete has nothing of ours, and only a first guess at its RTO.
+            let carriers = self.living().filter(|(_, subflow)| subflow.is_synchronised());
+            let rto = carriers.map(|(_, subflow)| subflow.rtt.rto()).max().unwrap_or_default();
             self.data_waits_since.get_or_insert(now);
             self.data_deadline =
                 Some(now + (rto * 2).max(MIN_DATA_TIMEOUT) * (1 << self.data_expiries.min(6)));

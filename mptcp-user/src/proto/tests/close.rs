@@ -48,6 +48,27 @@ fn a_join_that_nobody_answers_does_not_hold_up_the_end() {
     assert_complete(&pair, 100_000);
 }
 
+/// A subflow that nobody answers has the initial RTO, which is no reason to wait that long on the others.
+#[test]
+fn a_lost_data_fin_is_repeated_whatever_becomes_of_a_join() {
+    let mut pair = pair();
+    let mut lost = false;
+    pair.middlebox = Some(Box::new(move |from_client, segment| {
+        let join = segment.options.mptcp.iter().any(|option| matches!(option, MptcpOption::Join(_)));
+        let fin = from_client && segment.options.dss().is_some_and(|dss| dss.data_fin);
+        let drop = join && segment.flags.has(Flags::SYN) || fin && !std::mem::replace(&mut lost, true);
+        (!drop).then_some(segment)
+    }));
+    pair.send_only(pattern(1000, 1), Vec::new());
+    pair.run_until(Duration::from_millis(200), |_| false);
+    assert_eq!(pair.server.received, pattern(1000, 1));
+    let finished = pair.now;
+    pair.send(pattern(1000, 1), Vec::new());
+    assert!(pair.run_until(Duration::from_secs(3), |pair| pair.server.ended), "{}", pair.tail());
+    let waited = pair.now - finished;
+    assert!(waited > Duration::from_millis(500) && waited < Duration::from_millis(600), "{waited:?}");
+}
+
 #[test]
 fn a_path_that_changes_the_data_is_not_tried_again_at_once() {
     let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
