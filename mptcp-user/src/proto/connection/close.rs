@@ -263,7 +263,6 @@ impl Connection {
         let mut octets = 0;
         for (start, end) in subflow.snd.outstanding() {
             self.send.reinject(start, end, index);
-            self.contiguous = false;
             octets += end - start;
         }
         let subflow = Some(subflow.slot.0);

@@ -184,10 +184,8 @@ impl Connection {
         shared.count(Counter::MpFailRx);
         if self.may_follow_fallback(index) {
             self.fall_back(shared, now, FallbackReason::PeerChecksumFailed);
-        } else if let Some(subflow) = self.subflow(index) {
-            shared.count(Counter::FallbackFailed);
-            subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
-            self.end_cause = EndCause::Interference;
+        } else {
+            self.cannot_follow(shared, index);
         }
     }
 
@@ -208,8 +206,17 @@ impl Connection {
             self.fall_back(shared, now, FallbackReason::PeerFellBack);
             debug_assert!(matches!(self.mode, Mode::Plain(_)));
         } else {
-            shared.count(Counter::FallbackFailed);
+            self.cannot_follow(shared, index);
         }
+    }
+
+    /// The peer has fallen back and takes what comes on this subflow for the stream, which it is not: nothing may reach it
+    /// any more, least of all a FIN, which would be the end of its stream.
+    fn cannot_follow(&mut self, shared: &mut Shared, index: usize) {
+        let Some(subflow) = self.subflow(index) else { return };
+        shared.count(Counter::FallbackFailed);
+        subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));
+        self.end_cause = EndCause::Interference;
     }
 }
 

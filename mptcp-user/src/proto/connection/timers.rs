@@ -331,7 +331,6 @@ impl Connection {
             .living()
             .any(|(_, subflow)| subflow.snd.undelivered().any(|(start, end)| start <= una && una < end));
         if una < self.send.nxt && !covered {
-            self.contiguous = false;
             self.send.reinject(una, self.send.nxt, usize::MAX);
             let (octets, cause) = (self.send.nxt - una, ReinjectionCause::DataTimeout);
             shared.decide(self.id, || Decision::ReinjectionWanted { subflow: None, octets, cause });

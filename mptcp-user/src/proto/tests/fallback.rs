@@ -3,7 +3,7 @@
 
 use super::pair::{Middlebox, Pair, PathConfig, pattern};
 use crate::proto::{CloseReason, ConnectionConfig, ConnectionInfo, FallbackReason};
-use crate::wire::{Flags, MptcpOption, Segment};
+use crate::wire::{Dss, Flags, MptcpOption, Segment};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -80,6 +80,29 @@ fn an_option_that_disappears_later_leaves_a_working_connection() {
         });
         let receiver = if client { server_info } else { client_info };
         assert!(receiver.fallback.is_some(), "{receiver:#?}");
+    }
+}
+
+/// Found by `cargo xtask soak` (middleboxes 6794, 7456 and others): what was only going to be sent over another subflow, had
+/// there been one, has not left the only one. A peer that falls back is to be followed, or takes our FIN for the end.
+#[test]
+fn a_timeout_before_the_options_disappear_leaves_a_working_connection() {
+    for client in [true, false] {
+        let mut count = 0;
+        let mut pair = Pair::new(3, vec![PathConfig::default()], false, &ConnectionConfig::default());
+        pair.middlebox = Some(Box::new(move |from_client, mut segment| {
+            if from_client == client && !segment.payload.is_empty() {
+                count += 1;
+                segment.options.mptcp.clear();
+            }
+            // The initial window, and what is tried again after a timeout.
+            (count == 0 || count > 13 || from_client != client).then_some(segment)
+        }));
+        let (up, down) = if client { (200_000, 200) } else { (200, 200_000) };
+        let both = pair.exchange(up, down);
+        assert_both_fell_back(&both);
+        let sender = if client { both.0 } else { both.1 };
+        assert!(sender.subflows[0].timeouts > 0, "{sender:#?}");
     }
 }
 
@@ -181,6 +204,31 @@ fn a_wrong_checksum_on_one_of_several_subflows_ends_that_one_with_mp_fail() {
     let (client, server) = pair.exchange(2_000_000, 100_000);
     assert_eq!((client.fallback, server.fallback), (None, None));
     assert!(failed.get() > 0, "no MP_FAIL");
+}
+
+/// A peer that has fallen back reads one stream from the subflow from then on: where that can't be, it must not read on.
+#[test]
+fn a_fallback_that_can_t_be_followed_ends_the_subflow_and_not_the_stream() {
+    let mut pair = Pair::new(5, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
+    let (mut count, resets) = (0, Rc::new(Cell::new(0)));
+    let seen = resets.clone();
+    pair.middlebox = Some(Box::new(move |from_client, mut segment| {
+        let first = segment.src.ip() == std::net::IpAddr::from([10, 0, 0, 1]);
+        if from_client && first && segment.payload.len() > 500 {
+            count += 1;
+            if count == 100 {
+                for option in &mut segment.options.mptcp {
+                    if let MptcpOption::Dss(Dss { mapping: Some(mapping), .. }) = option {
+                        mapping.len = 0;
+                    }
+                }
+            }
+        }
+        seen.set(seen.get() + usize::from(!from_client && segment.flags.has(Flags::RST)));
+        Some(segment)
+    }));
+    pair.exchange(2_000_000, 100_000);
+    assert_eq!(resets.get(), 1);
 }
 
 /// A box on all paths that begins to strip Multipath TCP from a four-tuple when it has seen so much data on it.
