@@ -18,6 +18,9 @@ pub trait Packet: Queued + Clone {
     fn corrupt(&mut self, random: &mut Random) -> bool;
 }
 
+/// After so long without packets a burst of losses is over.
+const BURST_MEMORY: Duration = Duration::from_secs(1);
+
 /// How packets get lost on the wire.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub enum Loss {
@@ -26,7 +29,8 @@ pub enum Loss {
     None,
     /// Each with this probability.
     Random(f64),
-    /// In bursts: two states with a loss probability each (Gilbert and Elliott).
+    /// In bursts: two states with a loss probability each (Gilbert and Elliott). A burst does not outlast a second without
+    /// packets: counted in packets alone, it would swallow all that a sender tries at ever longer intervals.
     GilbertElliott {
         /// Probability, per packet, that a good state turns bad.
         to_bad: f64,
@@ -160,6 +164,8 @@ pub struct Link<P> {
     /// Latest arrival so far, where order is kept.
     last_arrival: Instant,
     bad: bool,
+    /// When a packet last left the bottleneck.
+    last_sent: Instant,
     up: bool,
     random: Random,
     stats: LinkStats,
@@ -177,6 +183,7 @@ impl<P: Packet> Link<P> {
             wire: VecDeque::new(),
             last_arrival: Instant::ZERO,
             bad: false,
+            last_sent: Instant::ZERO,
             up: true,
             random,
             stats: LinkStats::default(),
@@ -278,7 +285,7 @@ impl<P: Packet> Link<P> {
 
     /// What happens on the wire to a packet that left the bottleneck at `sent`.
     fn carry(&mut self, sent: Instant, mut packet: P) {
-        if self.loses() {
+        if self.loses(sent) {
             self.stats.lost += 1;
             return;
         }
@@ -299,7 +306,9 @@ impl<P: Packet> Link<P> {
         }
     }
 
-    fn loses(&mut self) -> bool {
+    fn loses(&mut self, sent: Instant) -> bool {
+        let pause = sent - std::mem::replace(&mut self.last_sent, sent);
+        self.bad &= pause < BURST_MEMORY;
         match self.config.loss {
             Loss::None => false,
             Loss::Random(probability) => self.random.chance(probability),
@@ -423,6 +432,15 @@ mod tests {
         let bursts = arrived.windows(2).filter(|pair| pair[1].1 != pair[0].1 + 1).count() as f64;
         let mean = stats.lost as f64 / bursts;
         assert!((4.5..6.0).contains(&mean), "mean burst {mean}");
+    }
+
+    #[test]
+    fn no_burst_of_losses_outlasts_a_second_without_packets() {
+        let bursty = Loss::GilbertElliott { to_bad: 0.5, to_good: 0.01, loss_good: 0.0, loss_bad: 1.0 };
+        let config = LinkConfig { loss: bursty, ..LinkConfig::default() };
+        assert!(run(config, 1000, 900_000).1.lost > 900, "one burst");
+        let lost = run(config, 1000, 1_000_000).1.lost;
+        assert!((400..600).contains(&lost), "each packet for itself: {lost}");
     }
 
     #[test]
