@@ -257,6 +257,11 @@ impl DataReceiver {
         field as u16
     }
 
+    /// What the peer may take for the right edge of the window is honoured as if it had been told.
+    pub(crate) fn honour(&mut self, edge: u64) {
+        self.edge = self.edge.max(edge);
+    }
+
     /// Octets in order that the buffer still has room for.
     fn free(&self) -> u64 {
         self.capacity().saturating_sub(self.ready_octets + self.taken)
@@ -337,6 +342,11 @@ impl DataReceiver {
             self.fin = Some(offset);
         }
         !self.finished && self.reach_fin()
+    }
+
+    /// Whether it is known where the data ends.
+    pub(crate) fn has_end(&self) -> bool {
+        self.fin.is_some()
     }
 
     /// Whether the data is known to end at `offset`.

@@ -129,8 +129,20 @@ impl Connection {
             shared.count(Counter::MpCapableDataFallback);
             self.fall_back(shared, now, FallbackReason::OptionStripped);
         }
+        if segment.flags.has(Flags::FIN) && segment.options.mptcp.is_empty() {
+            self.take_plain_fin(shared, now, index);
+        }
         self.take_ack(shared, now, index, &segment, ack, window);
         self.take_payload(shared, now, index, &mut segment);
+    }
+
+    /// A FIN without any option of ours. Who has not fallen back sends a Data ACK with each segment, and DATA_FIN before it
+    /// ends its only subflow: one who has means the end of the stream, and would take our FIN in answer to his for ours.
+    fn take_plain_fin(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+        if self.is_multipath() && !self.receive.has_end() && self.may_follow_fallback(index) {
+            shared.count(Counter::DssFallback);
+            self.fall_back(shared, now, FallbackReason::OptionStripped);
+        }
     }
 
     /// Data came. Whether there is no room to keep it: the window lets nobody that keeps to it come so far, except where

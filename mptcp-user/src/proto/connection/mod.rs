@@ -470,6 +470,9 @@ impl Connection {
                 continue;
             }
             subflow.mappings.set_infinite(1, 0);
+            // The window was relative to the Data ACK. A peer for which it is relative to the subflow's from now on may have
+            // seen a later edge, and what the subflow acknowledges must not be dropped afterwards.
+            self.receive.honour(subflow.rcv.edge.saturating_sub(1));
             // What the subflow has delivered so far is acknowledged; of what it delivers from here on its ACKs tell.
             let delivered = subflow.snd.una.saturating_sub(1);
             self.send.acknowledge(delivered.min(self.send.end()));

@@ -294,10 +294,12 @@ impl Connection {
         } else if restart || self.data_deadline.is_none() {
             // One whose handshake is not complete has nothing of ours, and only a first guess at its RTO.
             let carriers = self.living().filter(|(_, subflow)| subflow.is_synchronised());
-            let rto = carriers.map(|(_, subflow)| subflow.rtt.rto()).max().unwrap_or_default();
+            let rto = carriers.map(|(_, subflow)| subflow.rtt.rto()).max().unwrap_or(MIN_DATA_TIMEOUT);
+            // No subflow repeats a DATA_FIN that went alone: it has no place in their sequence spaces.
+            let alone = self.send.una == self.send.buffer.end();
+            let wait = if alone { rto } else { (rto * 2).max(MIN_DATA_TIMEOUT) };
             self.data_waits_since.get_or_insert(now);
-            self.data_deadline =
-                Some(now + (rto * 2).max(MIN_DATA_TIMEOUT) * (1 << self.data_expiries.min(6)));
+            self.data_deadline = Some(now + wait * (1 << self.data_expiries.min(6)));
         }
     }
 

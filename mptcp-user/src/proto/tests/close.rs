@@ -66,7 +66,7 @@ fn a_lost_data_fin_is_repeated_whatever_becomes_of_a_join() {
     pair.send(pattern(1000, 1), Vec::new());
     assert!(pair.run_until(Duration::from_secs(3), |pair| pair.server.ended), "{}", pair.tail());
     let waited = pair.now - finished;
-    assert!(waited > Duration::from_millis(500) && waited < Duration::from_millis(600), "{waited:?}");
+    assert!(waited > Duration::from_millis(200) && waited < Duration::from_millis(400), "{waited:?}");
 }
 
 #[test]

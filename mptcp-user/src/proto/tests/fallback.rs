@@ -166,6 +166,53 @@ fn a_wrong_checksum_on_the_only_subflow_makes_it_regular_tcp() {
     assert!(failed.get() > 0, "no MP_FAIL");
 }
 
+/// Found by `cargo xtask soak` (middleboxes 14930): the peer counts the window from the subflow's acknowledgment on once it has
+/// fallen back, from the Data ACK before. A reader that is slow found octets missing that had been acknowledged.
+#[test]
+fn a_window_that_is_used_up_when_the_connection_falls_back_loses_nothing() {
+    let config = ConnectionConfig { checksum: true, receive_buffer: 66_928, ..ConnectionConfig::default() };
+    let mut pair = Pair::new(4, vec![PathConfig::default()], false, &config);
+    let mut count = 0;
+    pair.middlebox = Some(Box::new(move |from_client, mut segment| {
+        count += u32::from(!from_client && segment.payload.len() > 500);
+        if !from_client && count == 1 && !segment.payload.is_empty() {
+            let mut octets = segment.payload.to_vec();
+            octets[100] ^= 0x55;
+            segment.payload = octets.into();
+        }
+        // What waits for the rest of its mapping is acknowledged on the subflow, and not at the data level.
+        (from_client || count != 2).then_some(segment)
+    }));
+    pair.client.read_limit = 0;
+    let down = pattern(300_000, 2);
+    pair.send(Vec::new(), down.clone());
+    pair.run_until(Duration::from_secs(2), |_| false);
+    assert_eq!(pair.client.info().fallback, Some(FallbackReason::ChecksumFailed));
+    pair.client.read_limit = usize::MAX;
+    assert!(pair.run(Duration::from_secs(60)), "{}", pair.tail());
+    assert_eq!((pair.client.received.len(), pair.client.ended), (down.len(), true));
+    let wrong = pair.client.received.iter().zip(&down).filter(|(got, sent)| got != sent).count();
+    assert_eq!(wrong, 1);
+}
+
+/// Found by `cargo xtask soak` (middleboxes 11151): the first segment that the server sees has no options, so it falls back and,
+/// having nothing to say, finishes. That is the end of its stream, and not of a subflow that the client had better end, too.
+#[test]
+fn a_server_that_falls_back_and_finishes_at_once_gets_all_the_same_all_that_the_client_sends() {
+    let mut pair = Pair::new(3, vec![PathConfig::default()], false, &ConnectionConfig::default());
+    let mut count = 0;
+    pair.middlebox = Some(Box::new(move |from_client, mut segment| {
+        if from_client && !is_syn(&segment) {
+            count += 1;
+            segment.options.mptcp.clear();
+        }
+        // The third ACK and the first data: nothing is acknowledged when the FIN leaves.
+        (!(1..=2).contains(&count) || !from_client).then_some(segment)
+    }));
+    let both = pair.exchange(200_000, 0);
+    assert_both_fell_back(&both);
+}
+
 /// Found by `cargo xtask soak` (middleboxes 2825): a gateway makes the data shorter, and a DATA_FIN that named the end comes
 /// with the octets that show it. The stream ends where the FIN says.
 #[test]
