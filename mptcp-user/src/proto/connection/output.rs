@@ -172,7 +172,8 @@ impl Connection {
             shared.count(Counter::SynRetrans);
         }
         subflow.handshake_sent(now);
-        if subflow.state == SubflowState::Established {
+        if subflow.is_synchronised() {
+            // The third ACK of an MP_JOIN, whatever else has happened to the subflow since.
             return self.ack_segment(now, index);
         }
         let syn_ack = subflow.state == SubflowState::SynReceived;

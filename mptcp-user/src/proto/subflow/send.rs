@@ -100,8 +100,10 @@ pub(crate) struct SendSide {
     recovery: Recovery,
     rack: Rack,
     dup_acks: u32,
-    /// Timeouts in a row.
+    /// Timeouts in a row, and how many of them came early because the path was tried again: those do not make the next
+    /// one wait longer.
     pub(crate) expiries: u32,
+    tries: u32,
     timeout: Option<Instant>,
     reordering: Option<Instant>,
     probe: TailProbe,
@@ -148,6 +150,7 @@ impl SendSide {
             rack: Rack::default(),
             dup_acks: 0,
             expiries: 0,
+            tries: 0,
             timeout: None,
             reordering: None,
             probe: TailProbe::default(),
@@ -363,7 +366,7 @@ impl SendSide {
     fn sent(&mut self, now: Instant, rtt: &RttEstimator) {
         self.last_sent = now;
         if self.timeout.is_none() {
-            self.timeout = Some(now + rtt.backed_off(self.expiries));
+            self.timeout = Some(now + self.backed_off(rtt));
         }
     }
 
@@ -478,9 +481,9 @@ impl SendSide {
         if self.board.is_empty() {
             (self.timeout, self.reordering) = (None, None);
             self.probe.disarm();
-            self.expiries = 0;
+            (self.expiries, self.tries) = (0, 0);
         } else if acked > 0 {
-            self.expiries = 0;
+            (self.expiries, self.tries) = (0, 0);
             self.timeout = Some(now + rtt.backed_off(0));
             self.arm_probe(now, path, rtt);
         }
@@ -627,10 +630,16 @@ impl SendSide {
     /// Something was heard on a path that was suspected dead: whether it is alive is tried at once, unless it just was.
     pub(crate) fn try_again(&mut self, now: Instant, rtt: &RttEstimator) {
         if let Some(timeout) = self.timeout
-            && now - self.last_sent >= rtt.srtt().unwrap_or_default()
+            && timeout > now
+            && now - self.last_sent >= rtt.srtt().unwrap_or_else(|| rtt.rto())
         {
-            self.timeout = Some(timeout.min(now));
+            self.timeout = Some(now);
+            self.tries += 1;
         }
+    }
+
+    fn backed_off(&self, rtt: &RttEstimator) -> Duration {
+        rtt.backed_off(self.expiries.saturating_sub(self.tries))
     }
 
     /// There is another path: this one is tried again after `wait`, however often that was in vain.
@@ -692,7 +701,7 @@ impl SendSide {
             .timed_out(self.expiries, size + u64::from(self.path_mtu.size()).saturating_sub(path.mss));
         self.recovery.time_out(first, self.nxt, (path.cwnd, path.ssthresh));
         self.reduced();
-        self.timeout = Some(now + rtt.backed_off(self.expiries));
+        self.timeout = Some(now + self.backed_off(rtt));
         TimerAction::Timeout { first }
     }
 

@@ -69,6 +69,27 @@ fn a_lost_data_fin_is_repeated_whatever_becomes_of_a_join() {
     assert!(waited > Duration::from_millis(200) && waited < Duration::from_millis(400), "{waited:?}");
 }
 
+/// Found by `cargo xtask soak` (dynamic 24256): a subflow that ends before the third ACK of its MP_JOIN is answered repeats that,
+/// and not the SYN.
+#[test]
+fn a_join_that_is_answered_once_and_never_again_sends_one_syn() {
+    let mut pair = pair();
+    let syns = Rc::new(Cell::new(0));
+    let (seen, mut ending) = (syns.clone(), false);
+    pair.middlebox = Some(Box::new(move |from_client, segment| {
+        let (second, syn) = (path_of(segment.src.ip()) == 1, segment.flags.has(Flags::SYN));
+        seen.set(seen.get() + u32::from(from_client && second && syn));
+        ending |= from_client && segment.flags.has(Flags::FIN);
+        (from_client || syn || !second && !ending).then_some(segment)
+    }));
+    pair.send_only(pattern(10_000, 1), Vec::new());
+    pair.run_until(Duration::from_millis(300), |_| false);
+    pair.send(pattern(10_000, 1), Vec::new());
+    pair.run_until(Duration::from_secs(20), |_| false);
+    assert_eq!(pair.server.received, pattern(10_000, 1));
+    assert_eq!(syns.get(), 1);
+}
+
 #[test]
 fn a_path_that_changes_the_data_is_not_tried_again_at_once() {
     let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
