@@ -45,7 +45,7 @@ impl Connection {
         }
         subflow.take_syn_options(now, segment);
         subflow.ecn = EcnState::answered(policy, segment);
-        subflow.handshake_answered(now);
+        subflow.handshake_answered(now, segment);
         subflow.snd.syn_acknowledged(now);
         subflow.snd.take_window(now, 1, u64::from(segment.window));
         subflow.state = SubflowState::Established;
@@ -257,7 +257,7 @@ impl Connection {
         };
         let Some(subflow) = self.subflow(index).filter(|_| accepted) else { return false };
         subflow.state = SubflowState::Established;
-        subflow.handshake_answered(now);
+        subflow.handshake_answered(now, segment);
         subflow.ecn.completed(segment);
         subflow.snd.syn_acknowledged(now);
         subflow.confirmed = true;

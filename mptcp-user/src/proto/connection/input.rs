@@ -95,7 +95,7 @@ impl Connection {
         if !subflow.confirmed {
             // Any answer shows that the third ACK of our MP_JOIN has arrived.
             subflow.confirmed = true;
-            subflow.handshake_answered(now);
+            subflow.handshake_answered(now, &segment);
         }
         let window = u64::from(segment.window) << subflow.snd.scale;
         if subflow.ecn.received(&segment) {

@@ -321,12 +321,20 @@ impl Subflow {
         self.handshake_sends = self.handshake_sends.min(1);
     }
 
-    /// The peer answered the handshake message: a round-trip time, unless it was sent twice (Karn).
-    pub(crate) fn handshake_answered(&mut self, now: Instant) {
+    /// The peer answered the handshake message: a round-trip time. If it was sent more than once only a timestamp can tell
+    /// which one was answered (Karn; RFC 7323 section 4.1), not more exactly than by its clock.
+    pub(crate) fn handshake_answered(&mut self, now: Instant, answer: &Segment) {
         self.handshake_deadline = None;
         self.handshake_due = false;
-        if self.handshake_sends == 1 {
-            self.rtt.sample(now, now - self.handshake_sent_at);
+        let rtt = if self.handshake_sends == 1 {
+            Some(now - self.handshake_sent_at)
+        } else {
+            let stamps = answer.options.timestamps.filter(|_| self.stamps);
+            let millis = stamps.map(|stamps| self.stamp(now).wrapping_sub(stamps.echo));
+            millis.filter(|millis| *millis < 60_000).map(|millis| Duration::from_millis(u64::from(millis) + 1))
+        };
+        if let Some(rtt) = rtt {
+            self.rtt.sample(now, rtt);
         }
         self.handshake_sends = 0;
     }

@@ -285,3 +285,30 @@ fn a_lost_third_ack_before_a_data_fin_is_made_up_for() {
     }));
     pair.exchange(0, 0);
 }
+
+/// A round-trip time of 40 ms is known after the handshake, whatever was lost of it: with an RTO of a second the next loss would
+/// cost that. Without timestamps nobody can say which SYN was answered.
+#[test]
+fn a_round_trip_time_is_known_although_the_syn_was_repeated() {
+    for (lost, stamps) in [(1, true), (2, true), (2, false)] {
+        let path = PathConfig { delay: Duration::from_millis(20), ..PathConfig::default() };
+        let mut pair = Pair::new(7, vec![path], false, &ConnectionConfig::default());
+        let mut count = 0;
+        pair.middlebox = Some(Box::new(move |_, mut segment| {
+            count += u32::from(segment.flags.has(Flags::SYN));
+            if !stamps {
+                segment.options.timestamps = None;
+            }
+            (count > lost || !segment.flags.has(Flags::SYN)).then_some(segment)
+        }));
+        let connected = |pair: &Pair| {
+            pair.client.events.iter().any(|event| matches!(event, crate::proto::Event::Connected(_)))
+        };
+        assert!(pair.run_until(Duration::from_secs(10), connected));
+        let subflow = &pair.client.info().subflows[0];
+        assert_eq!(subflow.srtt.is_some(), stamps, "{subflow:#?}");
+        if let Some(srtt) = subflow.srtt {
+            assert!(srtt >= Duration::from_millis(40) && srtt <= Duration::from_millis(42), "{srtt:?}");
+        }
+    }
+}
