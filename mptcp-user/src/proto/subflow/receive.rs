@@ -13,6 +13,8 @@ const DELAYED_ACK: Duration = Duration::from_millis(40);
 const QUICK_ACKS: u8 = 16;
 /// A timestamp older than this says nothing any more (RFC 7323 section 5.5).
 const TIMESTAMP_LIFE: Duration = Duration::from_secs(24 * 24 * 3600);
+/// An acknowledgment may be overtaken by one that left so many milliseconds later.
+const OVERTAKEN: u32 = 1000;
 
 /// Offsets count octets of sequence space from the initial sequence number: the SYN is 0, the first data 1.
 #[derive(Debug)]
@@ -96,13 +98,16 @@ impl ReceiveSide {
     }
 
     /// PAWS (RFC 7323 section 5.3): whether the segment's timestamp is from the past.
+    ///
+    /// Acknowledgments that later ones have overtaken on the way are not: they bring no octets that could be taken for
+    /// others, but may bring options that come once, such as a DATA_FIN (the Linux kernel takes them, too).
     pub(crate) fn is_from_the_past(&self, now: Instant, segment: &Segment) -> bool {
-        match (segment.options.timestamps, self.ts_recent) {
-            (Some(stamps), Some((recent, at))) => {
-                (stamps.value.wrapping_sub(recent) as i32) < 0 && now - at < TIMESTAMP_LIFE
-            }
-            _ => false,
-        }
+        let (Some(stamps), Some((recent, at))) = (segment.options.timestamps, self.ts_recent) else {
+            return false;
+        };
+        let older = recent.wrapping_sub(stamps.value);
+        let overtaken = older <= OVERTAKEN && segment.seq_len() == 0 && segment.seq == self.ack_seq();
+        older as i32 > 0 && !overtaken && now - at < TIMESTAMP_LIFE
     }
 
     /// Remembers the timestamp to echo (RFC 7323 section 4.3).

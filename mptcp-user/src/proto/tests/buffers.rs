@@ -3,7 +3,7 @@
 use super::pair::{Pair, PathConfig, pattern};
 use crate::proto::{ConnectionConfig, Counter, HeadOfLineInfo, Opportunism};
 use crate::sim::{LinkConfig, Side, Simulation, SimulationConfig, Traffic};
-use crate::wire::{Flags, Segment};
+use crate::wire::{Flags, MptcpOption, Payload, Segment};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -124,6 +124,23 @@ fn a_segment_of_the_past_brings_nothing_new() {
         take(Segment { seq: template.seq + 100, payload: vec![3; 10].into(), ..template.clone() }).0,
         110
     );
+}
+
+/// Found by `cargo xtask soak` (lossy 12792): jitter let every DATA_FIN that went by itself be overtaken by an acknowledgment, and its
+/// timestamp was of the past then.
+#[test]
+fn options_of_an_acknowledgment_that_was_overtaken_count() {
+    for (older, counts) in [(1, 1), (1000, 1), (1001, 0)] {
+        let (mut pair, template) = established(true);
+        let mut later = template.clone();
+        later.payload = Payload::new();
+        let mut overtaken = later.clone();
+        later.options.timestamps.as_mut().unwrap().value += older;
+        overtaken.options.mptcp.push(MptcpOption::Priority { backup: true, address_id: None });
+        pair.server.endpoint.handle_segment(pair.now, later);
+        pair.server.endpoint.handle_segment(pair.now, overtaken);
+        assert_eq!(pair.server.endpoint.counters().get(Counter::MpPrioRx), counts, "{older} ms");
+    }
 }
 
 #[test]
