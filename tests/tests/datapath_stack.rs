@@ -1,5 +1,6 @@
 //! The library's face over real interfaces: both ends in this process, each in its own namespace.
 
+use bytes::Bytes;
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::require_root;
 use mptcp_user::proto::{CloseReason, ConnectionConfig, ConnectionState};
@@ -89,6 +90,52 @@ fn many_connections_at_once_each_get_their_own_octets_back() {
             client.await.expect("client");
         }
         echo.await.expect("server");
+    });
+}
+
+#[test]
+fn octets_that_are_handed_over_without_copying_are_the_same_whatever_is_cancelled() {
+    require_root!();
+    let lab = Lab::new().expect("links");
+    let (left, right) = (start(&lab, Side::Left), start(&lab, Side::Right));
+    let runtime = runtime();
+    within(&runtime, async {
+        let (mut listener, port) = listen(&right).await;
+        let echo = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("connection");
+            while let Some(mut octets) = stream.read_bytes(10_000).await.expect("reads") {
+                assert!((1..=10_000).contains(&octets.len()));
+                stream.write_bytes(&mut octets).await.expect("writes");
+                assert!(octets.is_empty());
+            }
+            stream.shutdown().await.expect("finishes");
+            stream.closed().await
+        });
+        let mut stream = left.connect(Side::Right.socket(1, Family::Ipv4, port)).await.expect("connects");
+        let sent = octets(6_000_000, 5);
+        let (mut left, mut got, mut cancelled) = (Bytes::from(sent.clone()), Vec::new(), 0);
+        while !left.is_empty() {
+            // The queue is full most of the time, and nobody reads while we wait for it.
+            let pause = Duration::from_millis(1);
+            if tokio::time::timeout(pause, stream.write_bytes(&mut left)).await.is_err() {
+                cancelled += 1;
+                if let Ok(read) = tokio::time::timeout(pause, stream.read_bytes(usize::MAX)).await {
+                    got.extend(read.expect("reads").expect("not the end"));
+                }
+            }
+        }
+        assert!(cancelled > 0, "the queue was never full");
+        assert_eq!(stream.read_bytes(0).await.expect("nothing"), Some(Bytes::new()));
+        stream.shutdown().await.expect("finishes");
+        while let Some(octets) = stream.read_bytes(usize::MAX).await.expect("reads") {
+            got.extend(octets);
+        }
+        assert!(got == sent);
+        assert_eq!(stream.read_bytes(1).await.expect("still the end"), None);
+        assert_eq!(stream.closed().await, CloseReason::Finished);
+        assert_eq!(echo.await.expect("server"), CloseReason::Finished);
+        let refused = stream.write_bytes(&mut Bytes::from_static(b"late")).await.expect_err("over");
+        assert_eq!(refused.kind(), ErrorKind::BrokenPipe);
     });
 }
 

@@ -128,8 +128,8 @@ impl Scenario {
             return;
         }
         // Nobody got to know of a connection whose third ACK never came.
-        let peer_failed =
-            peer.connected.is_none() || peer.closed.is_some_and(|(_, reason)| reason != CloseReason::Finished);
+        let peer_failed = peer.connected.is_none()
+            || peer.closed.is_some_and(|(_, reason)| reason != CloseReason::Finished);
         let info = simulation.info(side, 0);
         let idle = info.as_ref().is_some_and(|info| info.send_queue == 0);
         let excused = !matches!(self.kind, Kind::Clean | Kind::Lossy) && peer_failed && idle;

@@ -7,6 +7,7 @@ use crate::datapath::mailbox::Command;
 use crate::proto::{CloseReason, ConnectionInfo, ConnectionState, HeadOfLineInfo, SubflowSlot};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -26,8 +27,9 @@ const BLOCK: usize = 256 << 10;
 ///
 /// Writing puts octets into a queue and waits only while that is full; `flush` has nothing to do. Dropping the stream
 /// closes the connection: in the background and properly, if all that has arrived was read; otherwise it is
-/// aborted, so that the peer learns that its data was lost (RFC 2525 section 2.17). Reading without a copy is
-/// possible through [`AsyncBufRead`].
+/// aborted, so that the peer learns that its data was lost (RFC 2525 section 2.17).
+///
+/// Nothing is copied by [`read_bytes`](Self::read_bytes), [`write_bytes`](Self::write_bytes) and [`AsyncBufRead`].
 pub struct MptcpStream {
     handle: Handle,
     stack: Arc<Inner>,
@@ -81,6 +83,64 @@ impl MptcpStream {
     /// Ends the connection at once (MP_FASTCLOSE, RFC 8684 section 3.5): the peer sees a reset.
     pub fn abort(&self) {
         self.handle.0.abort();
+    }
+
+    /// The next octets, at most `most` of them, without copying them; none at the end of the peer's data. `most` of 0
+    /// gives an empty slice at once.
+    ///
+    /// The slice shares memory with others that came with it: who keeps it for long had better copy it.
+    /// Cancel-safe: no octets are lost when the future is dropped.
+    ///
+    /// # Errors
+    /// The connection ended otherwise than by the peer's DATA_FIN.
+    pub async fn read_bytes(&mut self, most: usize) -> io::Result<Option<Bytes>> {
+        poll_fn(|cx| self.poll_read_bytes(cx, most)).await
+    }
+
+    /// See [`read_bytes`](Self::read_bytes).
+    pub fn poll_read_bytes(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<Option<Bytes>>> {
+        if most == 0 {
+            return Poll::Ready(Ok(Some(Bytes::new())));
+        }
+        let turn = ready!(coop::poll_proceed(cx));
+        ready!(self.poll_received(cx))?;
+        turn.made_progress();
+        let Some(front) = self.received.front_mut() else { return Poll::Ready(Ok(None)) };
+        let octets = front.split_to(front.len().min(most));
+        if front.is_empty() {
+            self.received.pop_front();
+        }
+        self.handle.0.consume(octets.len());
+        Poll::Ready(Ok(Some(octets)))
+    }
+
+    /// Queues all of `octets` without copying them, and waits while the queue is full.
+    ///
+    /// Their memory is held until the peer has acknowledged them. Cancel-safe: what is not queued yet when the future is
+    /// dropped is still in `octets`.
+    ///
+    /// # Errors
+    /// The connection is over, or this side has finished.
+    pub async fn write_bytes(&mut self, octets: &mut Bytes) -> io::Result<()> {
+        while !octets.is_empty() {
+            poll_fn(|cx| self.poll_write_bytes(cx, octets)).await?;
+        }
+        Ok(())
+    }
+
+    /// Queues as many of `octets` as there is room for, and takes them off; gives how many. See
+    /// [`write_bytes`](Self::write_bytes).
+    pub fn poll_write_bytes(&mut self, cx: &mut Context<'_>, octets: &mut Bytes) -> Poll<io::Result<usize>> {
+        if octets.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let turn = ready!(coop::poll_proceed(cx));
+        let room = ready!(self.handle.0.poll_room(cx))?;
+        turn.made_progress();
+        let now = octets.split_to(octets.len().min(room));
+        let queued = now.len();
+        self.handle.0.send(now);
+        Poll::Ready(Ok(queued))
     }
 
     /// Waits until there is something to read or the stream has ended.

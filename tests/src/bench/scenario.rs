@@ -199,7 +199,7 @@ impl Scenario {
             (Contender::Ours, Kind::Record) => RECORD_OPTIONS,
             (Contender::Ours, Kind::RequestResponse(_)) if self.busy => &["--local", "--busy-poll"],
             // What is many short turns does best without changes of thread, what is much at once on two.
-            (Contender::Ours, Kind::RequestResponse(_) | Kind::Connect) => &["--local"],
+            (Contender::Ours, Kind::RequestResponse(_) | Kind::Connect | Kind::Cpu) => &["--local"],
             _ => &[],
         }
     }

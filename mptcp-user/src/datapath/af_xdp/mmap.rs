@@ -19,14 +19,19 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Anonymous zeroed memory, of huge pages if the system has some to spare.
     pub(super) fn anonymous(len: usize) -> io::Result<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         const HUGE_PAGE: usize = 2 << 20;
         if len.is_multiple_of(HUGE_PAGE)
-            && let Ok(mapping) = Self::map(len, flags | libc::MAP_HUGETLB, -1, 0)
+            && let Ok(mapping) = Self::map(len, flags | libc::MAP_HUGETLB | libc::MAP_POPULATE, -1, 0)
         {
             return Ok(mapping);
         }
-        Self::map(len, flags, -1, 0)
+        let mapping = Self::map(len, flags, -1, 0)?;
+        for advice in [libc::MADV_HUGEPAGE, libc::MADV_POPULATE_WRITE] {
+            // SAFETY: the mapping just made. Where the kernel does not take the advice, pages come as they are touched.
+            unsafe { libc::madvise(mapping.start.as_ptr().cast(), len, advice) };
+        }
+        Ok(mapping)
     }
 
     /// A part of what a file descriptor offers for mapping: the rings of a socket.

@@ -7,6 +7,7 @@
 mod mmap;
 mod ring;
 mod socket;
+mod stock;
 mod syscall;
 mod umem;
 

@@ -1,6 +1,7 @@
 //! One AF_XDP socket: the rings of one receive queue of one interface.
 
 use super::ring::{Consumer, Producer};
+use super::stock::Stock;
 use super::umem::{FRAME_SIZE, Umem};
 use super::{Descriptor, mmap::Mapping, syscall};
 use arrayvec::ArrayVec;
@@ -12,6 +13,9 @@ use std::time::Duration;
 
 /// Most buffers of one packet: 512 KiB, the largest that the kernel aggregates (`gro_max_size`), in frames.
 const MAX_BUFFERS: usize = 160;
+
+/// Frames that the kernel has at least, where it copies packets into them: two mebibytes, a burst of thirty super-segments.
+const LEAST_FRAMES: u32 = 512;
 
 /// How packets get into the UMEM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -106,36 +110,35 @@ pub struct Rings {
     tx: Option<Producer<Descriptor>>,
     /// Frames to send from that neither we nor the kernel use.
     tx_free: Vec<u64>,
+    stock: Stock,
     /// Packets thrown away because they had more buffers than any sane packet has, or impossible descriptors.
     pub malformed: u64,
 }
 
 impl Rings {
-    /// Puts the parts together and hands all receive frames to the kernel.
+    /// Puts the parts together. Of the receive frames the kernel has `least` or more at all times.
     pub fn new(
         umem: Arc<Umem>,
         (mut fill, completion): (Producer<u64>, Consumer<u64>),
         rx: Consumer<Descriptor>,
         tx: Option<Producer<Descriptor>>,
-        receive_frames: Range<u32>,
+        (receive_frames, least): (Range<u32>, u32),
         transmit_frames: Range<u32>,
     ) -> Self {
-        for frame in receive_frames {
-            if frame >= umem.frames() || !fill.push(u64::from(frame) * u64::from(FRAME_SIZE)) {
-                break;
-            }
-        }
-        fill.submit();
-        let tx_free = transmit_frames
-            .take_while(|frame| *frame < umem.frames())
-            .map(|frame| u64::from(frame) * u64::from(FRAME_SIZE))
-            .collect();
-        Self { umem, fill, completion, rx, tx, tx_free, malformed: 0 }
+        let addresses = |frames: Range<u32>| {
+            let frames = frames.take_while(|frame| *frame < umem.frames());
+            frames.map(|frame| u64::from(frame) * u64::from(FRAME_SIZE)).collect()
+        };
+        let mut stock = Stock::new(addresses(receive_frames), least);
+        stock.supply(&mut fill);
+        let tx_free = addresses(transmit_frames);
+        Self { umem, fill, completion, rx, tx, tx_free, stock, malformed: 0 }
     }
 
     /// Shows up to `budget` packets to `handle`, then gives their frames back to the kernel. Returns how many
     /// there were.
     pub fn receive(&mut self, budget: usize, mut handle: impl FnMut(Packet<'_>)) -> usize {
+        self.stock.waiting(self.rx.available(u32::MAX));
         let mut packets = 0;
         while packets < budget {
             // The end of the packet first: a driver may hand over a packet in parts.
@@ -154,8 +157,9 @@ impl Rings {
             self.show(count, &mut handle);
             for index in 0..count {
                 let Some(descriptor) = self.rx.peek(index) else { break };
-                // Never full: there are no more frames than entries.
-                self.fill.push(descriptor.addr - descriptor.addr % u64::from(FRAME_SIZE));
+                if descriptor.addr < self.umem.len() {
+                    self.stock.back(descriptor.addr - descriptor.addr % u64::from(FRAME_SIZE));
+                }
             }
             self.rx.take(count);
             packets += 1;
@@ -199,7 +203,7 @@ impl Rings {
     fn finish(&mut self, packets: usize) {
         if packets > 0 {
             self.rx.release();
-            self.fill.submit();
+            self.stock.supply(&mut self.fill);
         }
     }
 
@@ -341,12 +345,14 @@ impl Socket {
                 _ => return Err(BindError::Io("binding an AF_XDP socket", error)),
             }
         }
+        // A driver without copying has frames in its own ring, as many as it likes.
+        let least = if bind.copy == CopyMode::Copy { LEAST_FRAMES } else { u32::MAX };
         let rings = Rings::new(
             umem.clone(),
             (fill, done),
             rx,
             tx,
-            bind.receive_frames.clone(),
+            (bind.receive_frames.clone(), least),
             bind.transmit_frames.clone(),
         );
         Ok(Self { fd, rings, queue: bind.queue })
@@ -426,7 +432,8 @@ mod tests {
         let (kernel_completion, completion) = memory_pair(64);
         let (kernel_rx, rx) = memory_pair(64);
         let (tx, kernel_tx) = memory_pair(4);
-        let rings = Rings::new(umem.clone(), (fill, completion), rx, Some(tx), 0..frames, 100..102);
+        let rings =
+            Rings::new(umem.clone(), (fill, completion), rx, Some(tx), (0..frames, u32::MAX), 100..102);
         let kernel =
             Kernel { umem, fill: kernel_fill, completion: kernel_completion, rx: kernel_rx, tx: kernel_tx };
         (rings, kernel)

@@ -25,6 +25,11 @@ impl Umem {
         self.frames
     }
 
+    /// Octets of the region.
+    pub(super) fn len(&self) -> u64 {
+        self.memory.len() as u64
+    }
+
     /// What `XDP_UMEM_REG` wants to know.
     pub(super) fn registration(&self) -> libc::xdp_umem_reg {
         libc::xdp_umem_reg {

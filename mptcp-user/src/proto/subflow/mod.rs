@@ -331,7 +331,9 @@ impl Subflow {
         } else {
             let stamps = answer.options.timestamps.filter(|_| self.stamps);
             let millis = stamps.map(|stamps| self.stamp(now).wrapping_sub(stamps.echo));
-            millis.filter(|millis| *millis < 60_000).map(|millis| Duration::from_millis(u64::from(millis) + 1))
+            millis
+                .filter(|millis| *millis < 60_000)
+                .map(|millis| Duration::from_millis(u64::from(millis) + 1))
         };
         if let Some(rtt) = rtt {
             self.rtt.sample(now, rtt);

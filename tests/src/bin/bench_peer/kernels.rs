@@ -1,6 +1,6 @@
 //! One connection of the kernel's, through blocking calls.
 
-use super::{Args, CHUNK, Effort, PATIENCE, Pace, Pauses, Role, Span, quantiles, ready};
+use super::{Args, CHUNK, Effort, PATIENCE, Pace, Pauses, Role, Span, look, quantiles, ready};
 use anyhow::{Result, ensure};
 use mptcp_tests::kernel::{self, Protocol};
 use std::io::{ErrorKind, Read, Write};
@@ -36,7 +36,10 @@ pub(super) fn run(protocol: Protocol, args: &Args) -> Result<serde_json::Value> 
             loop {
                 match stream.read(&mut buffer)? {
                     0 => break,
-                    octets => total += octets as u64,
+                    octets => {
+                        look(&buffer[..octets]);
+                        total += octets as u64;
+                    }
                 }
             }
             effort.end(total, 0)

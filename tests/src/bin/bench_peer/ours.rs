@@ -1,10 +1,11 @@
 //! One connection of our stack, through its library.
 
-use super::{Args, CHUNK, Effort, Pace, Pauses, Role, Span, quantiles, ready};
+use super::{Args, CHUNK, Effort, Pace, Pauses, Role, Span, look, quantiles, ready};
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use mptcp_user::stack::{MptcpStream, Stack};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 /// Plays a role over one connection of our stack.
 pub(super) async fn run(args: &Args) -> Result<serde_json::Value> {
@@ -49,17 +50,16 @@ async fn play(stack: &Stack, role: Role) -> Result<serde_json::Value> {
         Ok(listener.accept().await?.0)
     };
     let connect = async |remote| -> Result<MptcpStream> { Ok(stack.connect(remote).await?) };
-    let mut buffer = vec![0x5a; CHUNK];
+    // Handed over without copying, as a program would that has its octets in memory of its own.
+    let pattern = Bytes::from(vec![0x5a; CHUNK]);
     match role {
         Role::Sink { local } => {
             let mut stream = accept(local).await?;
             let effort = Effort::begin()?;
             let mut total = 0;
-            loop {
-                match stream.read(&mut buffer).await? {
-                    0 => break,
-                    octets => total += octets as u64,
-                }
+            while let Some(octets) = stream.read_bytes(CHUNK).await? {
+                look(&octets);
+                total += octets.len() as u64;
             }
             let spent = effort.end(total, 0)?;
             stream.shutdown().await?;
@@ -74,21 +74,20 @@ async fn play(stack: &Stack, role: Role) -> Result<serde_json::Value> {
                 if let Some(wait) = pace.wait(octets) {
                     tokio::time::sleep(wait).await;
                 }
-                stream.write_all(&buffer[..octets]).await?;
+                stream.write_bytes(&mut pattern.slice(..octets)).await?;
                 left -= octets as u64;
             }
             stream.shutdown().await?;
-            ensure!(stream.read(&mut buffer).await? == 0, "the sink sent something");
+            ensure!(stream.read_bytes(1).await?.is_none(), "the sink sent something");
             effort.end(bytes, subflows(&stream).await)
         }
         Role::Drain { local, settle, span } => {
             let mut stream = accept(local).await?;
             let mut span = Span::new(settle, span);
             while let Some(left) = span.left() {
-                if let Ok(read) = tokio::time::timeout(left, stream.read(&mut buffer)).await {
-                    let octets = read?;
-                    ensure!(octets > 0, "the flood ended");
-                    span.count(octets);
+                if let Ok(read) = tokio::time::timeout(left, stream.read_bytes(CHUNK)).await {
+                    let octets = read?.context("the flood ended")?;
+                    span.count(octets.len());
                 }
             }
             Ok(span.rate())
@@ -97,30 +96,24 @@ async fn play(stack: &Stack, role: Role) -> Result<serde_json::Value> {
             let mut stream = accept(local).await?;
             let mut pauses = Pauses::new(millis);
             while let Some(left) = pauses.left() {
-                if let Ok(read) = tokio::time::timeout(left, stream.read(&mut buffer)).await {
-                    let octets = read?;
-                    ensure!(octets > 0, "the flood ended");
-                    pauses.note(octets);
+                if let Ok(read) = tokio::time::timeout(left, stream.read_bytes(CHUNK)).await {
+                    let octets = read?.context("the flood ended")?;
+                    pauses.note(octets.len());
                 }
             }
             Ok(pauses.all())
         }
         Role::Flood { remote } => {
             let mut stream = connect(remote).await?;
-            while stream.write_all(&buffer).await.is_ok() {}
+            while stream.write_bytes(&mut pattern.clone()).await.is_ok() {}
             Ok(serde_json::json!({}))
         }
         Role::Echo { local } => {
             let mut stream = accept(local).await?;
             let mut total = 0;
-            loop {
-                match stream.read(&mut buffer).await? {
-                    0 => break,
-                    octets => {
-                        stream.write_all(&buffer[..octets]).await?;
-                        total += octets as u64;
-                    }
-                }
+            while let Some(mut octets) = stream.read_bytes(CHUNK).await? {
+                total += octets.len() as u64;
+                stream.write_bytes(&mut octets).await?;
             }
             stream.shutdown().await?;
             Ok(serde_json::json!({ "bytes": total }))
@@ -130,8 +123,11 @@ async fn play(stack: &Stack, role: Role) -> Result<serde_json::Value> {
             let mut trips = Vec::with_capacity(count);
             for _ in 0..count {
                 let start = Instant::now();
-                stream.write_all(&buffer[..size]).await?;
-                stream.read_exact(&mut buffer[..size]).await.context("the echo ended")?;
+                stream.write_bytes(&mut pattern.slice(..size)).await?;
+                let mut left = size;
+                while left > 0 {
+                    left -= stream.read_bytes(left).await?.context("the echo ended")?.len();
+                }
                 trips.push(start.elapsed());
             }
             stream.shutdown().await?;
