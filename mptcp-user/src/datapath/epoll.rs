@@ -40,6 +40,11 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, fd, (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32, key)
     }
 
+    /// No longer tells anything about `fd`.
+    pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
     fn control(&self, operation: libc::c_int, fd: BorrowedFd<'_>, events: u32, key: u64) -> io::Result<()> {
         let mut event = libc::epoll_event { events, u64: key };
         // SAFETY: `event` is valid for the call.

@@ -35,21 +35,22 @@ pub(super) struct Pair {
 
 impl Pair {
     /// Starts the listening end in a role, and when it is ready, the connecting one in another, with these words
-    /// after the address. `options` are for both.
+    /// after the address. `options` are for both; `apart`: each end stays on a processor of its own.
     pub(super) fn start(
         lab: &Lab,
         peer: &Path,
         contender: Contender,
-        options: &[&str],
+        (options, apart): (&[&str], bool),
         (listener, listener_words): (&str, &[&str]),
         (connector, connector_words): (&str, &[&str]),
     ) -> Result<Self> {
         let local = SocketAddr::new(Family::Ipv4.any(), PORT).to_string();
-        let words = [options, &[listener, &local], listener_words].concat();
+        let place = |processor| if apart { vec!["--processor", processor] } else { Vec::new() };
+        let words = [options, &place("1"), &[listener, &local], listener_words].concat();
         let mut listening = start_peer(lab, Side::Right, peer, contender, &words)?;
         listening.wait_for("ready", PATIENCE)?;
         let remote = Side::Right.socket(1, Family::Ipv4, PORT).to_string();
-        let words = [options, &[connector, &remote], connector_words].concat();
+        let words = [options, &place("0"), &[connector, &remote], connector_words].concat();
         let connecting = start_peer(lab, Side::Left, peer, contender, &words)?;
         Ok(Self { listening, connecting })
     }

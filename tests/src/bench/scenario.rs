@@ -198,10 +198,19 @@ impl Scenario {
         match (contender, self.kind) {
             (Contender::Ours, Kind::Record) => RECORD_OPTIONS,
             (Contender::Ours, Kind::RequestResponse(_)) if self.busy => &["--local", "--busy-poll"],
-            // What is many short turns does best without changes of thread, what is much at once on two.
-            (Contender::Ours, Kind::RequestResponse(_) | Kind::Connect | Kind::Cpu) => &["--local"],
+            // One connection does best without changes of thread, many that are always busy on two.
+            (Contender::Ours, Kind::Bulk | Kind::RequestResponse(_) | Kind::Connect | Kind::Cpu) => {
+                &["--local"]
+            }
             _ => &[],
         }
+    }
+
+    /// Whether each end is bound to a processor of its own, as it would be on two hosts. Left alone, the scheduler puts both of
+    /// the kernel's on one every few runs, and a round trip then takes a tenth of what it takes otherwise.
+    fn apart(&self) -> bool {
+        matches!(self.kind, Kind::RequestResponse(_))
+            && thread::available_parallelism().is_ok_and(|number| number.get() > 1)
     }
 
     /// Subflows that a connection of the contender should have.
@@ -247,7 +256,8 @@ impl Scenario {
     fn turn(&self, peer: &Path, contender: Contender, effort: Effort) -> Result<Option<Values>> {
         let lab = self.lab()?;
         let run = |listener: (&str, &[&str]), connector: (&str, &[&str])| {
-            Pair::start(&lab, peer, contender, self.options(contender), listener, connector)?.finish()
+            let settings = (self.options(contender), self.apart());
+            Pair::start(&lab, peer, contender, settings, listener, connector)?.finish()
         };
         match self.kind {
             Kind::Bulk | Kind::Record => {
@@ -322,7 +332,7 @@ impl Scenario {
             lab,
             peer,
             contender,
-            &[],
+            (&[], false),
             ("drain-all", &[&count, settle, &span]),
             ("flood-all", &[&count]),
         )?;
@@ -347,8 +357,14 @@ impl Scenario {
     ) -> Result<Option<(String, &'static str, f64)>> {
         let subflows = self.subflows(contender).to_string();
         let count = connections.to_string();
-        let mut pair =
-            Pair::start(lab, peer, contender, &[], ("keep", &[&count]), ("hold", &[&count, &subflows]))?;
+        let mut pair = Pair::start(
+            lab,
+            peer,
+            contender,
+            (&[], false),
+            ("keep", &[&count]),
+            ("hold", &[&count, &subflows]),
+        )?;
         pair.connecting.wait_for("ready", PATIENCE)?;
         let before = memory(&[&pair.listening, &pair.connecting])?;
         let mut begin = pair.connecting.take_stdin().context("no standard input")?;

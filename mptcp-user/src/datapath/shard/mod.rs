@@ -130,6 +130,8 @@ pub(crate) struct Shard {
     ports: Ports,
     removals: Removals,
     receiver: Receiver,
+    /// `epoll` tells of packets. Otherwise nobody is woken for each of them, which the sender would pay for.
+    listening: bool,
     capture: Option<Capture>,
     log: Option<EventLog>,
     /// When to look for interfaces that have become usable.
@@ -210,6 +212,7 @@ impl Shard {
             ports: Ports::default(),
             removals: Removals::default(),
             receiver: Receiver::default(),
+            listening: true,
             capture,
             log,
             recheck: None,
@@ -265,8 +268,10 @@ impl Shard {
             },
         )?;
         let register = || -> std::io::Result<()> {
-            for socket in &attachment.sockets {
-                self.epoll.add(socket.as_fd(), KEY_SOCKET)?;
+            if self.listening {
+                for socket in &attachment.sockets {
+                    self.epoll.add(socket.as_fd(), KEY_SOCKET)?;
+                }
             }
             self.epoll.add_disarmed(attachment.transmitter.as_fd(), KEY_TRANSMIT + u64::from(index))
         };
@@ -346,6 +351,32 @@ impl Shard {
             log.push(decided);
         }
         log.hand_over();
+    }
+
+    /// From now on `epoll` tells of packets, or not.
+    fn hear_of_packets(&mut self, listening: bool) -> std::io::Result<()> {
+        if std::mem::replace(&mut self.listening, listening) == listening {
+            return Ok(());
+        }
+        for socket in self.attachments.iter().flat_map(|attachment| &attachment.sockets) {
+            if listening {
+                self.epoll.add(socket.as_fd(), KEY_SOCKET)?;
+            } else {
+                self.epoll.remove(socket.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Before sleep: whether `epoll` will tell of packets, those that have come already included.
+    fn listens(&mut self) -> bool {
+        self.hear_of_packets(true)
+            .inspect_err(|error| {
+                // Half of them may be: all are tried again.
+                self.listening = false;
+                tracing::error!("registering with epoll failed: {error}");
+            })
+            .is_ok()
     }
 
     fn has_packets(&mut self) -> bool {

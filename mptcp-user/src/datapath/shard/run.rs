@@ -89,10 +89,18 @@ impl Pace {
     }
 }
 
-/// No spinning where there is one processor only: nothing comes meanwhile.
-fn unless_alone(spins: (Duration, Duration)) -> (Duration, Duration) {
+/// How long to spin, at least and at most, on a thread of its own. Not at all where the application has to have the same
+/// processor: it brings nothing meanwhile.
+fn beside_the_application() -> (Duration, Duration) {
     let alone = thread::available_parallelism().is_ok_and(|number| number.get() == 1);
-    if alone { Default::default() } else { spins }
+    if alone { Default::default() } else { (SPIN, SPIN) }
+}
+
+/// The same on the application's thread. Packets may come from another processor, whichever one this process is bound to.
+fn on_the_application_s_thread() -> (Duration, Duration) {
+    // SAFETY: no pointers involved.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    if online == 1 { Default::default() } else { (Duration::ZERO, SPIN_ALONE) }
 }
 
 /// Starts a shard on a thread of its own, in the calling thread's network namespace. `ready` gets the outcome.
@@ -159,7 +167,7 @@ impl Shard {
 
     /// Works until it is told to stop and everything is done. Gives the replies that are due then.
     fn run(&mut self) -> Replies {
-        let mut pace = Pace::new(self.config.busy_poll, unless_alone((SPIN, SPIN)), now());
+        let mut pace = Pace::new(self.config.busy_poll, beside_the_application(), now());
         loop {
             let (time, next) = match self.step(&mut pace) {
                 ControlFlow::Continue(step) => step,
@@ -171,7 +179,7 @@ impl Shard {
                 Next::Spin => std::hint::spin_loop(),
                 Next::Sleep => {
                     if self.mailbox.prepare_sleep() {
-                        if !self.has_packets() {
+                        if !self.has_packets() && self.listens() {
                             let timeout = self.next_deadline().map(|due| due - time);
                             self.wait(time, timeout);
                         }
@@ -185,7 +193,7 @@ impl Shard {
 
     /// [`run`](Self::run) as a task, which lets others have their turn after every round.
     async fn work(&mut self, mut timer: Timer, woken: &AsyncFd<OwnedFd>) -> Replies {
-        let mut pace = Pace::new(self.config.busy_poll, unless_alone((Duration::ZERO, SPIN_ALONE)), now());
+        let mut pace = Pace::new(self.config.busy_poll, on_the_application_s_thread(), now());
         loop {
             let (time, next) = match self.step(&mut pace) {
                 ControlFlow::Continue(step) => step,
@@ -199,7 +207,7 @@ impl Shard {
                 }
                 Next::Sleep => {
                     if self.mailbox.prepare_sleep() {
-                        if !self.has_packets() {
+                        if !self.has_packets() && self.listens() {
                             timer.set(self.next_deadline());
                             poll_fn(|cx| {
                                 let mail = self.mailbox.poll_woken(cx);

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Packets taken from one socket in one round.
 const RECEIVE_BUDGET: usize = 64;
+/// Packets in one round after which more are looked for before they are told of.
+const MANY: usize = 8;
 /// Segments sent in one round.
 const TRANSMIT_BUDGET: usize = 256;
 /// Subflows whose packets are put together at the same time.
@@ -63,6 +65,11 @@ impl Shard {
             endpoint.handle_segment(time, segment);
         }
         receiver.counters.batches += u64::from(packets > 0);
+        if packets >= MANY
+            && let Err(error) = self.hear_of_packets(false)
+        {
+            tracing::debug!("leaving epoll failed: {error}");
+        }
         packets > 0
     }
 

@@ -43,6 +43,9 @@ struct Args {
     /// Our stack is to look for packets all the time
     #[arg(long)]
     busy_poll: bool,
+    /// Run on this processor only
+    #[arg(long, value_name = "N")]
+    processor: Option<usize>,
     /// Our stack is to speak regular TCP only
     #[arg(long)]
     no_multipath: bool,
@@ -123,6 +126,9 @@ fn main() -> Result<()> {
     let args = Args::parse();
     // Many connections need many descriptors, whoever makes them.
     rlimit()?;
+    if let Some(processor) = args.processor {
+        pin(processor)?;
+    }
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     let local = tokio::task::LocalSet::new();
     let line = match args.contender.protocol() {
@@ -151,6 +157,18 @@ fn rlimit() -> Result<()> {
             || libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
     };
     if raised { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
+}
+
+/// Binds this thread, and those that it will start, to a processor.
+fn pin(processor: usize) -> Result<()> {
+    anyhow::ensure!(processor < libc::CPU_SETSIZE as usize, "there is no processor {processor}");
+    // SAFETY: all zeroes are an empty set; the number is one that it has a place for.
+    let result = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(processor, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
 }
 
 fn ready() {
