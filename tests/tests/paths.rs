@@ -239,7 +239,10 @@ fn the_kernel_joins_the_port_that_we_announce() {
     require_root!();
     let lab = Lab::of_family(Family::Ipv4).unwrap();
     lab.prepare_kernel(Side::Left, Family::Ipv4).unwrap();
-    let listener = ours::listen(&lab, &["--announce-port", "6000", "--file", "/dev/zero"]).unwrap();
+    // What is sent would fit into the first subflow's window.
+    let listener =
+        ours::listen(&lab, &["--announce-port", "6000", "--scheduler", "round-robin", "--file", "/dev/zero"])
+            .unwrap();
     let remote = Side::Right.socket(1, Family::Ipv4, PORT);
     let stream = kernel::connect(&lab.left, Protocol::Mptcp, None, remote, PATIENCE).unwrap();
     let end = Instant::now() + PATIENCE;

@@ -25,9 +25,9 @@ impl Epoll {
         self.fd.try_clone()
     }
 
-    /// From now on tells when `fd` is readable. A descriptor leaves by itself when it is closed.
+    /// From now on tells when `fd` is readable, if it does not already. A descriptor leaves by itself when it is closed.
     pub(super) fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN as u32, key)
+        unless(libc::EEXIST, self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN as u32, key))
     }
 
     /// Adds `fd` without telling anything about it until it is [armed](Self::arm_writable).
@@ -40,9 +40,9 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, fd, (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32, key)
     }
 
-    /// No longer tells anything about `fd`.
+    /// No longer tells anything about `fd`, if it did.
     pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+        unless(libc::ENOENT, self.control(libc::EPOLL_CTL_DEL, fd, 0, 0))
     }
 
     fn control(&self, operation: libc::c_int, fd: BorrowedFd<'_>, events: u32, key: u64) -> io::Result<()> {
@@ -86,5 +86,34 @@ impl Epoll {
             *key = event.u64;
         }
         Ok(&keys[..count])
+    }
+}
+
+/// An error that says that there was nothing to do is none.
+fn unless(nothing_to_do: libc::c_int, result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.raw_os_error() == Some(nothing_to_do) { Ok(()) } else { Err(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn what_came_before_a_descriptor_was_added_is_told_and_what_comes_after_it_left_is_not() {
+        let (epoll, mut keys) = (Epoll::new().expect("epoll"), [0; 64]);
+        let (read, mut write) = io::pipe().expect("pipe");
+        let mut told = || epoll.wait(&mut keys, Some(Duration::ZERO)).expect("waits").to_vec();
+        write.write_all(b"x").expect("writes");
+        assert_eq!(told(), []);
+        for _ in 0..2 {
+            epoll.add(read.as_fd(), 7).expect("adds");
+            assert_eq!(told(), [7]);
+        }
+        for _ in 0..2 {
+            epoll.remove(read.as_fd()).expect("removes");
+            assert_eq!(told(), []);
+        }
     }
 }

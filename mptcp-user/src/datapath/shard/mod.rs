@@ -372,7 +372,7 @@ impl Shard {
     fn listens(&mut self) -> bool {
         self.hear_of_packets(true)
             .inspect_err(|error| {
-                // Half of them may be: all are tried again.
+                // Some of them may be: all are tried again.
                 self.listening = false;
                 tracing::error!("registering with epoll failed: {error}");
             })
