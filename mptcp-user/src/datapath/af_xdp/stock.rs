@@ -17,7 +17,7 @@ pub(super) struct Stock {
     level: u32,
     least: u32,
     all: u32,
-    /// Rounds since the last one for which half the level would have been too little.
+    /// Rounds in a row with no more than an eighth of the level.
     quiet: u32,
 }
 
@@ -53,21 +53,15 @@ impl Stock {
 
     /// Gives the kernel what it lacks.
     pub(super) fn supply(&mut self, fill: &mut Producer<u64>) {
-        if self.with_kernel >= self.level {
-            return;
-        }
-        let mut any = false;
+        let before = self.with_kernel;
         while self.with_kernel < self.level
             && let Some(addr) = self.spare.pop()
         {
-            if !fill.push(addr) {
-                self.spare.push(addr);
-                break;
-            }
+            // Never full: there are no more frames than entries.
+            fill.push(addr);
             self.with_kernel += 1;
-            any = true;
         }
-        if any {
+        if self.with_kernel > before {
             fill.submit();
         }
     }
