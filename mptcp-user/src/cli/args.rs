@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use mptcp_user::observe::control::SubflowEnd;
 use mptcp_user::proto::{
     ConnectionConfig, EcnPolicy, InterfaceRule, InterfaceUse, KeepAlive, Opportunism as OpportunismPolicy,
-    Versions,
+    SubflowStart, Versions,
 };
 use mptcp_user::stack::{AttachMode, Stack, StackBuilder};
 use std::path::PathBuf;
@@ -234,6 +234,10 @@ pub(crate) struct ConnectionArgs {
     /// Subflows that the path manager ndiffports opens between one pair of addresses, the first one included
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32), default_value_t = 2)]
     pub(crate) ndiffports: u16,
+    /// Make do with one subflow until the connection has lasted so many seconds (and two round trips) or carried 10 kB, so
+    /// that short ones don't pay for paths they have no use for; 0: never wait
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_or_none, default_value = "0.01")]
+    pub(crate) subflow_delay: Duration,
     /// What interfaces are for (repeatable, or separated by commas): NAME=deny, metered (only while nothing else
     /// works), backup, allow or prefer. NAME may end with *; the first rule that fits decides
     #[arg(long = "interface-rule", value_name = "NAME=USE", value_delimiter = ',')]
@@ -386,6 +390,7 @@ impl ConnectionArgs {
             checksum: self.checksum,
             max_subflows: usize::from(self.max_subflows),
             ndiffports: usize::from(self.ndiffports),
+            subflow_start: SubflowStart { age: self.subflow_delay, ..default.subflow_start },
             interface_rules: self.rules(),
             path_timeout: self.path_timeout,
             announce_port: self.announce_port,

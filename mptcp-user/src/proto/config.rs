@@ -22,6 +22,8 @@ pub struct ConnectionConfig {
     /// When a path is left while another one works: nothing that was sent over it is acknowledged for so long after it
     /// should have been. Four mean deviations of the round-trip time (100 ms at least) are enough to say so earlier.
     pub path_timeout: Duration,
+    /// When further subflows are opened, and this host's other addresses announced.
+    pub subflow_start: SubflowStart,
     /// Announce this host's other addresses to the peer (ADD_ADDR).
     pub announce_addresses: bool,
     /// Announce them with this port instead of that of the initial subflow. The driver keeps it free for that.
@@ -58,6 +60,28 @@ pub struct ConnectionConfig {
     pub keep_alive: Option<KeepAlive>,
     /// Explicit congestion notification.
     pub ecn: EcnPolicy,
+}
+
+/// How long a connection makes do with one subflow, as long as that works: setting up another one takes as many segments
+/// as a short connection has in all (RFC 8684 section 3.9.2, "Delayed Subflow Start").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SubflowStart {
+    /// Octets that the application has handed over and that have come, together, after which there are more at once.
+    pub octets: u64,
+    /// Time after which there are more in any case. Not less than two round trips, unless it is zero.
+    pub age: Duration,
+}
+
+impl SubflowStart {
+    /// With the connection.
+    pub const AT_ONCE: SubflowStart = SubflowStart { octets: 0, age: Duration::ZERO };
+}
+
+impl Default for SubflowStart {
+    /// Most of an initial window (RFC 6928), so that one that is full tells the peer, too; or 10 ms.
+    fn default() -> Self {
+        Self { octets: 10_000, age: Duration::from_millis(10) }
+    }
 }
 
 /// Whether subflows use explicit congestion notification (RFC 3168, RFC 9768).
@@ -162,6 +186,7 @@ impl Default for ConnectionConfig {
             ndiffports: 2,
             interface_rules: Vec::new(),
             path_timeout: Duration::from_millis(500),
+            subflow_start: SubflowStart::default(),
             announce_addresses: true,
             announce_port: None,
             no_join_initial: false,

@@ -35,7 +35,9 @@ mod time_wait;
 mod timer;
 
 pub use blackhole::BlackholeInfo;
-pub use config::{ConnectionConfig, EcnPolicy, EndpointConfig, KeepAlive, Opportunism, Versions};
+pub use config::{
+    ConnectionConfig, EcnPolicy, EndpointConfig, KeepAlive, Opportunism, SubflowStart, Versions,
+};
 pub use counters::{Counter, Counters};
 pub use decision::{Candidate, CongestionCause, Decided, Decision, ReinjectionCause, Wait};
 pub use endpoint::{ConnectError, Endpoint, ListenError};

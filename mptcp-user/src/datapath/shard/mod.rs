@@ -324,8 +324,7 @@ impl Shard {
 
     /// One round of work. Whether there was any; at the end of everything, the replies that are due.
     fn round(&mut self, time: Instant) -> ControlFlow<Replies, bool> {
-        let mut busy = self.receive(time);
-        busy |= self.take_mail(time);
+        let mut busy = self.take_mail(time);
         if self.endpoint.next_timeout().is_some_and(|due| due <= time) {
             self.endpoint.handle_timeout(time);
             busy = true;
@@ -337,6 +336,10 @@ impl Shard {
         self.handle_events(time);
         self.flush(time);
         self.forget_removed();
+        // What comes is answered in the next round: by then the application may have said something, on its own thread or in
+        // its turn on this one, which then carries the acknowledgment.
+        busy |= self.receive(now());
+        self.handle_events(time);
         self.log_decisions();
         match self.finished(time) {
             Some(replies) => ControlFlow::Break(replies),

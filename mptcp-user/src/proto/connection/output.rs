@@ -23,6 +23,7 @@ impl Connection {
     /// The next segment to send, if any.
     pub(crate) fn poll_transmit(&mut self, shared: &mut Shared, now: Instant) -> Option<Segment> {
         self.receive.set_share(shared.memory.share());
+        self.begin_with_more_paths(shared, now);
         self.progress_close(shared, now);
         for index in 0..self.subflows.len() {
             if let Some(segment) = self.transmit_control(shared, now, index) {

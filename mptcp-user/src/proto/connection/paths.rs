@@ -54,13 +54,22 @@ pub(super) struct Paths {
     pub(super) no_join_initial: bool,
     wanted: Vec<Wanted>,
     refused: Vec<Refusal>,
+    /// Until when one path has to do, while there is little to carry.
+    held_back: Option<Instant>,
+    /// That is over.
+    started: bool,
 }
 
 impl Paths {
-    /// When something is to be tried again.
+    /// When something is to be tried again, or for the first time.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let refused = self.refused.iter().map(|refusal| refusal.until);
-        refused.filter(|until| *until != Instant::ZERO).min()
+        refused.filter(|until| *until != Instant::ZERO).chain(self.held_back).min()
+    }
+
+    /// One path has not to do any more.
+    fn start(&mut self) {
+        (self.held_back, self.started) = (None, true);
     }
 
     /// Whether subflows are about to be opened.
@@ -379,6 +388,9 @@ impl Connection {
             return;
         }
         let Some(mut situation) = self.situation(shared, None) else { return };
+        if self.is_held_back(now, &situation) {
+            return;
+        }
         let locals = situation.local.iter().filter(|local| local.usage > InterfaceUse::Metered);
         self.announce_addresses(shared, now, locals.map(|local| local.address));
         loop {
@@ -396,6 +408,37 @@ impl Connection {
             shared.events.push_back(event);
         }
         self.close_superfluous(&situation);
+    }
+
+    /// Whether it is too early for further subflows, and for telling of addresses: most connections are over before either
+    /// would have been of use to them (RFC 8684 section 3.9.2).
+    fn is_held_back(&mut self, now: Instant, situation: &Situation) -> bool {
+        if self.paths.started {
+            return false;
+        }
+        let age = self.config.subflow_start.age;
+        let works = situation.subflows.iter().any(|subflow| subflow.works);
+        if works && !age.is_zero() && !self.is_worth_more_paths() {
+            let rtt = self.living().find_map(|(_, subflow)| subflow.rtt.srtt()).unwrap_or_default();
+            if *self.paths.held_back.get_or_insert(now + age.max(rtt * 2)) > now {
+                return true;
+            }
+        }
+        self.paths.start();
+        false
+    }
+
+    /// Whether there is enough to carry for several paths to be of use, or has been.
+    fn is_worth_more_paths(&self) -> bool {
+        self.send.buffer.end() + self.receive.nxt >= self.config.subflow_start.octets
+    }
+
+    /// Further subflows are begun with as soon as there is enough to carry.
+    pub(super) fn begin_with_more_paths(&mut self, shared: &mut Shared, now: Instant) {
+        if self.paths.held_back.is_some() && self.is_worth_more_paths() {
+            self.paths.start();
+            self.manage_paths(shared, now);
+        }
     }
 
     /// Closes subflows that better ones have taken the place of. What is in flight on them goes over the others.
@@ -485,7 +528,10 @@ impl Connection {
 
     /// Waits are over: pairs of addresses may be tried again.
     pub(super) fn paths_timeout(&mut self, shared: &mut Shared, now: Instant) {
-        let mut again = false;
+        let mut again = self.paths.held_back.is_some_and(|until| until <= now);
+        if again {
+            self.paths.start();
+        }
         for refusal in &mut self.paths.refused {
             if refusal.until != Instant::ZERO && refusal.until <= now {
                 refusal.until = Instant::ZERO;

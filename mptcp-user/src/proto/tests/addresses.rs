@@ -103,7 +103,7 @@ fn a_driver_that_is_slower_than_the_data_still_sends_the_echo() {
 }
 
 #[test]
-fn a_connection_that_carries_little_or_nothing_gets_its_other_paths_at_once() {
+fn a_connection_that_carries_little_or_nothing_gets_its_other_paths_too() {
     for octets in [0, 2] {
         let mut pair = Pair::new(4, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
         pair.send_only(pattern(octets, 1), Vec::new());

@@ -16,5 +16,6 @@ mod path_mtu;
 mod regular;
 mod sans_io;
 mod security;
+mod subflow_start;
 mod transfer;
 mod version;
