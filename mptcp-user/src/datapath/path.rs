@@ -23,6 +23,9 @@ const MAX_WAITING: usize = 64;
 const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
 /// How long it is believed that there is no route, unless routes change.
 const NO_ROUTE_AGAIN: Duration = Duration::from_secs(2);
+/// How long the kernel's own way to a destination is believed, unless routes change: whoever opens one connection after
+/// the other asks once.
+const OWN_WAY_AGAIN: Duration = Duration::from_millis(100);
 /// How often a next hop in use that the kernel holds for stale is confirmed.
 const CONFIRM_AGAIN: Duration = Duration::from_secs(20);
 
@@ -73,6 +76,8 @@ pub(super) struct Paths {
     /// Where SYNs of a peer came in, if not by the interface of the address they were for.
     arrivals: HashMap<(IpAddr, IpAddr), u32>,
     next_hops: HashMap<(u32, IpAddr), NextHop>,
+    /// The kernel's own way to where a connection was opened last: until when it is believed, and in which generation.
+    own_way: Option<(IpAddr, Route, Instant, u64)>,
     pending: usize,
     /// Raised when anything changes that a cached answer may depend on.
     generation: u64,
@@ -91,6 +96,7 @@ impl Paths {
             routes: HashMap::new(),
             arrivals: HashMap::new(),
             next_hops: HashMap::new(),
+            own_way: None,
             pending: 0,
             generation: 0,
         };
@@ -169,6 +175,22 @@ impl Paths {
         let arrival = *self.arrivals.get(&(local, remote))?;
         let route = self.netlink.route(remote, Some(local), None).ok().flatten()?;
         (route.kind == RouteKind::Unicast && route.interface == arrival).then_some(route)
+    }
+
+    /// The way that the kernel would take to a destination by itself.
+    ///
+    /// # Errors
+    /// Netlink does not answer.
+    pub(super) fn own_way(&mut self, now: Instant, remote: IpAddr) -> io::Result<Option<Route>> {
+        if let Some((known, route, expires, generation)) = self.own_way
+            && (known, generation) == (remote, self.generation)
+            && now < expires
+        {
+            return Ok(Some(route));
+        }
+        let route = self.netlink.route(remote, None, None)?;
+        self.own_way = route.map(|route| (remote, route, now + OWN_WAY_AGAIN, self.generation));
+        Ok(route)
     }
 
     /// Which way a segment between two addresses goes.
@@ -326,6 +348,7 @@ mod tests {
             routes: HashMap::new(),
             arrivals: HashMap::new(),
             next_hops: HashMap::new(),
+            own_way: None,
             pending: 0,
             generation: 0,
         }

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 
 /// Ports of the kernel's choice that are reserved before one is used twice: a sequence of guesses by somebody who is
 /// not on the path has so many to begin with (RFC 6056).
-const BEFORE_SHARING: usize = 1024;
-/// How many of them are tried for a pair of ends before another one is reserved.
+const BEFORE_SHARING: usize = 256;
+/// How many of them are tried for a pair of ends before another one is reserved, at most: half as many after each time that it
+/// was in vain, as it is for who opens one connection after the other to the same place.
 const TRIES: usize = 8;
 
 struct Port {
@@ -26,6 +27,8 @@ pub(super) struct Ports {
     all: HashMap<u16, Port>,
     /// Those that were chosen by the kernel.
     chosen: Vec<u16>,
+    /// How often in a row none that was tried was free.
+    failures: u32,
 }
 
 impl Ports {
@@ -44,10 +47,13 @@ impl Ports {
     /// A port of the kernel's choice for a subflow: one for which `is_free` holds, or a new one.
     pub(super) fn any(&mut self, is_free: impl Fn(u16) -> bool) -> Result<u16, PortError> {
         if self.chosen.len() >= BEFORE_SHARING {
-            let some = (0..TRIES).map(|_| self.chosen[rand::random_range(0..self.chosen.len())]);
-            if let Some(port) = some.into_iter().find(|port| is_free(*port)) {
+            let mut some = (0..(TRIES >> self.failures).max(1))
+                .map(|_| self.chosen[rand::random_range(0..self.chosen.len())]);
+            if let Some(port) = some.find(|port| is_free(*port)) {
+                self.failures = 0;
                 return Ok(port);
             }
+            self.failures = (self.failures + 1).min(TRIES.ilog2());
         }
         match PortReservation::any() {
             Ok(reservation) => Ok(self.insert(reservation, true)),

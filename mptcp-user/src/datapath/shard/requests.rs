@@ -195,7 +195,7 @@ impl Shard {
             return Err(Error::BadRemote(remote));
         }
         let wanted = local.map(|local| local.ip()).filter(|ip| !ip.is_unspecified());
-        let address = self.local_for(ip, wanted, config)?;
+        let address = self.local_for(time, ip, wanted, config)?;
         self.reserve_announced(config)?;
         let port = match local.map_or(0, |local| local.port()) {
             0 => self.port_for(address, remote),
@@ -235,12 +235,13 @@ impl Shard {
     /// The local address to connect from.
     fn local_for(
         &mut self,
+        time: Instant,
         remote: IpAddr,
         wanted: Option<IpAddr>,
         config: &ConnectionConfig,
     ) -> Result<IpAddr, Error> {
         let question = |error| Error::System("asking for a route", error);
-        let direct = self.paths.netlink().route(remote, None, None).map_err(question)?;
+        let direct = self.paths.own_way(time, remote).map_err(question)?;
         match direct.map(|route| route.kind) {
             Some(RouteKind::Local) => return Err(Error::OwnAddress(remote)),
             Some(RouteKind::Other) => return Err(Error::BadRemote(SocketAddr::new(remote, 0))),

@@ -14,7 +14,8 @@ fn pair(config: &ConnectionConfig) -> (Pair, Arc<AtomicUsize>) {
     let seen = Arc::new(AtomicUsize::new(0));
     let counted = seen.clone();
     pair.middlebox = Some(Box::new(move |_, segment| {
-        let concerns = |option: &MptcpOption| matches!(option, MptcpOption::Join(_) | MptcpOption::AddAddr(_));
+        let concerns =
+            |option: &MptcpOption| matches!(option, MptcpOption::Join(_) | MptcpOption::AddAddr(_));
         if segment.options.mptcp.iter().any(concerns) {
             counted.fetch_add(1, Ordering::Relaxed);
         }
@@ -56,8 +57,11 @@ fn a_silent_connection_has_both_paths_after_two_round_trips_or_the_time_that_was
     for (subflow_start, millis) in
         [(SubflowStart::default(), 30..35), (patient, 110..115), (SubflowStart::AT_ONCE, 10..15)]
     {
-        let config =
-            ConnectionConfig { subflow_start, path_manager: "full-mesh".into(), ..ConnectionConfig::default() };
+        let config = ConnectionConfig {
+            subflow_start,
+            path_manager: "full-mesh".into(),
+            ..ConnectionConfig::default()
+        };
         let (mut pair, _) = pair(&config);
         pair.send_only(pattern(1, 1), Vec::new());
         let waited = wait_for_second(&mut pair).as_millis();
