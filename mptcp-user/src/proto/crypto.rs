@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use subtle::ConstantTimeEq;
 
 /// One side's key with what is derived from it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Key {
     /// The key as on the wire.
     pub(crate) key: u64,

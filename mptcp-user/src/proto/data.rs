@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// The sending direction.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct DataSender {
     pub(crate) buffer: SendBuffer,
     /// First offset the peer has not acknowledged at the data level.
@@ -36,7 +36,7 @@ pub(crate) struct DataSender {
 }
 
 /// A range to be sent again, on another subflow than `not_on` if there is one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Reinjection {
     pub(crate) start: u64,
     pub(crate) end: u64,
@@ -144,11 +144,12 @@ impl DataSender {
 const UNREPORTED: u64 = 8 << 10;
 
 /// The receiving direction.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct DataReceiver {
     /// Next offset expected, DATA_FIN counted once it is reached.
     pub(crate) nxt: u64,
     held: Reassembly,
+    #[serde(skip)]
     ready: VecDeque<Bytes>,
     ready_octets: u64,
     /// Octets given to the driver that the application has not read yet.
@@ -229,6 +230,11 @@ impl DataReceiver {
     /// Octets held, and what holding them costs.
     pub(crate) fn cost(&self) -> u64 {
         self.ready_octets + self.taken + self.held.cost()
+    }
+
+    /// Everything that has come is with the application.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        self.ready.is_empty() && self.held.is_empty()
     }
 
     /// The application has read all that it could, but for a little of which it may not have told yet.

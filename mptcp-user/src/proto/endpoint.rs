@@ -9,6 +9,7 @@ use super::connection::{Connection, Opening, Policies};
 use super::counters::{Counter, Counters};
 use super::crypto::Key;
 use super::decision::{Decided, Decision, Decisions};
+use super::dormant::Dormant;
 use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 use super::info::ConnectionInfo;
 use super::memory::Memory;
@@ -266,7 +267,45 @@ fn covers(address: SocketAddr, to: SocketAddr) -> bool {
 #[derive(Default)]
 struct Place {
     generation: u32,
-    connection: Option<Box<Connection>>,
+    occupant: Occupant,
+}
+
+/// Who has a place.
+#[derive(Default)]
+enum Occupant {
+    #[default]
+    Nobody,
+    Awake(Box<Connection>),
+    /// A connection on which nothing has happened for a while.
+    Dormant(Dormant),
+}
+
+impl Place {
+    fn is_taken(&self) -> bool {
+        !matches!(self.occupant, Occupant::Nobody)
+    }
+
+    /// The connection, if it is not dormant.
+    fn awake(&mut self) -> Option<&mut Connection> {
+        if let Occupant::Awake(connection) = &mut self.occupant { Some(connection) } else { None }
+    }
+
+    /// The connection, dormant no more.
+    fn connection(&mut self) -> Option<&mut Connection> {
+        if let Occupant::Dormant(dormant) = &self.occupant {
+            self.occupant = Occupant::Awake(dormant.wake());
+        }
+        self.awake()
+    }
+
+    /// What the connection says; a dormant one stays so.
+    fn ask<T>(&self, question: impl FnOnce(&Connection) -> T) -> Option<T> {
+        match &self.occupant {
+            Occupant::Nobody => None,
+            Occupant::Awake(connection) => Some(question(connection)),
+            Occupant::Dormant(dormant) => Some(question(&dormant.wake())),
+        }
+    }
 }
 
 /// The engine: all connections and listeners of one shard. See the [module](super) for how to drive it.
@@ -434,7 +473,7 @@ impl Endpoint {
             self.shared.tokens.insert(key.token, index);
             self.shared.events.push_back(Event::TokenAdded(key.token));
         }
-        place.connection = Some(Box::new(connection));
+        place.occupant = Occupant::Awake(Box::new(connection));
         self.living += 1;
         id
     }
@@ -654,6 +693,10 @@ impl Endpoint {
             let id = ConnectionId { index, generation };
             let Some(connection) = self.connection(id) else { continue };
             let came = connection.deadline.came(at, now);
+            if came && connection.begin_rest(now) {
+                self.put_to_rest(id);
+                continue;
+            }
             self.with(now, id, |connection, shared| {
                 if came {
                     connection.handle_timeout(shared, now);
@@ -686,7 +729,7 @@ impl Endpoint {
             let shared = &mut self.shared;
             let place =
                 self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation);
-            let Some(connection) = place.and_then(|place| place.connection.as_deref_mut()) else {
+            let Some(connection) = place.and_then(Place::awake) else {
                 self.ready.pop_front();
                 continue;
             };
@@ -740,9 +783,7 @@ impl Endpoint {
 
     /// How many octets the connection's buffers may hold by now, sending and receiving; they grow.
     pub fn buffer_sizes(&self, connection: ConnectionId) -> Option<(usize, usize)> {
-        let place = self.places.get(connection.index as usize)?;
-        let connection = place.connection.as_ref().filter(|_| place.generation == connection.generation)?;
-        let (send, receive) = connection.buffer_sizes();
+        let (send, receive) = self.place(connection)?.ask(Connection::buffer_sizes)?;
         Some((send as usize, receive as usize))
     }
 
@@ -782,9 +823,7 @@ impl Endpoint {
 
     /// What is known of a connection; `None` once it is released.
     pub fn info(&self, connection: ConnectionId) -> Option<ConnectionInfo> {
-        let place = self.places.get(connection.index as usize)?;
-        let connection = place.connection.as_ref().filter(|_| place.generation == connection.generation)?;
-        Some(connection.info())
+        self.place(connection)?.ask(Connection::info)
     }
 
     /// Destinations that are remembered as not liking Multipath TCP.
@@ -815,17 +854,32 @@ impl Endpoint {
 
     /// All connections.
     pub fn connections(&self) -> Vec<ConnectionId> {
-        self.places.iter().filter_map(|place| Some(place.connection.as_ref()?.id)).collect()
+        (0..self.places.len() as u32).filter_map(|index| self.id_at(index)).collect()
     }
 
     fn id_at(&self, index: u32) -> Option<ConnectionId> {
-        Some(self.places.get(index as usize)?.connection.as_ref()?.id)
+        let place = self.places.get(index as usize).filter(|place| place.is_taken())?;
+        Some(ConnectionId { index, generation: place.generation })
+    }
+
+    fn place(&self, id: ConnectionId) -> Option<&Place> {
+        self.places.get(id.index as usize).filter(|place| place.generation == id.generation)
+    }
+
+    fn place_mut(&mut self, id: ConnectionId) -> Option<&mut Place> {
+        self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)
     }
 
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        let place =
-            self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
-        place.connection.as_deref_mut()
+        self.place_mut(id)?.connection()
+    }
+
+    /// Nothing has happened on a connection for long.
+    fn put_to_rest(&mut self, id: ConnectionId) {
+        let Some(place) = self.places.get_mut(id.index as usize) else { return };
+        let Some(connection) = place.awake() else { return };
+        self.timers.update(id.index, id.generation, &mut connection.deadline);
+        place.occupant = Occupant::Dormant(Dormant::new(connection));
     }
 
     /// Does something to a connection and what follows from it: it may have something to send, another deadline,
@@ -838,7 +892,7 @@ impl Endpoint {
     ) -> Option<T> {
         let place =
             self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
-        let connection = place.connection.as_deref_mut()?;
+        let connection = place.connection()?;
         self.shared.now = now;
         let result = action(connection, &mut self.shared);
         if !std::mem::replace(&mut connection.queued, true) {
@@ -849,13 +903,13 @@ impl Endpoint {
 
     /// Nothing is left to send for now: sets the timer, and forgets the connection if it is over.
     fn settle(&mut self, now: Instant, id: ConnectionId) {
-        let Some(connection) = self.places[id.index as usize].connection.as_deref_mut() else { return };
+        let Some(connection) = self.places[id.index as usize].awake() else { return };
         connection.measure_reading(now);
         let held = if connection.is_gone() { 0 } else { connection.memory() };
         self.shared.memory.settle(std::mem::replace(&mut connection.accounted, held), held);
         if connection.is_gone() {
             let place = &mut self.places[id.index as usize];
-            place.connection = None;
+            place.occupant = Occupant::Nobody;
             place.generation = place.generation.wrapping_add(1);
             self.free.push(id.index);
             self.living -= 1;
@@ -864,7 +918,7 @@ impl Endpoint {
             }
             return;
         }
-        connection.update_deadline(now);
+        connection.update_deadline(now, self.shared.config.rest_after);
         self.timers.update(id.index, id.generation, &mut connection.deadline);
     }
 

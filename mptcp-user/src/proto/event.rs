@@ -4,7 +4,7 @@ use super::info::FallbackReason;
 use std::net::{IpAddr, SocketAddr};
 
 /// A connection of one endpoint. Never reused while anything refers to it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct ConnectionId {
     pub(crate) index: u32,
     pub(crate) generation: u32,
@@ -18,11 +18,11 @@ impl ConnectionId {
 }
 
 /// A listener of one endpoint.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct ListenerId(pub(crate) u32);
 
 /// Place of a subflow in the shared telemetry array; small, dense, reused after [`Event::SubflowRemoved`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct SubflowSlot(pub u32);
 
 /// An address of this host that subflows may use.
@@ -54,7 +54,7 @@ pub struct Unreachable {
 }
 
 /// Why a connection ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum CloseReason {
     /// Both sides finished and everything was acknowledged.
     #[error("closed by both sides")]

@@ -23,7 +23,7 @@ pub enum ConnectionState {
 }
 
 /// Why a connection continues as regular TCP (RFC 8684 section 3.7).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FallbackReason {
     /// Multipath TCP was not asked for on this side.
@@ -47,7 +47,7 @@ pub enum FallbackReason {
 }
 
 /// State of a subflow's TCP (RFC 9293 section 3.3.2).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)] // the RFC's names
 pub enum SubflowState {
@@ -64,7 +64,7 @@ pub enum SubflowState {
 }
 
 /// What is known of one subflow. Octets are payload octets.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, serde::Deserialize)]
 pub struct SubflowInfo {
     /// Slot in the shared telemetry array while the subflow lives.
     pub slot: u32,

@@ -15,6 +15,7 @@ mod counters;
 pub(crate) mod crypto;
 mod data;
 mod decision;
+mod dormant;
 mod endpoint;
 mod event;
 mod info;

@@ -22,11 +22,13 @@ impl Range {
 }
 
 /// Ranges beyond the next expected octet, disjoint, keyed by their first offset.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Reassembly {
+    #[serde(skip)]
     ranges: BTreeMap<u64, Range>,
     /// The same octets as contiguous blocks, start to end: what SACK tells the peer, however many segments
     /// a block came in.
+    #[serde(skip)]
     blocks: BTreeMap<u64, u64>,
     octets: usize,
 }

@@ -25,7 +25,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const BURST: Duration = Duration::from_millis(10);
 
 /// What is known of the application's reading.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct ReadRate {
     began: Option<Instant>,
     /// Octets read since.
@@ -61,7 +61,7 @@ impl ReadRate {
 
 /// Round-trip time as a receiver sees it: the time between an acknowledgment and the data that echoes its timestamp. What
 /// is sent later than it could have been makes it longer, so that the smallest one of a round counts.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct EchoTime {
     current: Option<Duration>,
     least: Option<Duration>,

@@ -13,7 +13,7 @@ const MAX_RTO: Duration = Duration::from_secs(60);
 const MIN_RTT_WINDOW: Duration = Duration::from_secs(300);
 
 /// Estimator of one path.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct RttEstimator {
     srtt: Option<Duration>,
     rttvar: Duration,

@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 
 /// Consecutive octets of the data stream, from the first unacknowledged one on. Offsets count from the first
 /// octet of the stream.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct SendBuffer {
+    #[serde(skip)]
     chunks: VecDeque<(u64, Bytes)>,
     start: u64,
     end: u64,

@@ -65,7 +65,7 @@ impl fmt::Debug for Flags {
 }
 
 /// The ECN code point of the IP header (RFC 3168 section 5).
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum Ecn {
     /// Not ECN-capable.

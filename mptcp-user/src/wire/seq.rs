@@ -6,7 +6,7 @@ use std::ops::{Add, AddAssign, Sub};
 macro_rules! sequence_number {
     ($(#[$doc:meta])* $name:ident, $unsigned:ty, $signed:ty) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
         pub struct $name(pub $unsigned);
 
         impl $name {

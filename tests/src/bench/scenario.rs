@@ -14,6 +14,8 @@ use std::time::Duration;
 const SHAPED: u64 = 1;
 /// Rate of a sender whose processor time is measured, in gigabits per second: less than any contender can do.
 const EQUAL_LOAD: f64 = 2.0;
+/// How long nothing happens on connections that are called idle.
+const IDLE: Duration = Duration::from_secs(3);
 /// Connections that are made at the same time.
 const AT_ONCE: usize = 64;
 
@@ -372,6 +374,7 @@ impl Scenario {
         for end in [&mut pair.connecting, &mut pair.listening] {
             end.wait_for("holding", PATIENCE)?;
         }
+        thread::sleep(IDLE);
         let after = memory(&[&pair.listening, &pair.connecting])?;
         drop(begin);
         drop(pair.listening.take_stdin());

@@ -36,7 +36,7 @@ const INITIAL_SEGMENTS: u64 = 10;
 const MIN_SEGMENTS: u64 = 2;
 
 /// A subflow as congestion control sees it. Windows are in octets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Path {
     /// Congestion window.
     pub(crate) cwnd: u64,

@@ -27,7 +27,7 @@ const ANNOUNCEMENTS: u32 = 6;
 const MAX_REMOVED: usize = 24;
 
 /// An address of ours that the peer is told of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 struct Announcement {
     id: u8,
     address: IpAddr,
@@ -39,7 +39,7 @@ struct Announcement {
 }
 
 /// One of our addresses, with the port if it was announced with one of its own, and its identifier.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 struct LocalId {
     address: IpAddr,
     port: Option<u16>,
@@ -47,14 +47,14 @@ struct LocalId {
 }
 
 /// One of the peer's addresses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 struct Remote {
     id: u8,
     address: SocketAddr,
 }
 
 /// What a connection knows of addresses, and what it has to tell.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Addresses {
     /// Identifiers of our addresses; that of the initial subflow has 0.
     local_ids: Vec<LocalId>,

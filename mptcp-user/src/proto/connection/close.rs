@@ -26,7 +26,7 @@ const MAX_PARTING: Duration = Duration::from_secs(5);
 
 /// What a subflow died of. A reset is the end of a subflow and not of the connection (RFC 8684 section 3.5): where
 /// another subflow may fare better, the connection is there for it for a while.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) enum EndCause {
     /// One of the two hosts wanted it.
     #[default]

@@ -48,7 +48,7 @@ use std::time::Duration;
 const MAX_ENDED: usize = 32;
 
 /// How data travels.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Mode {
     /// The initial subflow's handshake is under way; the flag: MP_CAPABLE is part of it.
     Handshake(bool),
@@ -88,10 +88,22 @@ impl Policies {
     }
 }
 
-/// One connection.
-#[derive(Debug)]
+impl Default for Policies {
+    /// Those that a connection has unless something else is asked for.
+    fn default() -> Self {
+        let Ok(policies) = Self::new(&ConnectionConfig::default()) else {
+            unreachable!("there are policies of these names")
+        };
+        policies
+    }
+}
+
+/// One connection. What is written down of those at rest is all but the octets that they hold: see
+/// [`dormant`](super::dormant).
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
+    #[serde(skip)]
     pub(crate) config: Arc<ConnectionConfig>,
     /// The listener that has not been told yet, or that accepted the connection.
     pub(crate) listener: Option<ListenerId>,
@@ -119,6 +131,7 @@ pub(crate) struct Connection {
     /// Congestion state, one per place in `subflows`.
     congestion_paths: Vec<Path>,
     ended: VecDeque<SubflowInfo>,
+    #[serde(skip)]
     policies: Policies,
     /// Keeps slow paths from holding up the others.
     guard: Guard,
@@ -144,6 +157,8 @@ pub(crate) struct Connection {
     /// What the subflow that ended last died of.
     end_cause: EndCause,
     pub(crate) deadline: Deadline,
+    /// When it may rest, unless something happens before.
+    rests_at: Option<Instant>,
     /// Waits in the endpoint's queue of connections that may have something to send.
     pub(crate) queued: bool,
     data_deadline: Option<Instant>,
@@ -219,6 +234,7 @@ impl Connection {
             reset_seen: false,
             end_cause: EndCause::default(),
             deadline: Deadline::default(),
+            rests_at: None,
             queued: false,
             data_deadline: None,
             data_expiries: 0,
@@ -236,6 +252,17 @@ impl Connection {
             option_left_out: false,
             user_timeout: config.user_timeout,
             config,
+        }
+    }
+
+    /// It was dormant until now: what can't be written down is made anew.
+    pub(crate) fn woken(&mut self, config: Arc<ConnectionConfig>) {
+        if let Ok(policies) = Policies::new(&config) {
+            self.policies = policies;
+        }
+        self.config = config;
+        for index in 0..self.subflows.len() {
+            self.policies.congestion.on_reset(index);
         }
     }
 

@@ -28,7 +28,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
 /// A pair of addresses that did not work.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 struct Refusal {
     local: IpAddr,
     remote: SocketAddr,
@@ -37,7 +37,7 @@ struct Refusal {
 }
 
 /// A subflow that the driver was asked to open.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 struct Wanted {
     local: IpAddr,
     interface: u32,
@@ -46,7 +46,7 @@ struct Wanted {
 }
 
 /// What a connection knows of its paths.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Paths {
     /// How it began.
     pub(super) initial: Option<Initial>,

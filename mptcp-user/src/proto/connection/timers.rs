@@ -8,8 +8,8 @@ use crate::proto::decision::{CongestionCause, Decision, ReinjectionCause};
 use crate::proto::endpoint::Shared;
 use crate::proto::event::CloseReason;
 use crate::proto::info::{FallbackReason, SubflowState};
-use crate::proto::subflow::Kind;
 use crate::proto::subflow::send::TimerAction;
+use crate::proto::subflow::{Kind, Subflow};
 use crate::wire::ResetReason;
 use std::time::Duration;
 
@@ -31,18 +31,56 @@ const MIN_DATA_TIMEOUT: Duration = Duration::from_millis(500);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Connection {
-    /// Computes when [`handle_timeout`](Self::handle_timeout) is next to be called.
-    pub(crate) fn update_deadline(&mut self, now: Instant) {
+    /// Computes when [`handle_timeout`](Self::handle_timeout) is next to be called, or the connection may rest: when nothing
+    /// has happened for `rest_after`, and nothing is to happen.
+    pub(crate) fn update_deadline(&mut self, now: Instant, rest_after: Duration) {
+        self.rests_at = None;
         if self.closed.is_some() {
             // What is left are resets, which leave when they can.
             self.deadline.wanted = None;
             return;
         }
         self.arm_persist(now);
+        self.deadline.wanted = self.next_deadline(now);
+        let rests_at = now + rest_after;
+        if self.deadline.wanted.is_none_or(|wanted| wanted > rests_at) && self.is_at_rest() {
+            self.rests_at = Some(rests_at);
+            self.deadline.wanted = self.rests_at;
+        }
+    }
+
+    /// Nothing has happened for long: `true` if the connection may be written down, with the deadline that it has then.
+    pub(crate) fn begin_rest(&mut self, now: Instant) -> bool {
+        let rests = self.rests_at.is_some_and(|at| at <= now) && !self.queued;
+        if rests {
+            self.rests_at = None;
+            self.deadline.wanted = self.next_deadline(now);
+        }
+        rests
+    }
+
+    /// Whether it holds no octets, and owes nothing that leaves by itself.
+    fn is_at_rest(&self) -> bool {
+        let quiet = |subflow: &Subflow| {
+            let at_rest = subflow.state == SubflowState::Established && subflow.confirmed && !subflow.stale;
+            let empty = subflow.snd.is_idle() && subflow.rcv.held.is_empty() && subflow.mappings.cost() == 0;
+            at_rest && empty && !subflow.rcv.ack_now && subflow.reset_due.is_none() && !subflow.priority_due
+        };
+        !matches!(self.mode, Mode::Handshake(_))
+            && self.send.buffer.len() == 0
+            && !self.send.finished
+            && !self.receive.finished
+            && self.receive.holds_nothing()
+            && !self.released
+            && self.subflows.iter().flatten().all(|subflow| quiet(subflow))
+            && self.subflows.iter().any(Option::is_some)
+    }
+
+    fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let subflows = self.subflows.iter().flatten().filter_map(|subflow| subflow.next_timeout());
         let keep_alive = self.config.keep_alive.as_ref();
         let probes = self.subflows.iter().flatten().filter_map(|subflow| subflow.keep_alive_at(keep_alive?));
-        self.deadline.wanted = subflows
+        subflows
             .chain(probes)
             .chain(
                 [self.data_deadline, self.persist_deadline, self.patience, self.parting]
@@ -50,7 +88,7 @@ impl Connection {
                     .chain([self.paths.deadline(), self.addresses.deadline(now)])
                     .flatten(),
             )
-            .min();
+            .min()
     }
 
     /// Lets everything that is due happen.

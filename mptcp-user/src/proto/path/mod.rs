@@ -66,7 +66,7 @@ pub(crate) struct View<'a> {
 }
 
 /// How the connection began.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Initial {
     /// Index of the interface of our address.
     pub(crate) interface: u32,

@@ -30,7 +30,7 @@ const GROWN: f64 = 1.25;
 const ENOUGH: f64 = 0.95;
 
 /// What is known of one path.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 struct Trial {
     /// Barred until then, the bar being so long and the rate before so high (octets per second).
     bar: Option<(Instant, Duration, f64)>,
@@ -44,7 +44,7 @@ struct Trial {
 }
 
 /// The guard of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Guard {
     trials: Vec<Trial>,
     /// When the present way of using the paths began, and what the peer had acknowledged then.

@@ -15,7 +15,7 @@ const FIRST_COUNT: u8 = 5;
 const MARKS_PER_ACK: u8 = 2;
 
 /// How the peer is told of marks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 enum Feedback {
     /// Not at all: ECN is not in use.
     #[default]
@@ -27,7 +27,7 @@ enum Feedback {
 }
 
 /// State of one subflow.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct EcnState {
     feedback: Feedback,
     /// Our data may say that it is ECN-capable: nothing on the path has been seen to spoil that.

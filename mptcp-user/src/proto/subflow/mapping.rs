@@ -65,8 +65,9 @@ pub(crate) enum Added {
 }
 
 /// All mappings of one subflow that are still of use, in the order of the subflow's octets.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct RxMappings {
+    #[serde(skip)]
     list: VecDeque<RxMapping>,
     /// After an infinite mapping or fallback: data offset minus subflow offset.
     infinite: Option<(u64, i64)>,

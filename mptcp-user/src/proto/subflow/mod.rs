@@ -43,7 +43,7 @@ const MIN_MSS: u16 = 88;
 const CHALLENGE_ACKS: u32 = 10;
 
 /// How a subflow came to be, with what its handshake needs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Kind {
     /// The connection began with it.
     Initial,
@@ -54,7 +54,7 @@ pub(crate) enum Kind {
 }
 
 /// One subflow.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Subflow {
     pub(crate) slot: SubflowSlot,
     pub(crate) local: SocketAddr,

@@ -10,7 +10,7 @@ use std::time::Duration;
 const BURST: Duration = Duration::from_millis(1);
 
 /// The pacer of one subflow's sender.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Pacer {
     /// When everything sent so far is paid for.
     paid_at: Instant,

@@ -32,7 +32,7 @@ const RAISE_AFTER: Duration = Duration::from_secs(600);
 const TOO_BIG_PER_MINUTE: u32 = 8;
 
 /// A probe on its way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 struct Probe {
     size: u16,
     /// Offset behind its last octet.
@@ -40,7 +40,7 @@ struct Probe {
 }
 
 /// What is known of the packet sizes on one subflow's path.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct PathMtu {
     v6: bool,
     /// What our link takes, and what the peer does.

@@ -5,7 +5,7 @@ use crate::proto::Instant;
 use std::time::Duration;
 
 /// State of one subflow's sender.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, serde::Serialize, serde::Deserialize)]
 pub(super) struct Rack {
     /// Send time and end of the segment sent last among those delivered.
     newest: Option<(Instant, u64)>,

@@ -6,7 +6,7 @@ use crate::proto::congestion::{LossSample, RateSample};
 use std::time::Duration;
 
 /// What was known when a record was sent.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Snapshot {
     sent_at: Instant,
     /// Octets delivered by then, and when the last of them were.
@@ -22,7 +22,7 @@ pub(super) struct Snapshot {
 }
 
 /// The sampler of one subflow's sender.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct RateSampler {
     delivered: u64,
     delivered_at: Instant,

@@ -17,7 +17,7 @@ const TIMESTAMP_LIFE: Duration = Duration::from_secs(24 * 24 * 3600);
 const OVERTAKEN: u32 = 1000;
 
 /// Offsets count octets of sequence space from the initial sequence number: the SYN is 0, the first data 1.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct ReceiveSide {
     irs: SeqNumber,
     /// Next offset expected.

@@ -8,7 +8,7 @@ use crate::proto::congestion::Cause;
 const FORWARD_SEGMENTS: u64 = 2;
 
 /// Where the sender stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 enum Phase {
     Open,
     /// Fast recovery, or the reduction after an ECN echo, until everything before `point` is acknowledged.
@@ -24,7 +24,7 @@ enum Phase {
 }
 
 /// Proportional rate reduction. All in octets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 struct Prr {
     /// Octets in flight when recovery began (RecoverFS).
     flight: u64,
@@ -34,7 +34,7 @@ struct Prr {
 }
 
 /// F-RTO: the first segment was sent again; before anything else is, new data asks whether that was needed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 enum Forward {
     /// The timeout is believed.
     Off,
@@ -47,7 +47,7 @@ enum Forward {
 }
 
 /// What to restore when a reduction turns out to be unfounded.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 struct Undo {
     cwnd: u64,
     ssthresh: u64,
@@ -74,7 +74,7 @@ pub(super) struct Evidence {
 }
 
 /// Recovery of one subflow's sender.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Recovery {
     phase: Phase,
     undo: Option<Undo>,

@@ -24,7 +24,7 @@ pub(crate) struct Blocks {
 }
 
 /// Judges the SACK blocks of one subflow's peer.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct SackIntake {
     /// At least one block was possible.
     sound: bool,

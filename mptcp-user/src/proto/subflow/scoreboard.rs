@@ -119,8 +119,9 @@ pub(super) enum Verdict {
 }
 
 /// Everything sent and not acknowledged cumulatively, in the order of the sequence space.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Scoreboard {
+    #[serde(skip)]
     records: VecDeque<Record>,
     octets: u64,
     sacked: u64,

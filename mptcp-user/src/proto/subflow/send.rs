@@ -81,7 +81,7 @@ pub(crate) struct AckInput<'a> {
 }
 
 /// The sender. Offsets as in [`Record`].
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct SendSide {
     iss: SeqNumber,
     pub(crate) una: u64,

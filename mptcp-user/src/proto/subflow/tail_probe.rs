@@ -10,7 +10,7 @@ const WORST_DELAYED_ACK: Duration = Duration::from_millis(200);
 const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// The probe of one subflow's sender.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct TailProbe {
     at: Option<Instant>,
     /// End of everything sent when the probe in flight was.

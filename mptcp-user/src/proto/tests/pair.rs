@@ -105,7 +105,10 @@ impl Pair {
         let mut rng = ChaCha12Rng::seed_from_u64(seed);
         let now = Instant::from_nanos(rng.random_range(0..1_000_000_000_000));
         let mut host = |number: u8| {
-            let mut endpoint = Endpoint::new(EndpointConfig::default(), rng.random());
+            // Whether and how soon connections are written down must make no difference.
+            let rest_after = Duration::from_millis([1000, 0, 3][seed as usize % 3]);
+            let config = EndpointConfig { rest_after, ..EndpointConfig::default() };
+            let mut endpoint = Endpoint::new(config, rng.random());
             for path in 0..paths.len() {
                 let local = LocalAddress {
                     address: address(path, number, v6),

@@ -15,7 +15,7 @@ use mptcp_common::options::{
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Version of the Multipath TCP protocol.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum Version {
     /// RFC 6824.
@@ -104,7 +104,7 @@ pub struct Dss {
 }
 
 /// ADD_ADDR (RFC 8684 section 3.4.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct AddAddr {
     /// Flag E: this is the echo of an option received.
     pub echo: bool,
@@ -142,7 +142,7 @@ pub struct TcpReset {
 }
 
 /// Reason codes of MP_TCPRST (RFC 8684 section 3.6).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, serde::Serialize, serde::Deserialize)]
 pub enum ResetReason {
     /// 0.
     Unspecified,
