@@ -298,6 +298,13 @@ impl Channel {
         }
     }
 
+    /// Nothing has happened for a while: empty queues give their memory back.
+    pub(crate) fn rest(&self) {
+        let mut state = lock(&self.state);
+        state.received.shrink_to_fit();
+        state.to_send.shrink_to_fit();
+    }
+
     /// The connection is over.
     pub(crate) fn close(&self, reason: CloseReason, info: Option<ConnectionInfo>) {
         let mut state = lock(&self.state);

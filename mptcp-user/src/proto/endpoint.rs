@@ -880,6 +880,7 @@ impl Endpoint {
         let Some(connection) = place.awake() else { return };
         self.timers.update(id.index, id.generation, &mut connection.deadline);
         place.occupant = Occupant::Dormant(Dormant::new(connection));
+        self.shared.events.push_back(Event::Rests(id));
     }
 
     /// Does something to a connection and what follows from it: it may have something to send, another deadline,

@@ -143,4 +143,6 @@ pub enum Event {
     /// Nothing refers to this connection any more: whatever the driver kept for it (reserved ports, shared
     /// buffers) can go. The last event of a connection.
     Released(ConnectionId),
+    /// Nothing has happened on the connection for a while: what is kept for it that only octets in motion need can go.
+    Rests(ConnectionId),
 }

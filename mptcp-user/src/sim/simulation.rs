@@ -464,6 +464,7 @@ impl Simulation {
                     host.apps[place].closed(now, reason, endpoint);
                 }
             }
+            Event::Rests(_) => {}
             Event::Released(id) => {
                 if let Some(place) = app(&mut host.apps, id) {
                     host.apps[place].released();

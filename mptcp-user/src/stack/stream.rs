@@ -5,7 +5,7 @@ use crate::datapath::Arena;
 use crate::datapath::channel::Handle;
 use crate::datapath::mailbox::Command;
 use crate::proto::{CloseReason, ConnectionInfo, ConnectionState, HeadOfLineInfo, SubflowSlot};
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -19,7 +19,7 @@ use tokio::task::coop;
 
 /// Largest slice that is made of what the application writes, in octets.
 const SLICE: usize = 64 << 10;
-/// Slices are cut from blocks of so many octets: the first is small, for those who have little to say.
+/// Slices are cut from blocks of so many octets: the first is small, and what is smaller than that has memory of its own.
 const FIRST_BLOCK: usize = 512;
 const BLOCK: usize = 256 << 10;
 
@@ -36,7 +36,7 @@ pub struct MptcpStream {
     /// Slices taken from the channel and not read to the end.
     received: VecDeque<Bytes>,
     /// Memory for what is written.
-    arena: Option<Arena>,
+    arena: Option<Box<Arena>>,
 }
 
 impl MptcpStream {
@@ -153,7 +153,14 @@ impl MptcpStream {
     }
 
     fn queue(&mut self, len: usize, write: impl FnOnce(&mut [u8])) {
-        let slice = self.arena.get_or_insert_with(|| Arena::growing(FIRST_BLOCK, BLOCK)).slice(len, write);
+        let slice = if len < FIRST_BLOCK {
+            // Who says little now and then keeps no block for it.
+            let mut own = BytesMut::zeroed(len);
+            write(&mut own);
+            own.freeze()
+        } else {
+            self.arena.get_or_insert_with(|| Box::new(Arena::growing(FIRST_BLOCK, BLOCK))).slice(len, write)
+        };
         self.handle.0.send(slice);
     }
 }

@@ -9,6 +9,19 @@ use mptcp_common::event::{EVENT_HARD, EVENT_TOO_BIG, EventKind};
 use std::net::{IpAddr, SocketAddr};
 use tokio::sync::mpsc::error::TrySendError;
 
+/// Connections that have begun to rest since memory was given back the last time, before it is again, at least; of many it is a
+/// quarter.
+const LEAST_RESTED: usize = 64;
+
+/// Lets the allocator return to the system what is free.
+fn give_memory_back() {
+    // SAFETY: the allocator's own function, which may be called at any time from any thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 impl Shard {
     /// Attends to all events of the engine.
     pub(super) fn handle_events(&mut self, time: Instant) {
@@ -59,6 +72,7 @@ impl Shard {
             Event::SubflowWanted { connection, local, interface, remote } => {
                 self.open_subflow(time, connection, local, interface, remote);
             }
+            Event::Rests(id) => self.rest(id),
             Event::Released(id) => {
                 if let Some(connection) = self.connections.remove(&id) {
                     connection.channel.close(CloseReason::Finished, None);
@@ -67,6 +81,19 @@ impl Shard {
                     }
                 }
             }
+        }
+    }
+
+    /// A connection needs less memory than it did. What many don't need any more is given back to the system: one page has
+    /// something of several connections, so that it goes when most of them rest.
+    fn rest(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get(&id) {
+            connection.channel.rest();
+        }
+        self.rested += 1;
+        if self.rested >= LEAST_RESTED.max(self.connections.len() / 4) {
+            self.rested = 0;
+            give_memory_back();
         }
     }
 
