@@ -2,10 +2,36 @@
 //! after a while it is written down, in as few octets as its numbers have, and read again when something happens.
 
 use super::config::ConnectionConfig;
-use super::connection::Connection;
+use super::connection::{Connection, Policies};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
+/// A policy that can be written down: whatever its state is, if that can be.
+pub(crate) trait Written {
+    /// What it has learnt.
+    fn write(&self) -> Vec<u8>;
+    /// Takes over what another one of its kind has [written](Self::write).
+    fn read(&mut self, octets: &[u8]);
+}
+
+impl<T: Serialize + DeserializeOwned> Written for T {
+    fn write(&self) -> Vec<u8> {
+        let Ok(octets) = postcard::to_allocvec(self) else {
+            unreachable!("numbers and lists of them can be written down")
+        };
+        octets
+    }
+
+    fn read(&mut self, octets: &[u8]) {
+        if let Ok(state) = postcard::from_bytes(octets) {
+            *self = state;
+        }
+    }
+}
+
 /// A connection that holds no octets and waits for nothing.
+#[derive(PartialEq, Eq)]
 pub(crate) struct Dormant {
     config: Arc<ConnectionConfig>,
     octets: Box<[u8]>,
@@ -14,18 +40,30 @@ pub(crate) struct Dormant {
 impl Dormant {
     /// Writes it down.
     pub(crate) fn new(connection: &Connection) -> Self {
-        let Ok(octets) = postcard::to_allocvec(connection) else {
+        let policies = &connection.policies;
+        let learnt = (policies.congestion.write(), policies.scheduler.write());
+        let Ok(octets) = postcard::to_allocvec(&(connection, learnt)) else {
             unreachable!("all that a connection consists of can be written down")
         };
         Self { config: connection.config.clone(), octets: octets.into() }
     }
 
+    /// In how many octets.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.octets.len()
+    }
+
     /// The connection as it was.
     pub(crate) fn wake(&self) -> Box<Connection> {
-        let Ok(mut connection) = postcard::from_bytes::<Box<Connection>>(&self.octets) else {
-            unreachable!("this is what was written")
+        let written = postcard::from_bytes::<(Box<Connection>, (Vec<u8>, Vec<u8>))>(&self.octets);
+        let (Ok((mut connection, learnt)), Ok(mut policies)) = (written, Policies::new(&self.config)) else {
+            unreachable!("this is what was written, and these are the policies that it had")
         };
-        connection.woken(self.config.clone());
+        policies.congestion.read(&learnt.0);
+        policies.scheduler.read(&learnt.1);
+        connection.policies = policies;
+        connection.config = self.config.clone();
         connection
     }
 }

@@ -773,7 +773,11 @@ impl Endpoint {
     /// of octets and whether the stream has ended after them. They count against the receive window until
     /// [`consumed`](Self::consumed) is told about them.
     pub fn recv(&mut self, connection: ConnectionId, limit: usize, out: &mut Vec<Bytes>) -> (usize, bool) {
-        self.connection(connection).map_or((0, true), |connection| connection.take(limit, out))
+        match self.place_mut(connection) {
+            // It has nothing, and nobody need wake it for that.
+            Some(Place { occupant: Occupant::Dormant(_), .. }) => (0, false),
+            place => place.and_then(Place::awake).map_or((0, true), |connection| connection.take(limit, out)),
+        }
     }
 
     /// The application has read `octets` of those taken with [`recv`](Self::recv): the window may open.
@@ -872,6 +876,24 @@ impl Endpoint {
 
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         self.place_mut(id)?.connection()
+    }
+
+    /// In how many octets a connection is written down, if it is.
+    #[cfg(test)]
+    pub(crate) fn written(&self, id: ConnectionId) -> Option<usize> {
+        match &self.place(id)?.occupant {
+            Occupant::Dormant(dormant) => Some(dormant.len()),
+            _ => None,
+        }
+    }
+
+    /// Whether a connection that is written down, read, and written down again is the same octets.
+    #[cfg(test)]
+    pub(crate) fn rewrite(&self, id: ConnectionId) -> bool {
+        match self.place(id).map(|place| &place.occupant) {
+            Some(Occupant::Dormant(dormant)) => Dormant::new(&dormant.wake()) == *dormant,
+            _ => false,
+        }
     }
 
     /// Nothing has happened on a connection for long.

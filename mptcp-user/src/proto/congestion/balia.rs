@@ -9,14 +9,14 @@ use crate::proto::Instant;
 /// No loss takes more than this share of half the window.
 const MAX_DECREASE: f64 = 1.5;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 struct State {
     slow_start: SlowStart,
     credit: f64,
 }
 
 /// The algorithm.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Balia {
     paths: PerPath<State>,
 }

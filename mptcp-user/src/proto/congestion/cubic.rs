@@ -12,7 +12,7 @@ const BETA_ECN: f64 = 0.85;
 /// Additive increase of the Reno-friendly estimate (section 4.3).
 const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, serde::Serialize, serde::Deserialize)]
 struct Curve {
     w_max: f64,
     k: f64,
@@ -22,7 +22,7 @@ struct Curve {
     credit: f64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 struct State {
     slow_start: SlowStart,
     curve: Curve,
@@ -32,7 +32,7 @@ struct State {
 }
 
 /// The algorithm.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Cubic {
     paths: PerPath<State>,
 }

@@ -5,14 +5,14 @@ use super::slow_start::SlowStart;
 use super::{Ack, Cause, CongestionControl, Path, PerPath, additive, coupled};
 use crate::proto::Instant;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 struct State {
     slow_start: SlowStart,
     credit: f64,
 }
 
 /// The algorithm.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Lia {
     paths: PerPath<State>,
 }

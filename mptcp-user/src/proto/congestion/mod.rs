@@ -21,6 +21,7 @@ mod slow_start;
 mod wvegas;
 
 use super::Instant;
+use super::dormant::Written;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -197,7 +198,7 @@ pub(crate) enum Cause {
 }
 
 /// An algorithm. `path` indexes `paths`.
-pub(crate) trait CongestionControl: Send + Debug {
+pub(crate) trait CongestionControl: Written + Send + Debug {
     /// Name by which it is chosen.
     fn name(&self) -> &'static str;
     /// Whether the algorithm sets the window in recovery, too: then PRR leaves it alone, and acknowledgments are told
@@ -259,7 +260,7 @@ pub(crate) fn by_name(name: &str) -> Option<Box<dyn CongestionControl>> {
 }
 
 /// Per-path state of an algorithm, made as paths appear.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct PerPath<T>(Vec<T>);
 
 impl<T: Default> PerPath<T> {

@@ -11,7 +11,7 @@ use super::slow_start::SlowStart;
 use super::{Ack, Cause, CongestionControl, Path, PerPath, additive, coupled, least_segments};
 use crate::proto::Instant;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 struct State {
     slow_start: SlowStart,
     credit: f64,
@@ -28,7 +28,7 @@ impl State {
 }
 
 /// The algorithm.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Olia {
     paths: PerPath<State>,
 }

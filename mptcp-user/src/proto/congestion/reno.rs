@@ -9,14 +9,14 @@ const BETA_LOSS: f64 = 0.5;
 /// A marking queue is short: less is needed to empty it (RFC 8511 section 3).
 const BETA_ECN: f64 = 0.8;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 struct State {
     slow_start: SlowStart,
     credit: f64,
 }
 
 /// The algorithm.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Reno {
     paths: PerPath<State>,
 }

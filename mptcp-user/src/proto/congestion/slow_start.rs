@@ -17,7 +17,7 @@ const CSS_ROUNDS: u32 = 5;
 const UNDISTURBED: u32 = 2;
 
 /// State of one path.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, serde::Serialize, serde::Deserialize)]
 pub(super) struct SlowStart {
     last_round_min: Option<Duration>,
     round_min: Option<Duration>,

@@ -13,7 +13,7 @@ const MIN_ALPHA: f64 = 2.0;
 /// Segments queued that end slow start, and that are a queue at all.
 const GAMMA: f64 = 1.0;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 struct State {
     slow_start: SlowStart,
     /// Sum and number of the round-trip times in this round.
@@ -26,7 +26,7 @@ struct State {
 }
 
 /// The algorithm.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct WVegas {
     paths: PerPath<State>,
 }

@@ -132,7 +132,7 @@ pub(crate) struct Connection {
     congestion_paths: Vec<Path>,
     ended: VecDeque<SubflowInfo>,
     #[serde(skip)]
-    policies: Policies,
+    pub(crate) policies: Policies,
     /// Keeps slow paths from holding up the others.
     guard: Guard,
     /// The octet that the full window waited for when it was last sent again for that.
@@ -252,17 +252,6 @@ impl Connection {
             option_left_out: false,
             user_timeout: config.user_timeout,
             config,
-        }
-    }
-
-    /// It was dormant until now: what can't be written down is made anew.
-    pub(crate) fn woken(&mut self, config: Arc<ConnectionConfig>) {
-        if let Ok(policies) = Policies::new(&config) {
-            self.policies = policies;
-        }
-        self.config = config;
-        for index in 0..self.subflows.len() {
-            self.policies.congestion.on_reset(index);
         }
     }
 

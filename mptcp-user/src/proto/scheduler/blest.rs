@@ -17,7 +17,7 @@ const MOST: f64 = 1.3;
 const STEP: f64 = 0.05;
 
 /// The policy.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Blest {
     factor: f64,
     /// Start of this round of the correction, and whether the window was in the way in it.

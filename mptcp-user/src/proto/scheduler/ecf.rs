@@ -10,7 +10,7 @@ use super::{Candidate, Pick, Queue, Scheduler, fastest};
 const HYSTERESIS: f64 = 0.25;
 
 /// The policy.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Ecf {
     waits: bool,
 }

@@ -2,7 +2,7 @@
 
 use super::{Candidate, Pick, Queue, Scheduler};
 
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct EarliestDelivery;
 
 impl Scheduler for EarliestDelivery {

@@ -3,7 +3,7 @@
 use super::{Candidate, Pick, Queue, Scheduler, fastest};
 
 /// The policy.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct LowestRtt;
 
 impl Scheduler for LowestRtt {

@@ -18,6 +18,7 @@ mod round_robin;
 mod tests;
 
 use super::Instant;
+use super::dormant::Written;
 use arrayvec::ArrayVec;
 pub(crate) use guard::Guard;
 use std::fmt::Debug;
@@ -96,7 +97,7 @@ pub(crate) struct Pick {
 
 /// A policy. The candidates are those that may be used at all: the backups among the subflows only if there is
 /// nothing else, the stale ones only if there are no others.
-pub(crate) trait Scheduler: Send + Debug {
+pub(crate) trait Scheduler: Written + Send + Debug {
     /// Name by which it is chosen.
     fn name(&self) -> &'static str;
     /// Which candidate carries which octets; none: wait until something changes.

@@ -6,7 +6,7 @@
 use super::{Candidate, Pick, Queue, Scheduler, fastest};
 
 /// The policy.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Redundant;
 
 impl Scheduler for Redundant {

@@ -3,7 +3,7 @@
 use super::{Candidate, Pick, Queue, Scheduler};
 
 /// The policy.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct RoundRobin {
     last: usize,
 }

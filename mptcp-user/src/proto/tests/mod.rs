@@ -7,6 +7,7 @@ mod buffers;
 mod close;
 mod counters;
 mod decisions;
+mod dormant;
 mod ecn;
 mod fallback;
 mod flood;

@@ -106,7 +106,7 @@ impl Pair {
         let now = Instant::from_nanos(rng.random_range(0..1_000_000_000_000));
         let mut host = |number: u8| {
             // Whether and how soon connections are written down must make no difference.
-            let rest_after = Duration::from_millis([1000, 0, 3][seed as usize % 3]);
+            let rest_after = Duration::from_millis([100, 0, 3][seed as usize % 3]);
             let config = EndpointConfig { rest_after, ..EndpointConfig::default() };
             let mut endpoint = Endpoint::new(config, rng.random());
             for path in 0..paths.len() {

@@ -29,7 +29,7 @@ const PROBE_RTT_GAIN: f64 = 0.5;
 /// The round-trip time assumed for the first rate, while there is none.
 const FIRST_RTT: Duration = Duration::from_millis(1);
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 enum State {
     Startup,
     Drain,
@@ -38,7 +38,7 @@ enum State {
 }
 
 /// Whether the rate still grows (section 5.3.1.2).
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 struct FullPipe {
     rate: u64,
     rounds: u32,
@@ -68,7 +68,7 @@ impl FullPipe {
 }
 
 /// One path's state.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Flow {
     state: State,
     model: Model,
@@ -257,7 +257,7 @@ impl Flow {
 }
 
 /// The algorithm.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Bbr {
     paths: PerPath<Flow>,
 }

@@ -21,7 +21,7 @@ const PROBE_RTT_INTERVAL: Duration = Duration::from_secs(5);
 const AGGREGATE_ROUNDS: u64 = 5;
 
 /// The model of one path.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Model {
     /// Highest rate in this and in the last cycle of bandwidth probing.
     rates: [u64; 2],

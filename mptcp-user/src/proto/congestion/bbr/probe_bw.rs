@@ -8,7 +8,7 @@ use crate::proto::congestion::{Ack, LossSample, Path, RateSample};
 use std::time::Duration;
 
 /// Part of the cycle.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub(super) enum Phase {
     Down,
     Cruise,
@@ -17,7 +17,7 @@ pub(super) enum Phase {
 }
 
 /// Which part of a probe the acknowledgments that come now tell of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 enum Feedback {
     None,
     Starting,
@@ -26,7 +26,7 @@ enum Feedback {
 }
 
 /// State of the cycle.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Cycle {
     since: Instant,
     feedback: Feedback,
