@@ -30,6 +30,27 @@ impl<T: Serialize + DeserializeOwned> Written for T {
     }
 }
 
+/// What is seldom anything but what it began as takes one octet until then.
+pub(crate) mod sparse {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<T, S>(value: &T, serializer: S) -> Result<S::Ok, S::Error>
+    where
+        T: Serialize + Default + PartialEq,
+        S: Serializer,
+    {
+        Some(value).filter(|value| **value != T::default()).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: Deserialize<'de> + Default,
+        D: Deserializer<'de>,
+    {
+        Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+    }
+}
+
 /// A connection that holds no octets and waits for nothing.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Dormant {

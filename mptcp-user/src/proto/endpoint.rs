@@ -29,6 +29,9 @@ use std::sync::Arc;
 
 /// Segments that no connection sends, waiting to leave. More are not answered.
 const MAX_REPLIES: usize = 256;
+/// Connections awake at the same time from which on each rests the sooner the more there are, down to a tenth of the time.
+const MANY_AWAKE: usize = 128;
+
 /// Why a connection can't be opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -290,12 +293,11 @@ impl Place {
         if let Occupant::Awake(connection) = &mut self.occupant { Some(connection) } else { None }
     }
 
-    /// The connection, dormant no more.
-    fn connection(&mut self) -> Option<&mut Connection> {
-        if let Occupant::Dormant(dormant) = &self.occupant {
-            self.occupant = Occupant::Awake(dormant.wake());
-        }
-        self.awake()
+    /// The connection is dormant no more. Whether it was.
+    fn wake(&mut self) -> bool {
+        let Occupant::Dormant(dormant) = &self.occupant else { return false };
+        self.occupant = Occupant::Awake(dormant.wake());
+        true
     }
 
     /// What the connection says; a dormant one stays so.
@@ -314,6 +316,8 @@ pub struct Endpoint {
     places: Vec<Place>,
     free: Vec<u32>,
     living: usize,
+    /// How many of them are dormant.
+    dormant: usize,
     timers: TimerQueue,
     /// Connections that may have something to send.
     ready: VecDeque<ConnectionId>,
@@ -354,6 +358,7 @@ impl Endpoint {
             places: Vec::new(),
             free: Vec::new(),
             living: 0,
+            dormant: 0,
             timers: TimerQueue::default(),
             ready: VecDeque::new(),
             next_listener: 0,
@@ -875,7 +880,15 @@ impl Endpoint {
     }
 
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.place_mut(id)?.connection()
+        let place =
+            self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
+        self.dormant -= usize::from(place.wake());
+        place.awake()
+    }
+
+    /// Connections that are not dormant.
+    pub fn awake(&self) -> usize {
+        self.living - self.dormant
     }
 
     /// In how many octets a connection is written down, if it is.
@@ -902,6 +915,7 @@ impl Endpoint {
         let Some(connection) = place.awake() else { return };
         self.timers.update(id.index, id.generation, &mut connection.deadline);
         place.occupant = Occupant::Dormant(Dormant::new(connection));
+        self.dormant += 1;
         self.shared.events.push_back(Event::Rests(id));
     }
 
@@ -915,7 +929,8 @@ impl Endpoint {
     ) -> Option<T> {
         let place =
             self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
-        let connection = place.connection()?;
+        self.dormant -= usize::from(place.wake());
+        let connection = place.awake()?;
         self.shared.now = now;
         let result = action(connection, &mut self.shared);
         if !std::mem::replace(&mut connection.queued, true) {
@@ -926,6 +941,9 @@ impl Endpoint {
 
     /// Nothing is left to send for now: sets the timer, and forgets the connection if it is over.
     fn settle(&mut self, now: Instant, id: ConnectionId) {
+        // Memory that was needed once is not easily given back: the most that is needed at a time counts.
+        let haste = (self.awake() / MANY_AWAKE).clamp(1, 10) as u32;
+        let rest_after = self.shared.config.rest_after / haste;
         let Some(connection) = self.places[id.index as usize].awake() else { return };
         connection.measure_reading(now);
         let held = if connection.is_gone() { 0 } else { connection.memory() };
@@ -941,7 +959,7 @@ impl Endpoint {
             }
             return;
         }
-        connection.update_deadline(now, self.shared.config.rest_after);
+        connection.update_deadline(now, rest_after);
         self.timers.update(id.index, id.generation, &mut connection.deadline);
     }
 

@@ -9,9 +9,8 @@ use mptcp_common::event::{EVENT_HARD, EVENT_TOO_BIG, EventKind};
 use std::net::{IpAddr, SocketAddr};
 use tokio::sync::mpsc::error::TrySendError;
 
-/// Connections that have begun to rest since memory was given back the last time, before it is again, at least; of many it is a
-/// quarter.
-const LEAST_RESTED: usize = 64;
+/// Connections that have to have been awake at the same time for their memory to be worth the search.
+const MANY_AWAKE: usize = 64;
 
 /// Lets the allocator return to the system what is free.
 fn give_memory_back() {
@@ -84,15 +83,16 @@ impl Shard {
         }
     }
 
-    /// A connection needs less memory than it did. What many don't need any more is given back to the system: one page has
-    /// something of several connections, so that it goes when most of them rest.
+    /// A connection needs less memory than it did. When of those that needed it at the same time a quarter is left, what is free
+    /// is given back to the system.
     fn rest(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get(&id) {
             connection.channel.rest();
         }
-        self.rested += 1;
-        if self.rested >= LEAST_RESTED.max(self.connections.len() / 4) {
-            self.rested = 0;
+        let awake = self.endpoint.awake();
+        self.most_awake = self.most_awake.max(awake + 1);
+        if self.most_awake >= MANY_AWAKE && awake <= self.most_awake / 4 {
+            self.most_awake = awake;
             give_memory_back();
         }
     }

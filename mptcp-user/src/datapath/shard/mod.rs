@@ -129,8 +129,8 @@ pub(crate) struct Shard {
     listeners: HashMap<ListenerId, Listener>,
     ports: Ports,
     removals: Removals,
-    /// Connections that have begun to rest since memory was given back.
-    rested: usize,
+    /// The most connections that were not at rest at the same time, since memory was given back.
+    most_awake: usize,
     receiver: Receiver,
     /// `epoll` tells of packets. Otherwise nobody is woken for each of them, which the sender would pay for.
     listening: bool,
@@ -213,7 +213,7 @@ impl Shard {
             listeners: HashMap::new(),
             ports: Ports::default(),
             removals: Removals::default(),
-            rested: 0,
+            most_awake: 0,
             receiver: Receiver::default(),
             listening: true,
             capture,

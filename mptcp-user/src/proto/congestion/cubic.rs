@@ -12,7 +12,7 @@ const BETA_ECN: f64 = 0.85;
 /// Additive increase of the Reno-friendly estimate (section 4.3).
 const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 
-#[derive(Debug, Default, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 struct Curve {
     w_max: f64,
     k: f64,
@@ -25,8 +25,10 @@ struct Curve {
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 struct State {
     slow_start: SlowStart,
+    #[serde(with = "crate::proto::dormant::sparse")]
     curve: Curve,
     /// The curve before the last reduction, for undo.
+    #[serde(with = "crate::proto::dormant::sparse")]
     before: Curve,
     last_ack: Option<Instant>,
 }
