@@ -13,7 +13,7 @@ use super::dormant::Dormant;
 use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 use super::info::ConnectionInfo;
 use super::memory::Memory;
-use super::secret::{Keyed, Secret, Tuple};
+use super::secret::{Keyed, Secret, TupleKey};
 use super::subflow::Subflow;
 use super::syn_ack_budget::SynAckBudget;
 use super::syn_cookie::SynCookies;
@@ -78,7 +78,8 @@ pub(crate) struct Shared {
     addresses: Vec<LocalAddress>,
     /// Names of the interfaces that addresses are on.
     interface_names: BTreeMap<u32, Box<str>>,
-    tuples: HashMap<Tuple, (u32, usize), Keyed>,
+    /// The place of a connection, and the subflow's in it.
+    tuples: HashMap<TupleKey, (u32, u32), Keyed>,
     tokens: HashMap<u32, u32, Keyed>,
     free_slots: Vec<u32>,
     next_slot: u32,
@@ -174,20 +175,20 @@ impl Shared {
     pub(crate) fn add_subflow(&mut self, id: ConnectionId, index: usize, subflow: &Subflow) {
         let (local, remote) = subflow.tuple();
         self.time_waits.forget((local, remote), &mut self.free_slots, &mut self.events);
-        self.tuples.insert((local, remote), (id.index, index));
+        self.tuples.insert((local, remote).into(), (id.index, index as u32));
         self.events.push_back(Event::SubflowAdded { slot: subflow.slot, local, remote });
     }
 
     pub(crate) fn remove_subflow(&mut self, subflow: &Subflow) {
         let (local, remote) = subflow.tuple();
-        self.tuples.remove(&(local, remote));
+        self.tuples.remove(&(local, remote).into());
         self.free_slots.push(subflow.slot.0);
         self.events.push_back(Event::SubflowRemoved { slot: subflow.slot, local, remote });
     }
 
     /// The subflow's four-tuple stays known for a while, to answer what is still on its way.
     pub(crate) fn enter_time_wait(&mut self, now: Instant, id: ConnectionId, subflow: &Subflow) {
-        self.tuples.remove(&subflow.tuple());
+        self.tuples.remove(&subflow.tuple().into());
         let acknowledgment = self.time_waits.add(now, id, subflow);
         if subflow.rcv.ack_now && self.replies.len() < MAX_REPLIES {
             self.replies.push_back(acknowledgment);
@@ -424,7 +425,7 @@ impl Endpoint {
         if local.is_ipv4() != remote.is_ipv4() {
             return Err(ConnectError::FamilyMismatch);
         }
-        if self.shared.tuples.contains_key(&(local, remote)) {
+        if self.shared.tuples.contains_key(&(local, remote).into()) {
             return Err(ConnectError::InUse);
         }
         if self.living >= self.shared.config.max_connections {
@@ -485,7 +486,8 @@ impl Endpoint {
 
     /// Whether a subflow has these two ends, or had them a moment ago.
     pub fn has_tuple(&self, local: SocketAddr, remote: SocketAddr) -> bool {
-        self.shared.tuples.contains_key(&(local, remote)) || self.shared.time_waits.has((local, remote))
+        self.shared.tuples.contains_key(&(local, remote).into())
+            || self.shared.time_waits.has((local, remote))
     }
 
     /// Answers [`Event::SubflowWanted`] with a reserved address and port: sends the SYN with MP_JOIN. Gives the
@@ -497,7 +499,7 @@ impl Endpoint {
         local: SocketAddr,
         remote: SocketAddr,
     ) -> bool {
-        if self.shared.tuples.contains_key(&(local, remote)) || local.is_ipv4() != remote.is_ipv4() {
+        if self.shared.tuples.contains_key(&(local, remote).into()) || local.is_ipv4() != remote.is_ipv4() {
             return false;
         }
         self.with(now, connection, |connection, shared| connection.open_subflow(shared, now, local, remote))
@@ -521,10 +523,10 @@ impl Endpoint {
     pub fn handle_segment(&mut self, now: Instant, segment: Segment) {
         self.shared.counters.received(&segment);
         let tuple = (segment.dst, segment.src);
-        if let Some(&(place, subflow)) = self.shared.tuples.get(&tuple) {
+        if let Some(&(place, subflow)) = self.shared.tuples.get(&tuple.into()) {
             if let Some(id) = self.id_at(place) {
                 self.with(now, id, |connection, shared| {
-                    connection.handle_segment(shared, now, subflow, segment);
+                    connection.handle_segment(shared, now, subflow as usize, segment);
                 });
             }
             return;
@@ -678,11 +680,11 @@ impl Endpoint {
     /// An ICMP error that quotes a segment of ours came in.
     pub fn handle_unreachable(&mut self, now: Instant, unreachable: Unreachable) {
         let tuple = (unreachable.local, unreachable.remote);
-        if let Some(&(place, subflow)) = self.shared.tuples.get(&tuple)
+        if let Some(&(place, subflow)) = self.shared.tuples.get(&tuple.into())
             && let Some(id) = self.id_at(place)
         {
             self.with(now, id, |connection, shared| {
-                connection.handle_unreachable(shared, now, subflow, &unreachable);
+                connection.handle_unreachable(shared, now, subflow as usize, &unreachable);
             });
         }
     }

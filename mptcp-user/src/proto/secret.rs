@@ -3,6 +3,7 @@
 
 use super::Instant;
 use crate::wire::SeqNumber;
+use mptcp_common::address::Address;
 use rand::Rng;
 use siphasher::sip::{SipHasher13, SipHasher24};
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -10,6 +11,21 @@ use std::net::SocketAddr;
 
 /// Our address and port, and the peer's.
 pub(crate) type Tuple = (SocketAddr, SocketAddr);
+
+/// The same in half of the memory, and as fewer octets to hash: the key of a table with an entry for each subflow. Scopes of
+/// link-local addresses, of which there are no subflows, are not in it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct TupleKey {
+    addresses: [Address; 2],
+    ports: [u16; 2],
+}
+
+impl From<Tuple> for TupleKey {
+    #[inline]
+    fn from((local, remote): Tuple) -> Self {
+        Self { addresses: [local.ip().into(), remote.ip().into()], ports: [local.port(), remote.port()] }
+    }
+}
 
 /// Tick of the clock that moves initial sequence numbers on (RFC 9293 section 3.4.1).
 const SEQUENCE_TICK_NANOS: u64 = 4_000;

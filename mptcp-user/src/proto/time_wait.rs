@@ -2,18 +2,16 @@
 
 use super::Instant;
 use super::event::{ConnectionId, Event, SubflowSlot};
+use super::secret::{Tuple, TupleKey};
 use super::subflow::Subflow;
 use crate::wire::{Flags, Segment, SeqNumber, Timestamps};
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How long: as the Linux kernel has it.
 const DURATION: Duration = Duration::from_secs(60);
 /// Most tuples kept; beyond that the oldest go early.
 const MAX_WAITING: usize = 65_536;
-
-type Tuple = (SocketAddr, SocketAddr);
 
 #[derive(Debug)]
 struct TimeWait {
@@ -42,7 +40,7 @@ impl TimeWait {
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct TimeWaits {
-    waiting: HashMap<Tuple, TimeWait>,
+    waiting: HashMap<TupleKey, TimeWait>,
     order: VecDeque<(Instant, Tuple)>,
     /// Tuples per connection, and whether the connection itself is gone.
     connections: HashMap<ConnectionId, (usize, bool)>,
@@ -61,7 +59,7 @@ impl TimeWaits {
             until,
         };
         let acknowledgment = entry.acknowledgment(subflow.tuple());
-        self.waiting.insert(subflow.tuple(), entry);
+        self.waiting.insert(subflow.tuple().into(), entry);
         self.order.push_back((until, subflow.tuple()));
         self.connections.entry(connection).or_default().0 += 1;
         acknowledgment
@@ -69,7 +67,7 @@ impl TimeWaits {
 
     /// Whether it is one of these.
     pub(crate) fn has(&self, tuple: Tuple) -> bool {
-        self.waiting.contains_key(&tuple)
+        self.waiting.contains_key(&tuple.into())
     }
 
     /// A segment of one of these tuples came in: `Some` with the answer, if there is one. `None`: not ours, or a
@@ -80,7 +78,7 @@ impl TimeWaits {
         tuple: Tuple,
         segment: &Segment,
     ) -> Option<Option<Segment>> {
-        let entry = self.waiting.get_mut(&tuple)?;
+        let entry = self.waiting.get_mut(&tuple.into())?;
         if segment.flags.has(Flags::RST) {
             return Some(None);
         }
@@ -112,7 +110,7 @@ impl TimeWaits {
                 break;
             }
             self.order.pop_front();
-            let Some(entry) = self.waiting.get(&tuple) else { continue };
+            let Some(entry) = self.waiting.get(&tuple.into()) else { continue };
             if entry.until > now && self.waiting.len() <= MAX_WAITING {
                 self.order.push_back((entry.until, tuple));
                 continue;
@@ -123,7 +121,7 @@ impl TimeWaits {
 
     /// Lets go of one.
     pub(crate) fn forget(&mut self, tuple: Tuple, slots: &mut Vec<u32>, events: &mut VecDeque<Event>) {
-        let Some(entry) = self.waiting.remove(&tuple) else { return };
+        let Some(entry) = self.waiting.remove(&tuple.into()) else { return };
         slots.push(entry.slot.0);
         events.push_back(Event::SubflowRemoved { slot: entry.slot, local: tuple.0, remote: tuple.1 });
         if let Some((count, gone)) = self.connections.get_mut(&entry.connection) {
