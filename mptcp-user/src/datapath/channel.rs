@@ -7,6 +7,7 @@ use super::mailbox::Mailbox;
 use crate::proto::{CloseReason, ConnectionId, ConnectionInfo};
 use crate::wire::join_small;
 use bytes::Bytes;
+use mptcp_common::maps::SubflowKey;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -57,8 +58,8 @@ pub(crate) struct Wishes {
 /// A connection, shared by the application's handle and the shard.
 pub(crate) struct Channel {
     id: ConnectionId,
-    local: SocketAddr,
-    remote: SocketAddr,
+    /// Of the initial subflow.
+    ends: SubflowKey,
     mailbox: Arc<Mailbox>,
     state: Mutex<State>,
     /// Octets read and not yet reported to the engine.
@@ -82,8 +83,7 @@ impl Channel {
     ) -> Arc<Self> {
         let channel = Self {
             id,
-            local,
-            remote,
+            ends: SubflowKey::new(local, remote),
             mailbox,
             state: Mutex::default(),
             consumed: AtomicUsize::new(0),
@@ -111,11 +111,11 @@ impl Channel {
     }
 
     pub(crate) fn local(&self) -> SocketAddr {
-        self.local
+        self.ends.local_addr()
     }
 
     pub(crate) fn remote(&self) -> SocketAddr {
-        self.remote
+        self.ends.remote_addr()
     }
 
     fn touch(self: &Arc<Self>) {

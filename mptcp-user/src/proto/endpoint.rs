@@ -30,7 +30,14 @@ use std::sync::Arc;
 /// Segments that no connection sends, waiting to leave. More are not answered.
 const MAX_REPLIES: usize = 256;
 /// Connections awake at the same time from which on each rests the sooner the more there are, down to a tenth of the time.
-const MANY_AWAKE: usize = 128;
+const MANY_AWAKE: usize = 32;
+/// What a rest that somebody ended counts for against one that began: where it is more than one of so many, only those rest on
+/// which nothing happens for long. (What a timer ends was to be expected.)
+const REGRET: u32 = 2;
+/// As long as the sum of that is above half of this, which it does not exceed.
+const MAX_REGRET: u32 = 8192;
+/// They wait so many times as long.
+const PATIENT: u32 = 16;
 
 /// Why a connection can't be opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -319,6 +326,8 @@ pub struct Endpoint {
     living: usize,
     /// How many of them are dormant.
     dormant: usize,
+    /// How often that was in vain lately.
+    regret: u32,
     timers: TimerQueue,
     /// Connections that may have something to send.
     ready: VecDeque<ConnectionId>,
@@ -360,6 +369,7 @@ impl Endpoint {
             free: Vec::new(),
             living: 0,
             dormant: 0,
+            regret: 0,
             timers: TimerQueue::default(),
             ready: VecDeque::new(),
             next_listener: 0,
@@ -918,6 +928,7 @@ impl Endpoint {
         self.timers.update(id.index, id.generation, &mut connection.deadline);
         place.occupant = Occupant::Dormant(Dormant::new(connection));
         self.dormant += 1;
+        self.regret = self.regret.saturating_sub(1);
         self.shared.events.push_back(Event::Rests(id));
     }
 
@@ -931,7 +942,10 @@ impl Endpoint {
     ) -> Option<T> {
         let place =
             self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
-        self.dormant -= usize::from(place.wake());
+        if place.wake() {
+            self.dormant -= 1;
+            self.regret = (self.regret + REGRET).min(MAX_REGRET);
+        }
         let connection = place.awake()?;
         self.shared.now = now;
         let result = action(connection, &mut self.shared);
@@ -944,8 +958,11 @@ impl Endpoint {
     /// Nothing is left to send for now: sets the timer, and forgets the connection if it is over.
     fn settle(&mut self, now: Instant, id: ConnectionId) {
         // Memory that was needed once is not easily given back: the most that is needed at a time counts.
-        let haste = (self.awake() / MANY_AWAKE).clamp(1, 10) as u32;
-        let rest_after = self.shared.config.rest_after / haste;
+        let rest_after = if self.regret > MAX_REGRET / 2 {
+            self.shared.config.rest_after * PATIENT
+        } else {
+            self.shared.config.rest_after / (self.awake() / MANY_AWAKE).clamp(1, 10) as u32
+        };
         let Some(connection) = self.places[id.index as usize].awake() else { return };
         connection.measure_reading(now);
         let held = if connection.is_gone() { 0 } else { connection.memory() };

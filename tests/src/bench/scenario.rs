@@ -15,7 +15,7 @@ const SHAPED: u64 = 1;
 /// Rate of a sender whose processor time is measured, in gigabits per second: less than any contender can do.
 const EQUAL_LOAD: f64 = 2.0;
 /// How long nothing happens on connections that are called idle.
-const IDLE: Duration = Duration::from_secs(3);
+const IDLE: Duration = Duration::from_millis(4500);
 /// Connections that are made at the same time.
 const AT_ONCE: usize = 64;
 

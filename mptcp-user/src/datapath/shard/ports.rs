@@ -16,9 +16,9 @@ const TRIES: usize = 8;
 struct Port {
     _reservation: PortReservation,
     /// Listeners and subflows that have it, and connections whose addresses are announced with it.
-    users: usize,
+    users: u32,
     /// Where it is among those that were chosen by the kernel.
-    place: Option<usize>,
+    place: Option<u16>,
 }
 
 /// All ports of a shard.
@@ -63,7 +63,7 @@ impl Ports {
 
     fn insert(&mut self, reservation: PortReservation, chosen: bool) -> u16 {
         let port = reservation.port();
-        let place = chosen.then_some(self.chosen.len());
+        let place = chosen.then_some(self.chosen.len() as u16);
         if chosen {
             self.chosen.push(port);
         }
@@ -97,8 +97,8 @@ impl Ports {
             return;
         }
         if let Some(place) = self.all.remove(&port).and_then(|port| port.place) {
-            self.chosen.swap_remove(place);
-            let moved = self.chosen.get(place).and_then(|port| self.all.get_mut(port));
+            self.chosen.swap_remove(usize::from(place));
+            let moved = self.chosen.get(usize::from(place)).and_then(|port| self.all.get_mut(port));
             if let Some(moved) = moved {
                 moved.place = Some(place);
             }

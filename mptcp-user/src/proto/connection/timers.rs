@@ -30,6 +30,9 @@ const MIN_DATA_TIMEOUT: Duration = Duration::from_millis(500);
 /// has come back.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// It is not worth to be written down for less.
+const SHORT_REST: Duration = Duration::from_millis(100);
+
 impl Connection {
     /// Computes when [`handle_timeout`](Self::handle_timeout) is next to be called, or the connection may rest: when nothing
     /// has happened for `rest_after`, and nothing is to happen.
@@ -43,7 +46,7 @@ impl Connection {
         self.arm_persist(now);
         self.deadline.wanted = self.next_deadline(now);
         let rests_at = now + rest_after;
-        if self.deadline.wanted.is_none_or(|wanted| wanted > rests_at) && self.is_at_rest() {
+        if self.deadline.wanted.is_none_or(|wanted| wanted > rests_at + SHORT_REST) && self.is_at_rest() {
             self.rests_at = Some(rests_at);
             self.deadline.wanted = self.rests_at;
         }
