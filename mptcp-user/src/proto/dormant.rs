@@ -51,6 +51,29 @@ pub(crate) mod sparse {
     }
 }
 
+/// Leaves out zeroes, which a third of the octets are: of each eight, one octet tells which are none, and those follow.
+fn pack(octets: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(octets.len() + octets.len() / 8 + 1);
+    for group in octets.chunks(8) {
+        let there = |(bit, octet): (usize, &u8)| u8::from(*octet != 0) << bit;
+        packed.push(group.iter().enumerate().map(there).sum());
+        packed.extend(group.iter().filter(|octet| **octet != 0));
+    }
+    packed.shrink_to_fit();
+    packed
+}
+
+/// What was [packed](pack), with up to seven zeroes behind it.
+fn unpack(packed: &[u8]) -> Vec<u8> {
+    let mut octets = Vec::with_capacity(packed.len() * 2);
+    let mut packed = packed.iter();
+    while let Some(there) = packed.next() {
+        let next = |bit: u32| if there >> bit & 1 == 1 { packed.next().copied() } else { Some(0) };
+        octets.extend((0..8).map_while(next));
+    }
+    octets
+}
+
 /// A connection that holds no octets and waits for nothing.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Dormant {
@@ -66,7 +89,7 @@ impl Dormant {
         let Ok(octets) = postcard::to_allocvec(&(connection, learnt)) else {
             unreachable!("all that a connection consists of can be written down")
         };
-        Self { config: connection.config.clone(), octets: octets.into() }
+        Self { config: connection.config.clone(), octets: pack(&octets).into() }
     }
 
     /// In how many octets.
@@ -77,7 +100,7 @@ impl Dormant {
 
     /// The connection as it was.
     pub(crate) fn wake(&self) -> Box<Connection> {
-        let written = postcard::from_bytes::<(Box<Connection>, (Vec<u8>, Vec<u8>))>(&self.octets);
+        let written = postcard::from_bytes::<(Box<Connection>, (Vec<u8>, Vec<u8>))>(&unpack(&self.octets));
         let (Ok((mut connection, learnt)), Ok(mut policies)) = (written, Policies::new(&self.config)) else {
             unreachable!("this is what was written, and these are the policies that it had")
         };
@@ -86,5 +109,21 @@ impl Dormant {
         connection.policies = policies;
         connection.config = self.config.clone();
         connection
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_packed_is_found_again(octets in prop::collection::vec(prop_oneof![Just(0u8), any::<u8>()], 0..100)) {
+            let unpacked = unpack(&pack(&octets));
+            prop_assert_eq!(&unpacked[..octets.len()], &octets[..]);
+            prop_assert!(unpacked[octets.len()..].iter().all(|octet| *octet == 0));
+            prop_assert!(unpacked.len() < octets.len() + 8);
+        }
     }
 }
