@@ -13,7 +13,7 @@ mod umem;
 
 use super::release::{release, version};
 pub use ring::{Consumer, Producer, memory_pair};
-pub use socket::{Bind, BindError, CopyMode, Packet, Rings, Socket, Statistics};
+pub use socket::{Bind, BindError, Budget, CopyMode, Packet, Rings, Socket, Statistics};
 pub use umem::{FRAME_SIZE, Umem};
 
 /// A descriptor of the receive and transmit rings: `addr` is an offset into the UMEM.

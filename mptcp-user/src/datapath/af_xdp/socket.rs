@@ -92,6 +92,22 @@ pub struct Statistics {
     pub no_frame: u64,
 }
 
+/// How much is received at once, at most: the last packet may take more frames than are left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// Packets.
+    pub packets: usize,
+    /// Frames that they lie in.
+    pub frames: usize,
+}
+
+impl From<usize> for Budget {
+    /// So many packets, whatever they take.
+    fn from(packets: usize) -> Self {
+        Self { packets, frames: usize::MAX }
+    }
+}
+
 /// A received packet: its octets from the Ethernet header on, in order, in as many buffers as it took.
 pub struct Packet<'a> {
     /// Not empty. The first one holds at least the headers, unless the sender was up to something.
@@ -135,12 +151,13 @@ impl Rings {
         Self { umem, fill, completion, rx, tx, tx_free, stock, malformed: 0 }
     }
 
-    /// Shows up to `budget` packets to `handle`, then gives their frames back to the kernel. Returns how many
+    /// Shows packets to `handle`, as many as `budget` allows, then gives their frames back to the kernel. Returns how many
     /// there were.
-    pub fn receive(&mut self, budget: usize, mut handle: impl FnMut(Packet<'_>)) -> usize {
+    pub fn receive(&mut self, budget: impl Into<Budget>, mut handle: impl FnMut(Packet<'_>)) -> usize {
         self.stock.waiting(self.rx.available(u32::MAX));
-        let mut packets = 0;
-        while packets < budget {
+        let budget = budget.into();
+        let (mut packets, mut frames) = (0, 0);
+        while packets < budget.packets && frames < budget.frames {
             // The end of the packet first: a driver may hand over a packet in parts.
             let mut count = 0;
             loop {
@@ -163,6 +180,7 @@ impl Rings {
             }
             self.rx.take(count);
             packets += 1;
+            frames += count as usize;
             // Frames go back early enough for the kernel to keep receiving while we work.
             if packets.is_multiple_of(16) {
                 self.finish(packets);
@@ -364,7 +382,7 @@ impl Socket {
     }
 
     /// See [`Rings::receive`].
-    pub fn receive(&mut self, budget: usize, handle: impl FnMut(Packet<'_>)) -> usize {
+    pub fn receive(&mut self, budget: impl Into<Budget>, handle: impl FnMut(Packet<'_>)) -> usize {
         let packets = self.rings.receive(budget, handle);
         if packets > 0 && self.rings.fill.needs_wakeup() {
             syscall::kick_receive(self.fd.as_fd());
@@ -502,6 +520,12 @@ mod tests {
         assert!(rings.has_packets());
         assert_eq!(rings.receive(20, |_| ()), 10);
         assert_eq!(kernel.fill.available(u32::MAX), 40, "all frames are back");
+        for _ in 0..4 {
+            assert!(kernel.deliver(&[7; 10_000]));
+        }
+        let budget = Budget { packets: 20, frames: 4 };
+        assert_eq!(rings.receive(budget, |_| ()), 2, "of three frames each");
+        assert_eq!(rings.receive(budget, |_| ()), 2);
     }
 
     #[test]

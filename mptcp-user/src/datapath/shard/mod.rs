@@ -13,6 +13,7 @@ mod requests;
 mod run;
 mod traffic;
 
+use super::af_xdp::Budget;
 use super::attachment::{Attachment, Manner, SocketPlaces};
 use super::capture::Capture;
 use super::channel::{Channel, Handle};
@@ -129,6 +130,8 @@ pub(crate) struct Shard {
     listeners: HashMap<ListenerId, Listener>,
     ports: Ports,
     removals: Removals,
+    /// What is taken from one socket in one round.
+    budget: Budget,
     /// The most connections that were not at rest at the same time, since memory was given back.
     most_awake: usize,
     receiver: Receiver,
@@ -214,6 +217,7 @@ impl Shard {
             ports: Ports::default(),
             removals: Removals::default(),
             most_awake: 0,
+            budget: traffic::BUDGET,
             receiver: Receiver::default(),
             listening: true,
             capture,

@@ -9,6 +9,7 @@
 use super::super::Error;
 use super::super::mailbox::Alarm;
 use super::super::timer::Timer;
+use super::traffic::CACHED_BUDGET;
 use super::{KEY_TIMER, Replies, Shard, ShardConfig, ShardHandle, now};
 use crate::proto::Instant;
 use std::ops::ControlFlow;
@@ -135,7 +136,8 @@ pub(crate) fn spawn(
 /// Outside of a tokio runtime with I/O.
 pub(crate) fn drive(config: ShardConfig) -> Result<(ShardHandle, impl Future<Output = ()>), Error> {
     let system = |what| move |error| Error::System(what, error);
-    let shard = Shard::new(config, Alarm::task())?;
+    let mut shard = Shard::new(config, Alarm::task())?;
+    shard.budget = CACHED_BUDGET;
     let timer = Timer::new().map_err(system("making a timer"))?;
     shard.epoll.add(timer.as_fd(), KEY_TIMER).map_err(system("registering with epoll"))?;
     let epoll = shard.epoll.try_clone().map_err(system("copying a descriptor"))?;

@@ -1,5 +1,6 @@
 //! Packets in, packets out.
 
+use super::super::af_xdp::Budget;
 use super::super::path::Hop;
 use super::super::receive::Receiver;
 use super::super::transmit::Flushed;
@@ -10,8 +11,11 @@ use crate::wire::{Flags, Segment, coalesce};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// Packets taken from one socket in one round.
-const RECEIVE_BUDGET: usize = 64;
+/// What is taken from one socket in one round.
+pub(super) const BUDGET: Budget = Budget { packets: 64, frames: usize::MAX };
+/// The same where the application works on the same thread and after the round: what a quarter of a mebibyte of frames holds
+/// is in the caches still when it reads it.
+pub(super) const CACHED_BUDGET: Budget = Budget { packets: 64, frames: 64 };
 /// Packets in one round after which more are looked for before they are told of.
 const MANY: usize = 8;
 /// Segments sent in one round.
@@ -42,11 +46,11 @@ fn gather(held: &mut Vec<Segment>, segment: Segment, receiver: &mut Receiver, mu
 impl Shard {
     /// Receives a batch from every socket. Whether there was anything.
     pub(super) fn receive(&mut self, time: Instant) -> bool {
-        let Self { attachments, receiver, endpoint, coalescing, capture, paths, .. } = self;
+        let Self { attachments, receiver, endpoint, coalescing, capture, paths, budget, .. } = self;
         let mut packets = 0;
         for attachment in attachments {
             for socket in &mut attachment.sockets {
-                packets += socket.receive(RECEIVE_BUDGET, |packet| {
+                packets += socket.receive(*budget, |packet| {
                     if let Some(capture) = capture {
                         capture.received(attachment.index, packet.buffers);
                     }
