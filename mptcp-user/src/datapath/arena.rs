@@ -53,38 +53,26 @@ impl Arena {
             self.current = BytesMut::zeroed(self.size.max(len));
             return;
         }
-        // Where whoever reads keeps up, the block that is in the caches is free again.
-        let Some(used) = self.reuse(used, len) else {
-            self.trim();
-            return;
-        };
-        if self.retired.len() < MAX_RETIRED {
-            self.retired.push_back(used);
-        }
-        // The oldest blocks are the likeliest to be free; looking at a few bounds the search.
-        for _ in 0..self.retired.len().min(4) {
-            let Some(block) = self.retired.pop_front() else { break };
-            let Some(block) = self.reuse(block, len) else {
+        // The block that is in the caches, free again where whoever reads keeps up; then the oldest, the likeliest to be free.
+        // Looking at a few bounds the search.
+        self.retired.push_front(used);
+        for _ in 0..self.retired.len().min(5) {
+            let Some(mut block) = self.retired.pop_front() else { break };
+            block.clear();
+            if len <= self.size && block.try_reclaim(self.size) {
+                let capacity = self.size.min(block.capacity());
+                // SAFETY: the block was made of zeroed octets, all of them initialised, and has been reclaimed from
+                // its start: nobody else refers to it.
+                unsafe { block.set_len(capacity) };
+                self.current = block;
                 self.trim();
                 return;
-            };
-            self.retired.push_back(block);
+            }
+            if self.retired.len() < MAX_RETIRED {
+                self.retired.push_back(block);
+            }
         }
         self.current = BytesMut::zeroed(self.size.max(len));
-    }
-
-    /// Takes a used-up block into use again for slices up to `len`, or gives it back if any of its slices is still somewhere.
-    fn reuse(&mut self, mut block: BytesMut, len: usize) -> Option<BytesMut> {
-        block.clear();
-        if len > self.size || !block.try_reclaim(self.size) {
-            return Some(block);
-        }
-        let capacity = self.size.min(block.capacity());
-        // SAFETY: the block was made of zeroed octets, all of them initialised, and has been reclaimed from its start: nobody
-        // else refers to it.
-        unsafe { block.set_len(capacity) };
-        self.current = block;
-        None
     }
 
     /// Frees a block where more than half of them are free: what once was much need not be again.

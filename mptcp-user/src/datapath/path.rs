@@ -88,9 +88,14 @@ impl Paths {
     ///
     /// # Errors
     /// Netlink does not answer.
-    pub(super) fn new(mut netlink: Netlink) -> io::Result<Self> {
-        let neighbours = netlink.neighbours()?;
-        let mut paths = Self {
+    pub(super) fn new(netlink: Netlink) -> io::Result<Self> {
+        let mut paths = Self::without_neighbours(netlink);
+        paths.refresh()?;
+        Ok(paths)
+    }
+
+    fn without_neighbours(netlink: Netlink) -> Self {
+        Self {
             netlink,
             locals: HashMap::new(),
             routes: HashMap::new(),
@@ -99,11 +104,7 @@ impl Paths {
             own_way: None,
             pending: 0,
             generation: 0,
-        };
-        for neighbour in neighbours {
-            paths.learn(&neighbour);
         }
-        Ok(paths)
     }
 
     /// The socket to ask the kernel with.
@@ -342,16 +343,7 @@ mod tests {
     use super::*;
 
     fn paths() -> Paths {
-        Paths {
-            netlink: Netlink::new().expect("netlink"),
-            locals: HashMap::new(),
-            routes: HashMap::new(),
-            arrivals: HashMap::new(),
-            next_hops: HashMap::new(),
-            own_way: None,
-            pending: 0,
-            generation: 0,
-        }
+        Paths::without_neighbours(Netlink::new().expect("netlink"))
     }
 
     fn neighbour(last: u8, reachability: Reachability) -> Neighbour {

@@ -221,9 +221,8 @@ pub struct EndpointConfig {
     /// How long a destination that does not like Multipath TCP is connected to with regular TCP, the first time; zero:
     /// never. It doubles with each failure after that (as `net.mptcp.blackhole_timeout` of the Linux kernel).
     pub blackhole_timeout: Duration,
-    /// How long nothing happens on a connection until it is written down in a fraction of the memory; a tenth of that where
-    /// thousands are not. It makes no difference but
-    /// to that, and to the few microseconds that it takes to read it again.
+    /// How long nothing happens on a connection until it is written down in a fraction of the memory: a tenth of that where
+    /// hundreds are not, and more where rests are ended soon. To the peer and the application it makes no difference.
     pub rest_after: Duration,
 }
 

@@ -6,6 +6,57 @@ use super::connection::{Connection, Policies};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Connections awake at the same time from which on each rests the sooner the more there are, down to a tenth of the time:
+/// memory that was needed once is not easily given back, so that the most that is needed at a time counts.
+const MANY_AWAKE: usize = 32;
+/// What a rest that somebody ended counts for against one that began: where it is more than one of so many, only those rest on
+/// which nothing happens for long. (What a timer ends was to be expected.)
+const REGRET: u32 = 2;
+/// As long as the sum of that is above half of this, which it does not exceed.
+const MAX_REGRET: u32 = 8192;
+/// They wait so many times as long.
+const PATIENT: u32 = 16;
+
+/// How many connections of an endpoint rest, and how soon others do.
+#[derive(Debug, Default)]
+pub(crate) struct Rests {
+    count: usize,
+    regret: u32,
+}
+
+impl Rests {
+    /// How many rest.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// One more does.
+    pub(crate) fn began(&mut self) {
+        self.count += 1;
+        self.regret = self.regret.saturating_sub(1);
+    }
+
+    /// One does no more, as was to be expected.
+    pub(crate) fn ended(&mut self) {
+        self.count -= 1;
+    }
+
+    /// One does no more: something has happened.
+    pub(crate) fn broken(&mut self) {
+        self.ended();
+        self.regret = (self.regret + REGRET).min(MAX_REGRET);
+    }
+
+    /// How long nothing has to happen on a connection of `awake`; `usual`: where there are few.
+    pub(crate) fn after(&self, usual: Duration, awake: usize) -> Duration {
+        if self.regret > MAX_REGRET / 2 {
+            return usual * PATIENT;
+        }
+        usual / (awake / MANY_AWAKE).clamp(1, 10) as u32
+    }
+}
 
 /// A policy that can be written down: whatever its state is, if that can be.
 pub(crate) trait Written {
@@ -52,15 +103,14 @@ pub(crate) mod sparse {
 }
 
 /// Leaves out zeroes, which a third of the octets are: of each eight, one octet tells which are none, and those follow.
-fn pack(octets: &[u8]) -> Vec<u8> {
+fn pack(octets: &[u8]) -> Box<[u8]> {
     let mut packed = Vec::with_capacity(octets.len() + octets.len() / 8 + 1);
     for group in octets.chunks(8) {
         let there = |(bit, octet): (usize, &u8)| u8::from(*octet != 0) << bit;
         packed.push(group.iter().enumerate().map(there).sum());
         packed.extend(group.iter().filter(|octet| **octet != 0));
     }
-    packed.shrink_to_fit();
-    packed
+    packed.into()
 }
 
 /// What was [packed](pack), with up to seven zeroes behind it.
@@ -89,7 +139,7 @@ impl Dormant {
         let Ok(octets) = postcard::to_allocvec(&(connection, learnt)) else {
             unreachable!("all that a connection consists of can be written down")
         };
-        Self { config: connection.config.clone(), octets: pack(&octets).into() }
+        Self { config: connection.config.clone(), octets: pack(&octets) }
     }
 
     /// In how many octets.
@@ -116,6 +166,27 @@ impl Dormant {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn many_rest_sooner_and_where_rests_are_ended_soon_none_does() {
+        let (usual, mut rests) = (Duration::from_millis(100), Rests::default());
+        let after = |rests: &Rests, awake| rests.after(usual, awake).as_millis();
+        assert_eq!([10, 63, 64, 160, 5000].map(|awake| after(&rests, awake)), [100, 100, 50, 20, 10]);
+        for _ in 0..10_000 {
+            rests.began();
+            rests.ended();
+        }
+        assert_eq!(after(&rests, 5000), 10, "ended by timers");
+        for _ in 0..10_000 {
+            rests.began();
+            rests.broken();
+        }
+        assert_eq!((after(&rests, 5000), rests.count()), (1600, 0));
+        for _ in 0..5000 {
+            rests.began();
+        }
+        assert_eq!((after(&rests, 5000), rests.count()), (10, 5000));
+    }
 
     proptest! {
         #[test]

@@ -9,10 +9,11 @@ use super::connection::{Connection, Opening, Policies};
 use super::counters::{Counter, Counters};
 use super::crypto::Key;
 use super::decision::{Decided, Decision, Decisions};
-use super::dormant::Dormant;
+use super::dormant::{Dormant, Rests};
 use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 use super::info::ConnectionInfo;
 use super::memory::Memory;
+use super::place::{Occupant, Place};
 use super::secret::{Keyed, Secret, TupleKey};
 use super::subflow::Subflow;
 use super::syn_ack_budget::SynAckBudget;
@@ -29,16 +30,6 @@ use std::sync::Arc;
 
 /// Segments that no connection sends, waiting to leave. More are not answered.
 const MAX_REPLIES: usize = 256;
-/// Connections awake at the same time from which on each rests the sooner the more there are, down to a tenth of the time.
-const MANY_AWAKE: usize = 32;
-/// What a rest that somebody ended counts for against one that began: where it is more than one of so many, only those rest on
-/// which nothing happens for long. (What a timer ends was to be expected.)
-const REGRET: u32 = 2;
-/// As long as the sum of that is above half of this, which it does not exceed.
-const MAX_REGRET: u32 = 8192;
-/// They wait so many times as long.
-const PATIENT: u32 = 16;
-
 /// Why a connection can't be opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -274,60 +265,13 @@ fn covers(address: SocketAddr, to: SocketAddr) -> bool {
     address.port() == to.port() && (any || address.ip() == to.ip())
 }
 
-/// A place for a connection; the generation tells apart those that had it one after the other.
-#[derive(Default)]
-struct Place {
-    generation: u32,
-    occupant: Occupant,
-}
-
-/// Who has a place.
-#[derive(Default)]
-enum Occupant {
-    #[default]
-    Nobody,
-    Awake(Box<Connection>),
-    /// A connection on which nothing has happened for a while.
-    Dormant(Dormant),
-}
-
-impl Place {
-    fn is_taken(&self) -> bool {
-        !matches!(self.occupant, Occupant::Nobody)
-    }
-
-    /// The connection, if it is not dormant.
-    fn awake(&mut self) -> Option<&mut Connection> {
-        if let Occupant::Awake(connection) = &mut self.occupant { Some(connection) } else { None }
-    }
-
-    /// The connection is dormant no more. Whether it was.
-    fn wake(&mut self) -> bool {
-        let Occupant::Dormant(dormant) = &self.occupant else { return false };
-        self.occupant = Occupant::Awake(dormant.wake());
-        true
-    }
-
-    /// What the connection says; a dormant one stays so.
-    fn ask<T>(&self, question: impl FnOnce(&Connection) -> T) -> Option<T> {
-        match &self.occupant {
-            Occupant::Nobody => None,
-            Occupant::Awake(connection) => Some(question(connection)),
-            Occupant::Dormant(dormant) => Some(question(&dormant.wake())),
-        }
-    }
-}
-
 /// The engine: all connections and listeners of one shard. See the [module](super) for how to drive it.
 pub struct Endpoint {
     shared: Shared,
     places: Vec<Place>,
     free: Vec<u32>,
     living: usize,
-    /// How many of them are dormant.
-    dormant: usize,
-    /// How often that was in vain lately.
-    regret: u32,
+    rests: Rests,
     timers: TimerQueue,
     /// Connections that may have something to send.
     ready: VecDeque<ConnectionId>,
@@ -368,8 +312,7 @@ impl Endpoint {
             places: Vec::new(),
             free: Vec::new(),
             living: 0,
-            dormant: 0,
-            regret: 0,
+            rests: Rests::default(),
             timers: TimerQueue::default(),
             ready: VecDeque::new(),
             next_listener: 0,
@@ -708,7 +651,11 @@ impl Endpoint {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((at, index, generation)) = self.timers.pop(now) {
             let id = ConnectionId { index, generation };
-            let Some(connection) = self.connection(id) else { continue };
+            let Some(place) = at_place(&mut self.places, id) else { continue };
+            if place.wake() {
+                self.rests.ended();
+            }
+            let Some(connection) = place.awake() else { continue };
             let came = connection.deadline.came(at, now);
             if came && connection.begin_rest(now) {
                 self.put_to_rest(id);
@@ -744,9 +691,7 @@ impl Endpoint {
         }
         while let Some(&id) = self.ready.front() {
             let shared = &mut self.shared;
-            let place =
-                self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation);
-            let Some(connection) = place.and_then(Place::awake) else {
+            let Some(connection) = at_place(&mut self.places, id).and_then(Place::awake) else {
                 self.ready.pop_front();
                 continue;
             };
@@ -790,10 +735,11 @@ impl Endpoint {
     /// of octets and whether the stream has ended after them. They count against the receive window until
     /// [`consumed`](Self::consumed) is told about them.
     pub fn recv(&mut self, connection: ConnectionId, limit: usize, out: &mut Vec<Bytes>) -> (usize, bool) {
-        match self.place_mut(connection) {
+        match at_place(&mut self.places, connection).map(|place| &mut place.occupant) {
+            Some(Occupant::Awake(connection)) => connection.take(limit, out),
             // It has nothing, and nobody need wake it for that.
-            Some(Place { occupant: Occupant::Dormant(_), .. }) => (0, false),
-            place => place.and_then(Place::awake).map_or((0, true), |connection| connection.take(limit, out)),
+            Some(Occupant::Dormant(_)) => (0, false),
+            Some(Occupant::Nobody) | None => (0, true),
         }
     }
 
@@ -887,48 +833,33 @@ impl Endpoint {
         self.places.get(id.index as usize).filter(|place| place.generation == id.generation)
     }
 
-    fn place_mut(&mut self, id: ConnectionId) -> Option<&mut Place> {
-        self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)
-    }
-
+    /// Somebody wants something of a connection: it is dormant no more.
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        let place =
-            self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
-        self.dormant -= usize::from(place.wake());
+        let place = at_place(&mut self.places, id)?;
+        if place.wake() {
+            self.rests.broken();
+        }
         place.awake()
     }
 
     /// Connections that are not dormant.
     pub fn awake(&self) -> usize {
-        self.living - self.dormant
+        self.living - self.rests.count()
     }
 
-    /// In how many octets a connection is written down, if it is.
+    /// What is written down of a connection, if it is dormant.
     #[cfg(test)]
-    pub(crate) fn written(&self, id: ConnectionId) -> Option<usize> {
-        match &self.place(id)?.occupant {
-            Occupant::Dormant(dormant) => Some(dormant.len()),
-            _ => None,
-        }
-    }
-
-    /// Whether a connection that is written down, read, and written down again is the same octets.
-    #[cfg(test)]
-    pub(crate) fn rewrite(&self, id: ConnectionId) -> bool {
-        match self.place(id).map(|place| &place.occupant) {
-            Some(Occupant::Dormant(dormant)) => Dormant::new(&dormant.wake()) == *dormant,
-            _ => false,
-        }
+    pub(crate) fn dormant(&self, id: ConnectionId) -> Option<&Dormant> {
+        if let Occupant::Dormant(dormant) = &self.place(id)?.occupant { Some(dormant) } else { None }
     }
 
     /// Nothing has happened on a connection for long.
     fn put_to_rest(&mut self, id: ConnectionId) {
-        let Some(place) = self.places.get_mut(id.index as usize) else { return };
+        let Some(place) = at_place(&mut self.places, id) else { return };
         let Some(connection) = place.awake() else { return };
         self.timers.update(id.index, id.generation, &mut connection.deadline);
         place.occupant = Occupant::Dormant(Dormant::new(connection));
-        self.dormant += 1;
-        self.regret = self.regret.saturating_sub(1);
+        self.rests.began();
         self.shared.events.push_back(Event::Rests(id));
     }
 
@@ -940,11 +871,9 @@ impl Endpoint {
         id: ConnectionId,
         action: impl FnOnce(&mut Connection, &mut Shared) -> T,
     ) -> Option<T> {
-        let place =
-            self.places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)?;
+        let place = at_place(&mut self.places, id)?;
         if place.wake() {
-            self.dormant -= 1;
-            self.regret = (self.regret + REGRET).min(MAX_REGRET);
+            self.rests.broken();
         }
         let connection = place.awake()?;
         self.shared.now = now;
@@ -957,12 +886,7 @@ impl Endpoint {
 
     /// Nothing is left to send for now: sets the timer, and forgets the connection if it is over.
     fn settle(&mut self, now: Instant, id: ConnectionId) {
-        // Memory that was needed once is not easily given back: the most that is needed at a time counts.
-        let rest_after = if self.regret > MAX_REGRET / 2 {
-            self.shared.config.rest_after * PATIENT
-        } else {
-            self.shared.config.rest_after / (self.awake() / MANY_AWAKE).clamp(1, 10) as u32
-        };
+        let rest_after = self.rests.after(self.shared.config.rest_after, self.awake());
         let Some(connection) = self.places[id.index as usize].awake() else { return };
         connection.measure_reading(now);
         let held = if connection.is_gone() { 0 } else { connection.memory() };
@@ -987,6 +911,11 @@ impl Endpoint {
             self.with(now, id, &mut action);
         }
     }
+}
+
+/// The place of a connection, if it still has it.
+fn at_place(places: &mut [Place], id: ConnectionId) -> Option<&mut Place> {
+    places.get_mut(id.index as usize).filter(|place| place.generation == id.generation)
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod info;
 mod interface_rule;
 mod memory;
 mod path;
+mod place;
 mod reassembly;
 mod right_sizing;
 mod rtt;

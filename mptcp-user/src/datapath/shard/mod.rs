@@ -345,7 +345,8 @@ impl Shard {
         self.forget_removed();
         // What comes is answered in the next round: by then the application may have said something, on its own thread or in
         // its turn on this one, which then carries the acknowledgment.
-        busy |= self.receive(now());
+        let time = now();
+        busy |= self.receive(time);
         self.handle_events(time);
         self.log_decisions();
         match self.finished(time) {

@@ -54,22 +54,27 @@ pub(super) struct Paths {
     pub(super) no_join_initial: bool,
     wanted: Vec<Wanted>,
     refused: Vec<Refusal>,
-    /// Until when one path has to do, while there is little to carry.
-    held_back: Option<Instant>,
-    /// That is over.
-    started: bool,
+    further: Further,
+}
+
+/// When there are to be further subflows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+enum Further {
+    /// Nobody has asked for any yet.
+    #[default]
+    Unasked,
+    /// From this time on; until then one has to do, while there is little to carry.
+    From(Instant),
+    /// Now.
+    Now,
 }
 
 impl Paths {
     /// When something is to be tried again, or for the first time.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let refused = self.refused.iter().map(|refusal| refusal.until);
-        refused.filter(|until| *until != Instant::ZERO).chain(self.held_back).min()
-    }
-
-    /// One path has not to do any more.
-    fn start(&mut self) {
-        (self.held_back, self.started) = (None, true);
+        let further = if let Further::From(time) = self.further { Some(time) } else { None };
+        refused.filter(|until| *until != Instant::ZERO).chain(further).min()
     }
 
     /// Whether subflows are about to be opened.
@@ -413,19 +418,19 @@ impl Connection {
     /// Whether it is too early for further subflows, and for telling of addresses: most connections are over before either
     /// would have been of use to them (RFC 8684 section 3.9.2).
     fn is_held_back(&mut self, now: Instant, situation: &Situation) -> bool {
-        if self.paths.started {
-            return false;
-        }
         let age = self.config.subflow_start.age;
         let works = situation.subflows.iter().any(|subflow| subflow.works);
-        if works && !age.is_zero() && !self.is_worth_more_paths() {
-            let rtt = self.living().find_map(|(_, subflow)| subflow.rtt.srtt()).unwrap_or_default();
-            if *self.paths.held_back.get_or_insert(now + age.max(rtt * 2)) > now {
-                return true;
+        let from = match self.paths.further {
+            Further::Now => return false,
+            _ if !works || age.is_zero() || self.is_worth_more_paths() => now,
+            Further::From(time) => time,
+            Further::Unasked => {
+                let rtt = self.living().find_map(|(_, subflow)| subflow.rtt.srtt()).unwrap_or_default();
+                now + age.max(rtt * 2)
             }
-        }
-        self.paths.start();
-        false
+        };
+        self.paths.further = if from > now { Further::From(from) } else { Further::Now };
+        from > now
     }
 
     /// Whether there is enough to carry for several paths to be of use, or has been.
@@ -435,8 +440,8 @@ impl Connection {
 
     /// Further subflows are begun with as soon as there is enough to carry.
     pub(super) fn begin_with_more_paths(&mut self, shared: &mut Shared, now: Instant) {
-        if self.paths.held_back.is_some() && self.is_worth_more_paths() {
-            self.paths.start();
+        if matches!(self.paths.further, Further::From(_)) && self.is_worth_more_paths() {
+            self.paths.further = Further::Now;
             self.manage_paths(shared, now);
         }
     }
@@ -528,9 +533,9 @@ impl Connection {
 
     /// Waits are over: pairs of addresses may be tried again.
     pub(super) fn paths_timeout(&mut self, shared: &mut Shared, now: Instant) {
-        let mut again = self.paths.held_back.is_some_and(|until| until <= now);
+        let mut again = matches!(self.paths.further, Further::From(time) if time <= now);
         if again {
-            self.paths.start();
+            self.paths.further = Further::Now;
         }
         for refusal in &mut self.paths.refused {
             if refusal.until != Instant::ZERO && refusal.until <= now {
