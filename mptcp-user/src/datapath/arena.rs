@@ -10,10 +10,9 @@ const MAX_RETIRED: usize = 256;
 const KEPT: usize = 8;
 
 /// A source of slices for payload.
-pub struct Arena {
-    /// Octets of the block in use, and of the largest ones.
+pub(super) struct Arena {
+    /// Octets of a block.
     size: usize,
-    largest: usize,
     /// What is left of the block in use.
     current: BytesMut,
     /// Used-up blocks, the oldest first; their slices may still be somewhere.
@@ -21,21 +20,14 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// An arena whose blocks have `block_size` octets.
-    pub fn new(block_size: usize) -> Self {
-        let current = BytesMut::zeroed(block_size);
-        Self { size: block_size, current, ..Self::growing(block_size, block_size) }
-    }
-
-    /// An arena whose first block has `first` octets, or as many as the first slice needs, and each one after it twice
-    /// as many, up to `largest`. It has none yet.
-    pub fn growing(first: usize, largest: usize) -> Self {
-        Self { size: first / 2, largest, current: BytesMut::new(), retired: VecDeque::new() }
+    /// An arena whose blocks have `size` octets.
+    pub(super) fn new(size: usize) -> Self {
+        Self { size, current: BytesMut::zeroed(size), retired: VecDeque::new() }
     }
 
     /// A slice of `len` octets that `write` fills.
     #[inline]
-    pub fn slice(&mut self, len: usize, write: impl FnOnce(&mut [u8])) -> Bytes {
+    pub(super) fn slice(&mut self, len: usize, write: impl FnOnce(&mut [u8])) -> Bytes {
         if self.current.len() < len {
             self.next_block(len);
         }
@@ -47,12 +39,6 @@ impl Arena {
     #[cold]
     fn next_block(&mut self, len: usize) {
         let used = std::mem::take(&mut self.current);
-        if self.size < self.largest {
-            // Blocks that are soon too small are not worth keeping.
-            self.size = (2 * self.size).max(len.next_power_of_two()).min(self.largest);
-            self.current = BytesMut::zeroed(self.size.max(len));
-            return;
-        }
         // The block that is in the caches, free again where whoever reads keeps up; then the oldest, the likeliest to be free.
         // Looking at a few bounds the search.
         self.retired.push_front(used);
@@ -109,21 +95,6 @@ mod tests {
             }
         }
         assert!(arena.retired.len() < 40, "blocks are found again: {}", arena.retired.len());
-    }
-
-    #[test]
-    fn blocks_grow_and_are_then_used_again() {
-        let mut arena = Arena::growing(512, 4096);
-        let sizes: Vec<usize> = (0..200)
-            .map(|round| {
-                assert_eq!(arena.slice(64, |octets| octets.fill(round)), vec![round; 64]);
-                arena.current.len() + 64
-            })
-            .collect();
-        assert_eq!(sizes.iter().max(), Some(&4096));
-        assert_eq!(sizes[0], 512, "one who says little has little");
-        assert!(arena.retired.len() <= 1, "{} blocks", arena.retired.len());
-        assert_eq!(Arena::growing(512, 4096).slice(5000, |octets| octets.fill(3)), vec![3; 5000]);
     }
 
     #[test]

@@ -20,6 +20,5 @@ mod timer;
 pub mod transmit;
 pub mod xdp;
 
-pub use arena::Arena;
 pub use error::Error;
 pub use receive::{DropReason, ReceiveCounters, Receiver};

@@ -7,6 +7,9 @@ use crate::wire::{Checksum, Segment};
 /// Payload up to this length comes from an arena of small blocks: a few octets that wait for an application must
 /// not hold on to a large one.
 const SMALL: usize = 1024;
+const SMALL_BLOCK: usize = 16 << 10;
+/// A block waits for the slowest of those that have something in it: the smaller it is, the fewer wait for others. Two super-segments.
+const LARGE_BLOCK: usize = 128 << 10;
 
 /// Why a packet was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -47,8 +50,8 @@ pub struct Receiver {
 impl Default for Receiver {
     fn default() -> Self {
         Self {
-            large: Arena::new(512 << 10),
-            small: Arena::new(16 << 10),
+            large: Arena::new(LARGE_BLOCK),
+            small: Arena::new(SMALL_BLOCK),
             counters: ReceiveCounters::default(),
         }
     }

@@ -748,7 +748,7 @@ impl Endpoint {
         self.with(now, connection, |connection, _| connection.consumed(now, octets));
     }
 
-    /// How many octets the connection's buffers may hold by now, sending and receiving; they grow.
+    /// How many octets may wait to be sent, and how many the receive buffer may hold by now; both change with the paths.
     pub fn buffer_sizes(&self, connection: ConnectionId) -> Option<(usize, usize)> {
         let (send, receive) = self.place(connection)?.ask(Connection::buffer_sizes)?;
         Some((send as usize, receive as usize))

@@ -23,6 +23,9 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// still grow. One that has many connections to look after comes back the later the more it finds, which must have an end.
 /// (It is not what makes 100 busy connections large: those were the same with 100 ms here.)
 const BURST: Duration = Duration::from_millis(10);
+/// How long an application that is told that it may write can be away, with others to look after: as long as its paths are, at
+/// least so long.
+const AWAY: Duration = Duration::from_millis(10);
 
 /// What is known of the application's reading.
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -88,15 +91,55 @@ impl EchoTime {
     }
 }
 
-/// The send buffer that keeps these paths busy, given their congestion windows and round-trip times: octets wait for the
-/// longest of these times until the peer has all before them (RFC 8684 section 3.3.1, RFC 8041 section 3.3).
-pub(crate) fn send_capacity(paths: impl Iterator<Item = (u64, Duration)> + Clone) -> u64 {
-    let longest = paths.clone().map(|(_, rtt)| rtt.max(SHORTEST)).max().unwrap_or(SHORTEST);
-    let per_round = paths.map(|(cwnd, rtt)| {
-        (u128::from(cwnd) * longest.as_nanos() / rtt.max(SHORTEST).as_nanos()).min(u128::from(u32::MAX))
-            as u64
-    });
-    FACTOR * per_round.sum::<u64>()
+/// A path that a send buffer is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SendPath {
+    pub(crate) cwnd: u64,
+    pub(crate) srtt: Duration,
+    pub(crate) min_rtt: Duration,
+}
+
+impl SendPath {
+    fn srtt(&self) -> Duration {
+        self.srtt.max(SHORTEST)
+    }
+
+    /// Octets that leave in so long a time.
+    fn during(&self, time: Duration) -> u64 {
+        (u128::from(self.cwnd) * time.as_nanos() / self.srtt().as_nanos()).min(u128::from(u32::MAX)) as u64
+    }
+}
+
+/// How many octets a send buffer may hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct SendSizes {
+    /// Under way and waiting.
+    pub(crate) capacity: u64,
+    /// Waiting, of these: how far the application may be ahead of the paths.
+    pub(crate) ahead: u64,
+}
+
+impl SendSizes {
+    /// Before anything is known of the paths; `limit`: what the user allows.
+    pub(crate) fn initial(limit: u64) -> Self {
+        Self { capacity: INITIAL.min(limit), ahead: INITIAL }
+    }
+
+    /// What keeps these paths busy.
+    ///
+    /// Octets are under way for the longest round-trip time, until the peer has all before them (RFC 8684 section 3.3.1,
+    /// RFC 8041 section 3.3). Those that wait are there so that nothing stands still until the application, once it is
+    /// woken, has brought more; and so that a path is used the packets on which are longer under way than on another one: it
+    /// is worth using for what that one would still have waiting when they arrive. More of them would only take memory, and
+    /// be out of all caches by the time they leave.
+    pub(crate) fn of(paths: impl Iterator<Item = SendPath> + Clone) -> Self {
+        let longest = paths.clone().map(|path| path.srtt()).max().unwrap_or(SHORTEST);
+        let away = paths.clone().map(|path| path.min_rtt).max().unwrap_or_default().max(AWAY);
+        let per_round: u64 = paths.clone().map(|path| path.during(longest)).sum();
+        // A packet arrives half a round trip after it left. A third more, because the application is not woken for each of them.
+        let ahead: u64 = paths.map(|path| path.during(away + (longest - path.srtt()) * 2 / 3)).sum();
+        Self { capacity: FACTOR * per_round, ahead: ahead.max(INITIAL / 2) }
+    }
 }
 
 #[cfg(test)]
@@ -170,9 +213,22 @@ mod tests {
 
     #[test]
     fn the_slow_path_makes_octets_of_the_fast_one_wait() {
-        let one = send_capacity([(100_000, millis(20))].into_iter());
-        assert_eq!(one, 400_000);
-        let two = send_capacity([(100_000, millis(20)), (100_000, millis(200))].into_iter());
-        assert_eq!(two, 4 * (1_000_000 + 100_000));
+        let path = |srtt, min_rtt| SendPath { cwnd: 100_000, srtt: millis(srtt), min_rtt: millis(min_rtt) };
+        let one = SendSizes::of([path(20, 20)].into_iter());
+        assert_eq!(one, SendSizes { capacity: 400_000, ahead: 100_000 });
+        let two = SendSizes::of([path(20, 20), path(200, 200)].into_iter());
+        assert_eq!(two.capacity, 4 * (1_000_000 + 100_000));
+        assert_eq!(two.ahead, 1_000_000 + 600_000 + 100_000);
+    }
+
+    #[test]
+    fn time_spent_in_queues_does_not_let_an_application_be_further_ahead() {
+        let path = |cwnd, srtt| SendPath { cwnd, srtt: millis(srtt), min_rtt: millis(1) };
+        let (short, long) = (path(200_000, 20), path(2_000_000, 200));
+        assert_eq!(SendSizes::of([short].into_iter()).ahead, 100_000);
+        assert_eq!(SendSizes::of([long].into_iter()).ahead, 100_000);
+        // But where the queues differ, the longer one is to be used, too.
+        let both = SendSizes::of([short, long].into_iter()).ahead;
+        assert!(both >= short.during(millis(200 - 20) / 2) * 4 / 3, "{both}");
     }
 }

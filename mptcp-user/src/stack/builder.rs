@@ -119,7 +119,8 @@ impl Rest {
     /// The stack on a shard. `namespace`: inode of the network namespace that it is in.
     async fn stack(self, shard: ShardHandle, namespace: Option<u64>) -> Stack {
         let ShardHandle { mailbox, interfaces } = shard;
-        let mut inner = Inner { mailbox, interfaces, connection: self.connection, _control: None };
+        let blocks = Default::default();
+        let mut inner = Inner { mailbox, interfaces, connection: self.connection, blocks, _control: None };
         if self.control {
             // From here on the stack ends if this future is dropped.
             let (mailbox, interfaces) = (inner.mailbox.clone(), inner.interfaces.clone());

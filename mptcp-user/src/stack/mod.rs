@@ -19,6 +19,7 @@
 //! that are being closed are given time to end in the background, then the XDP programs are detached. They are also
 //! detached when the process ends, however it ends.
 
+mod blocks;
 mod builder;
 mod control;
 mod driver;
@@ -34,6 +35,7 @@ pub use stream::MptcpStream;
 
 use crate::datapath::mailbox::{Command, Mailbox};
 use crate::proto::ConnectionConfig;
+use blocks::Blocks;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -53,6 +55,7 @@ pub(crate) struct Inner {
     mailbox: Arc<Mailbox>,
     interfaces: Arc<Mutex<Vec<InterfaceReport>>>,
     connection: ConnectionConfig,
+    blocks: Arc<Blocks>,
     /// Answers the questions of other processes.
     _control: Option<control::Control>,
 }

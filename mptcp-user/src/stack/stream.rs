@@ -1,11 +1,11 @@
 //! One connection as an asynchronous stream of octets.
 
 use super::Inner;
-use crate::datapath::Arena;
+use super::blocks::{BLOCK, Filling};
 use crate::datapath::channel::Handle;
 use crate::datapath::mailbox::Command;
 use crate::proto::{CloseReason, ConnectionInfo, ConnectionState, HeadOfLineInfo, SubflowSlot};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -16,12 +16,6 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::task::coop;
-
-/// Largest slice that is made of what the application writes, in octets.
-const SLICE: usize = 64 << 10;
-/// Slices are cut from blocks of so many octets: the first is small, and what is smaller than that has memory of its own.
-const FIRST_BLOCK: usize = 512;
-const BLOCK: usize = 256 << 10;
 
 /// A connection. Reading gives 0 octets at the end of the peer's data; `shutdown` sends DATA_FIN.
 ///
@@ -35,13 +29,13 @@ pub struct MptcpStream {
     stack: Arc<Inner>,
     /// Slices taken from the channel and not read to the end.
     received: VecDeque<Bytes>,
-    /// Memory for what is written.
-    arena: Option<Box<Arena>>,
+    /// Memory for what is written, once something is.
+    filling: Option<Box<Filling>>,
 }
 
 impl MptcpStream {
     pub(super) fn new(handle: Handle, stack: Arc<Inner>) -> Self {
-        Self { handle, stack, received: VecDeque::new(), arena: None }
+        Self { handle, stack, received: VecDeque::new(), filling: None }
     }
 
     /// The peer's address and port on the initial subflow.
@@ -153,14 +147,7 @@ impl MptcpStream {
     }
 
     fn queue(&mut self, len: usize, write: impl FnOnce(&mut [u8])) {
-        let slice = if len < FIRST_BLOCK {
-            // Who says little now and then keeps no block for it.
-            let mut own = BytesMut::zeroed(len);
-            write(&mut own);
-            own.freeze()
-        } else {
-            self.arena.get_or_insert_with(|| Box::new(Arena::growing(FIRST_BLOCK, BLOCK))).slice(len, write)
-        };
+        let slice = self.filling.get_or_insert_default().slice(&self.stack.blocks, len, write);
         self.handle.0.send(slice);
     }
 }
@@ -265,7 +252,7 @@ impl AsyncWrite for MptcpStream {
         let turn = ready!(coop::poll_proceed(cx));
         let room = ready!(this.handle.0.poll_room(cx))?;
         turn.made_progress();
-        let len = buf.len().min(room).min(SLICE);
+        let len = buf.len().min(room).min(BLOCK);
         this.queue(len, |to| to.copy_from_slice(&buf[..len]));
         Poll::Ready(Ok(len))
     }
@@ -283,7 +270,7 @@ impl AsyncWrite for MptcpStream {
         let turn = ready!(coop::poll_proceed(cx));
         let room = ready!(this.handle.0.poll_room(cx))?;
         turn.made_progress();
-        let len = total.min(room).min(SLICE);
+        let len = total.min(room).min(BLOCK);
         this.queue(len, |mut to| {
             for buf in bufs {
                 let part = buf.len().min(to.len());

@@ -105,7 +105,7 @@ impl Connection {
             self.data_waits_since = None;
             self.end_cause = EndCause::Known;
             self.arm_data_timer(now, true);
-            self.tell_writable(shared);
+            self.make_room(shared);
         }
         if window > 0 {
             self.persist_expiries = 0;

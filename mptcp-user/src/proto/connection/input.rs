@@ -316,7 +316,7 @@ impl Connection {
         }
         self.control_congestion(now, index, &outcome);
         // Windows grow also while the peer waits for an octet that was lost.
-        self.tell_writable(shared);
+        self.make_room(shared);
         self.follow_path_mtu(index);
         let cause = match outcome.congestion {
             Some(Cause::Loss) => Some(CongestionCause::Loss),
@@ -332,7 +332,7 @@ impl Connection {
                 self.infinite_until = None;
             }
             self.send.acknowledge((ack - 1).min(self.send.end()));
-            self.tell_writable(shared);
+            self.make_room(shared);
         }
         self.subflow_fin_acknowledged(shared, now, index);
         if revived {

@@ -31,7 +31,7 @@ use super::endpoint::Shared;
 use super::event::{CloseReason, ConnectionId, Event, ListenerId};
 use super::info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo};
 use super::path::{self, PathManager};
-use super::right_sizing::{self, INITIAL, ReadRate};
+use super::right_sizing::{INITIAL, ReadRate, SendPath, SendSizes};
 use super::scheduler::{self, Guard, Scheduler};
 use super::subflow::{Kind, Subflow};
 use super::timer::Deadline;
@@ -173,8 +173,8 @@ pub(crate) struct Connection {
     read_rates: [ReadRate; 2],
     /// Octets that count as read, so far.
     reached: u64,
-    /// Octets that the send buffer may hold by now.
-    send_capacity: u64,
+    /// How many octets the send buffer may hold by now.
+    send_sizes: SendSizes,
     /// What the endpoint's memory knows of what this connection holds.
     pub(crate) accounted: u64,
     /// The connection is given up at this time: handshake, orphaned close, no subflow left.
@@ -244,7 +244,7 @@ impl Connection {
             window_override: false,
             read_rates: Default::default(),
             reached: 0,
-            send_capacity: INITIAL.min(config.send_buffer as u64),
+            send_sizes: SendSizes::initial(config.send_buffer as u64),
             accounted: 0,
             patience: None,
             data_run: 0,
@@ -303,11 +303,19 @@ impl Connection {
         if self.send.finished || self.closed.is_some() || matches!(self.mode, Mode::Handshake(_)) {
             return 0;
         }
-        let free = self.send_capacity.min(share).saturating_sub(self.send.buffer.len());
-        if free == 0 {
+        let room = self.send_room(share);
+        if room == 0 {
             self.writable_wanted = true;
         }
-        free as usize
+        room as usize
+    }
+
+    /// Room in the send buffer, as far as what comes into it would not wait for longer than it has to.
+    fn send_room(&self, share: u64) -> u64 {
+        let SendSizes { capacity, ahead } = self.send_sizes;
+        let waiting = self.send.buffer.end() - self.send.nxt;
+        let free = capacity.min(share).saturating_sub(self.send.buffer.len());
+        free.min(ahead.saturating_sub(waiting))
     }
 
     /// What is held for this connection, and what holding it costs.
@@ -321,9 +329,9 @@ impl Connection {
         self.receive.cost() + held.sum::<u64>()
     }
 
-    /// Octets that the two buffers may hold by now, sending and receiving.
+    /// Octets that may wait to be sent, and that the receive buffer may hold by now.
     pub(crate) fn buffer_sizes(&self) -> (u64, u64) {
-        (self.send_capacity, self.receive.capacity())
+        (self.send_sizes.ahead, self.receive.capacity())
     }
 
     /// Queues octets.
@@ -409,14 +417,25 @@ impl Connection {
         }
     }
 
+    /// The application has seen the send buffer full, and has not been told that there is room again.
+    fn is_send_buffer_full(&self) -> bool {
+        self.writable_wanted && self.send.buffer.len() > self.send_sizes.capacity / 4 * 3
+    }
+
+    /// Something has been acknowledged: there may be room again, or more of it.
+    fn make_room(&mut self, shared: &mut Shared) {
+        self.fit_send_buffer();
+        self.tell_writable(shared);
+    }
+
     /// Tells the driver that there is room again, if it had seen none. Not for every octet that becomes free.
     fn tell_writable(&mut self, shared: &mut Shared) {
-        self.fit_send_buffer();
         if !self.writable_wanted {
             return;
         }
-        let capacity = self.send_capacity.min(shared.memory.share());
-        if capacity.saturating_sub(self.send.buffer.len()) >= capacity / 4 {
+        let share = shared.memory.share();
+        let SendSizes { capacity, ahead } = self.send_sizes;
+        if self.send_room(share) >= ahead.min(capacity).min(share) / 4 {
             self.writable_wanted = false;
             shared.events.push_back(Event::Writable(self.id));
         }
@@ -427,21 +446,27 @@ impl Connection {
     /// than twice the peer's window never helps: it says what the peer reads in some round trips.
     ///
     /// Whoever fills a buffer fills any: when windows have become smaller, it does as well, but not below twice what is
-    /// under way.
+    /// under way. And where it is far larger than what is under way, only the paths' rates say how much of it is filled.
     fn fit_send_buffer(&mut self) {
         let limit = self.config.send_buffer as u64;
-        if !self.writable_wanted && self.send.buffer.len() < self.send_capacity / 2 {
+        let before = self.send_sizes.capacity;
+        if !self.writable_wanted && self.send.buffer.len() < before / 2 {
             return;
         }
-        let paths = self.usable(Subflow::can_send);
-        let paths = paths
-            .filter_map(|(index, subflow)| Some((self.congestion_paths[index].cwnd, subflow.rtt.srtt()?)));
-        let mut wanted = right_sizing::send_capacity(paths);
+        let paths = self.usable(Subflow::can_send).filter_map(|(index, subflow)| {
+            Some(SendPath {
+                cwnd: self.congestion_paths[index].cwnd,
+                srtt: subflow.rtt.srtt()?,
+                min_rtt: subflow.rtt.min()?,
+            })
+        });
+        let mut wanted = SendSizes::of(paths);
         if self.is_multipath() {
-            wanted = wanted.min(2 * self.send.edge.saturating_sub(self.send.una));
+            wanted.capacity = wanted.capacity.min(2 * self.send.edge.saturating_sub(self.send.una));
         }
-        let least = self.send_capacity.min(INITIAL.max(2 * self.send.nxt.saturating_sub(self.send.una)));
-        self.send_capacity = wanted.max(least).min(limit);
+        let least = before.min(INITIAL.max(2 * self.send.nxt.saturating_sub(self.send.una)));
+        wanted.capacity = wanted.capacity.max(least).min(limit);
+        self.send_sizes = wanted;
     }
 
     /// The handshake is over: tells the driver.
@@ -509,7 +534,7 @@ impl Connection {
             shared.decide(self.id, || Decision::FellBack { reason });
             shared.events.push_back(Event::FellBack(self.id, reason));
         }
-        self.tell_writable(shared);
+        self.make_room(shared);
         if readable {
             self.tell_readable(shared);
         }
@@ -551,7 +576,7 @@ impl Connection {
             head_of_line: self.receive.head_of_line(),
             send_queue: self.send.buffer.len(),
             receive_queue: self.receive.queued(),
-            send_buffer: self.send_capacity,
+            send_buffer: self.send_sizes.capacity,
             send_buffer_limit: self.config.send_buffer as u64,
             receive_buffer: self.receive.capacity(),
             receive_buffer_limit: self.config.receive_buffer as u64,

@@ -240,6 +240,7 @@ impl Connection {
                 if start == nxt {
                     self.send.nxt += sent;
                     self.window_override = false;
+                    self.tell_writable(shared);
                 } else {
                     self.send.reinjected += sent;
                     self.contiguous = false;
@@ -304,7 +305,7 @@ impl Connection {
     /// 8.7 to 7.7 Mb/s), and brought a fiftieth with 256 KiB where there are losses.
     fn look_into_window(&mut self, queue: &Queue) {
         let closed = self.send.edge <= queue.start && self.send.buffer.end() > queue.start;
-        let full = self.writable_wanted && self.send.buffer.end() == queue.start;
+        let full = self.is_send_buffer_full() && self.send.buffer.end() == queue.start;
         if !self.is_multipath() || !(closed || full) || self.subflows.len() < 2 {
             return;
         }
