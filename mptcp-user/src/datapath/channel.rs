@@ -4,7 +4,7 @@
 //! woken only when it waits.
 
 use super::mailbox::Mailbox;
-use crate::proto::{CloseReason, ConnectionId, ConnectionInfo};
+use crate::proto::{CloseReason, ConnectionId, ConnectionInfo, QueueSizes};
 use crate::wire::join_small;
 use bytes::Bytes;
 use mptcp_common::maps::SubflowKey;
@@ -24,6 +24,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A reader that waits has reported all but so many octets: the window may be no larger than a few of these.
 const WAIT_STEP: usize = 4096;
+
+/// Octets in `to_send`: a super-segment's at least, and no more than keeps a task busy for a while.
+const LEAST_TO_SEND: usize = 16 << 10;
+const MOST_TO_SEND: usize = 1 << 20;
 
 #[derive(Default)]
 struct State {
@@ -70,6 +74,8 @@ pub(crate) struct Channel {
     over: Notify,
     /// Most octets in `to_send`.
     send_limit: AtomicUsize,
+    /// What a writer that waits is woken for.
+    send_piece: AtomicUsize,
     /// Octets after which reading is reported, so that the window opens.
     consume_step: AtomicUsize,
 }
@@ -79,7 +85,7 @@ impl Channel {
         id: ConnectionId,
         (local, remote): (SocketAddr, SocketAddr),
         mailbox: Arc<Mailbox>,
-        buffers: (usize, usize),
+        sizes: QueueSizes,
     ) -> Arc<Self> {
         let channel = Self {
             id,
@@ -90,15 +96,19 @@ impl Channel {
             touched: AtomicBool::new(false),
             over: Notify::new(),
             send_limit: AtomicUsize::new(0),
+            send_piece: AtomicUsize::new(0),
             consume_step: AtomicUsize::new(0),
         };
-        channel.set_buffers(buffers);
+        channel.set_sizes(sizes);
         Arc::new(channel)
     }
 
-    /// The engine's buffers hold so many octets, sending and receiving.
-    pub(crate) fn set_buffers(&self, (send, receive): (usize, usize)) {
-        self.send_limit.store((send / 4).clamp(16 << 10, 1 << 20), Ordering::Relaxed);
+    /// The engine's queues should be so large.
+    pub(crate) fn set_sizes(&self, QueueSizes { ahead, piece, receive }: QueueSizes) {
+        let piece = piece.clamp(LEAST_TO_SEND, MOST_TO_SEND);
+        let most = (ahead / 2).min(MOST_TO_SEND);
+        self.send_limit.store((most - most % piece).max(piece), Ordering::Relaxed);
+        self.send_piece.store(piece, Ordering::Relaxed);
         self.consume_step.store((receive / 8).clamp(1, 512 << 10), Ordering::Relaxed);
     }
 
@@ -271,7 +281,9 @@ impl Channel {
             into.push(slice);
         }
         // A writer is woken when there is room for a good piece, not for every octet.
-        let wake = before != state.to_send_octets && state.to_send_octets <= self.send_limit() / 2;
+        let limit = self.send_limit();
+        let room = self.send_piece.load(Ordering::Relaxed).max(limit / 2);
+        let wake = before != state.to_send_octets && state.to_send_octets + room <= limit;
         let writer = if wake { state.writer.take() } else { None };
         let more = !state.to_send.is_empty();
         drop(state);
@@ -375,7 +387,8 @@ pub(super) mod tests {
         let mailbox = Arc::new(Mailbox::new(alarm));
         let id = ConnectionId { index: 1, generation: 1 };
         let ends = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into());
-        (Channel::new(id, ends, mailbox.clone(), (64 << 10, 8000)), mailbox)
+        let sizes = QueueSizes { ahead: 32 << 10, piece: 1000, receive: 8000 };
+        (Channel::new(id, ends, mailbox.clone(), sizes), mailbox)
     }
 
     fn channel() -> (Arc<Channel>, Arc<Mailbox>) {
@@ -398,22 +411,35 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_full_queue_holds_the_writer_until_half_of_it_is_gone() {
+    fn a_full_queue_holds_the_writer_until_half_of_it_and_a_piece_are_gone() {
         let (channel, _) = channel();
+        channel.set_sizes(QueueSizes { ahead: 100 << 10, piece: 20_000, receive: 8000 });
         let count = Arc::new(Count(AtomicUsize::new(0)));
         let waker = Waker::from(count.clone());
         let mut cx = Context::from_waker(&waker);
         let Poll::Ready(Ok(room)) = channel.poll_room(&mut cx) else { panic!("room") };
-        assert_eq!(room, 16 << 10);
+        assert_eq!(room, 40_000, "whole pieces");
         channel.send(Bytes::from(vec![7; room]));
         assert!(channel.poll_room(&mut cx).is_pending());
         let mut taken = Vec::new();
-        assert!(channel.take_to_send(1000, &mut taken));
+        assert!(channel.take_to_send(19_000, &mut taken));
         assert_eq!(count.0.load(Ordering::SeqCst), 0);
-        assert!(channel.take_to_send(8000, &mut taken));
+        assert!(channel.take_to_send(1000, &mut taken));
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
         assert!(!channel.take_to_send(1 << 20, &mut taken));
         assert_eq!(taken.iter().map(Bytes::len).sum::<usize>(), room);
+    }
+
+    #[test]
+    fn a_writer_that_may_be_little_ahead_still_hands_over_a_piece_at_a_time() {
+        let (channel, _) = channel();
+        let mut cx = Context::from_waker(Waker::noop());
+        for (ahead, piece, room) in
+            [(64 << 10, 62_480, 62_480), (0, 0, LEAST_TO_SEND), (usize::MAX, 100_000, 1_000_000)]
+        {
+            channel.set_sizes(QueueSizes { ahead, piece, receive: 8000 });
+            assert!(matches!(channel.poll_room(&mut cx), Poll::Ready(Ok(found)) if found == room), "{ahead}");
+        }
     }
 
     #[test]

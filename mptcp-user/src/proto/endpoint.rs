@@ -3,17 +3,20 @@
 use super::Instant;
 use super::blackhole::{BlackholeInfo, Blackholes};
 use super::config::{ConnectionConfig, EndpointConfig};
+use super::congestion::Path;
 use super::connection::options::is_usable;
 use super::connection::output::reset_for;
 use super::connection::{Connection, Opening, Policies};
 use super::counters::{Counter, Counters};
 use super::crypto::Key;
 use super::decision::{Decided, Decision, Decisions};
+use super::distance::Distances;
 use super::dormant::{Dormant, Rests};
 use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 use super::info::ConnectionInfo;
 use super::memory::Memory;
 use super::place::{Occupant, Place};
+use super::right_sizing::QueueSizes;
 use super::secret::{Keyed, Secret, TupleKey};
 use super::subflow::Subflow;
 use super::syn_ack_budget::SynAckBudget;
@@ -69,6 +72,7 @@ pub(crate) struct Shared {
     pub(crate) events: VecDeque<Event>,
     counters: Counters,
     blackholes: Blackholes,
+    distances: Distances,
     /// What was decided, if anybody wants to know.
     decisions: Option<Box<Decisions>>,
     /// The time of the call that is being attended to.
@@ -94,6 +98,13 @@ struct Listener {
 }
 
 impl Shared {
+    /// A path has measured its shortest round trip so far.
+    pub(crate) fn measured(&mut self, path: &mut Path, local: IpAddr, remote: IpAddr) {
+        if let Some(rtt) = path.min_rtt {
+            path.distance = Some(self.distances.measured(self.now, (local, remote), rtt));
+        }
+    }
+
     /// It happened.
     #[inline]
     pub(crate) fn count(&mut self, counter: Counter) {
@@ -297,6 +308,7 @@ impl Endpoint {
                 events: VecDeque::new(),
                 counters: Counters::default(),
                 blackholes: Blackholes::default(),
+                distances: Distances::default(),
                 decisions: None,
                 now: Instant::ZERO,
                 addresses: Vec::new(),
@@ -748,10 +760,10 @@ impl Endpoint {
         self.with(now, connection, |connection, _| connection.consumed(now, octets));
     }
 
-    /// How many octets may wait to be sent, and how many the receive buffer may hold by now; both change with the paths.
-    pub fn buffer_sizes(&self, connection: ConnectionId) -> Option<(usize, usize)> {
-        let (send, receive) = self.place(connection)?.ask(Connection::buffer_sizes)?;
-        Some((send as usize, receive as usize))
+    /// How large the queues between the application and the engine should be by now.
+    pub fn queue_sizes(&self, connection: ConnectionId) -> Option<QueueSizes> {
+        let most = self.shared.config.max_super_segment;
+        self.place(connection)?.ask(|connection| connection.queue_sizes(most))
     }
 
     /// Octets that all connections hold, with what holding them costs, out of [`EndpointConfig::memory`].

@@ -15,6 +15,7 @@ mod counters;
 pub(crate) mod crypto;
 mod data;
 mod decision;
+mod distance;
 mod dormant;
 mod endpoint;
 mod event;
@@ -46,6 +47,7 @@ pub use endpoint::{ConnectError, Endpoint, ListenError};
 pub use event::{CloseReason, ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 pub use info::{ConnectionInfo, ConnectionState, FallbackReason, HeadOfLineInfo, SubflowInfo, SubflowState};
 pub use interface_rule::{InterfaceRule, InterfaceUse};
+pub use right_sizing::QueueSizes;
 pub use time::Instant;
 
 #[cfg(test)]

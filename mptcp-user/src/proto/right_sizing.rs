@@ -142,6 +142,18 @@ impl SendSizes {
     }
 }
 
+/// What those who stand between an application and the engine should know of a connection, in octets. It changes with the paths.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct QueueSizes {
+    /// How far the application may be ahead of the paths.
+    pub ahead: usize,
+    /// What a super-segment carries. What is handed over in pieces of this size leaves in super-segments without small ones
+    /// in between.
+    pub piece: usize,
+    /// What the receive buffer may hold.
+    pub receive: usize,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -200,10 +200,11 @@ impl Scenario {
         match (contender, self.kind) {
             (Contender::Ours, Kind::Record) => RECORD_OPTIONS,
             (Contender::Ours, Kind::RequestResponse(_)) if self.busy => &["--local", "--busy-poll"],
-            // One connection does best without changes of thread, many that are always busy on two.
-            (Contender::Ours, Kind::Bulk | Kind::RequestResponse(_) | Kind::Connect | Kind::Cpu) => {
-                &["--local"]
-            }
+            // Without changes of thread, and with turns of the stack and the application in which each finds what the other did.
+            (
+                Contender::Ours,
+                Kind::Bulk | Kind::RequestResponse(_) | Kind::Connect | Kind::Mesh | Kind::Cpu,
+            ) => &["--local"],
             _ => &[],
         }
     }
@@ -334,7 +335,7 @@ impl Scenario {
             lab,
             peer,
             contender,
-            (&[], false),
+            (self.options(contender), false),
             ("drain-all", &[&count, settle, &span]),
             ("flood-all", &[&count]),
         )?;

@@ -126,8 +126,8 @@ impl Shard {
             self.endpoint.release(time, id);
             return;
         };
-        let buffers = self.endpoint.buffer_sizes(id).unwrap_or_default();
-        let channel = Channel::new(id, ends, self.mailbox.clone(), buffers);
+        let sizes = self.endpoint.queue_sizes(id).unwrap_or_default();
+        let channel = Channel::new(id, ends, self.mailbox.clone(), sizes);
         let refused = match listener.incoming.try_send(Handle(channel.clone())) {
             Ok(()) => false,
             // The application does not accept fast enough, or not at all any more.
@@ -148,8 +148,8 @@ impl Shard {
         let mut slices = std::mem::take(&mut self.slices);
         let (_, end) = self.endpoint.recv(id, usize::MAX, &mut slices);
         if !slices.is_empty() || end {
-            if let Some(buffers) = self.endpoint.buffer_sizes(id) {
-                connection.channel.set_buffers(buffers);
+            if let Some(sizes) = self.endpoint.queue_sizes(id) {
+                connection.channel.set_sizes(sizes);
             }
             connection.channel.deliver(&mut slices, end);
         }

@@ -101,8 +101,8 @@ impl Shard {
         if consumed > 0 {
             self.endpoint.consumed(time, id, consumed);
         }
-        if let Some(buffers) = self.endpoint.buffer_sizes(id) {
-            channel.set_buffers(buffers);
+        if let Some(sizes) = self.endpoint.queue_sizes(id) {
+            channel.set_sizes(sizes);
         }
         if !connection.closed {
             // Until the engine has said that it is full: only then does it tell when it is not any more.
@@ -147,8 +147,8 @@ impl Shard {
         let result = self.open(time, remote, local, config);
         match result {
             Ok((id, local)) => {
-                let buffers = self.endpoint.buffer_sizes(id).unwrap_or_default();
-                let channel = Channel::new(id, (local, remote), self.mailbox.clone(), buffers);
+                let sizes = self.endpoint.queue_sizes(id).unwrap_or_default();
+                let channel = Channel::new(id, (local, remote), self.mailbox.clone(), sizes);
                 self.insert(id, channel, Some(reply), config.announce_port);
             }
             Err(error) => {

@@ -31,6 +31,8 @@ const QUANTUM: Duration = Duration::from_millis(1);
 /// than what cutting it costs. Half of that for each of these steps that it is further away.
 const NEAR_BURST: u64 = 64 << 10;
 const NEAR_STEP: Duration = Duration::from_micros(256);
+/// No burst need be a larger part of the window than this, or the path would stand still between them.
+const BURSTS_PER_WINDOW: u64 = 3;
 /// Initial window in segments (RFC 6928).
 const INITIAL_SEGMENTS: u64 = 10;
 /// No threshold is lower than this many segments (RFC 5681, equation 4).
@@ -51,6 +53,9 @@ pub(crate) struct Path {
     pub(crate) srtt: Option<Duration>,
     /// Smallest round-trip time.
     pub(crate) min_rtt: Option<Duration>,
+    /// The smallest that any connection has seen between these addresses.
+    #[serde(skip)]
+    pub(crate) distance: Option<Duration>,
     /// Octets in flight.
     pub(crate) in_flight: u64,
     /// Whether the subflow is established and can carry data.
@@ -70,6 +75,7 @@ impl Path {
             mss,
             srtt: None,
             min_rtt: None,
+            distance: None,
             in_flight: 0,
             active: false,
             recovering: false,
@@ -92,8 +98,15 @@ impl Path {
         }
     }
 
+    /// How large a burst to a near peer has to be to be worth waiting for, where the window lets through less than that. What
+    /// an acknowledgment frees is as large as the segment was that it is for: without this, small ones would stay small. More
+    /// is in flight than is waited for, so that it will come, and soon. Further away, larger bursts would find queues full.
+    pub(crate) fn worthwhile_burst(&self, srtt: Option<Duration>) -> u64 {
+        self.near_burst().min(self.quantum(srtt)).min(self.cwnd / BURSTS_PER_WINDOW)
+    }
+
     fn near_burst(&self) -> u64 {
-        let Some(distance) = self.min_rtt else { return 0 };
+        let Some(distance) = self.distance.or(self.min_rtt) else { return 0 };
         let steps = distance.as_nanos() / NEAR_STEP.as_nanos();
         NEAR_BURST.checked_shr(steps.min(64) as u32).unwrap_or(0)
     }
@@ -322,6 +335,27 @@ fn avoiding(windows: [u64; 2]) -> [Path; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bursts_are_waited_for_near_peers_only_and_no_longer_than_part_of_a_window() {
+        let path = |cwnd, min_rtt, distance: Option<u64>| Path {
+            cwnd,
+            srtt: Some(Duration::from_millis(20)),
+            min_rtt: Some(Duration::from_micros(min_rtt)),
+            distance: distance.map(Duration::from_micros),
+            ..Path::new(1000)
+        };
+        let worthwhile = |path: Path| path.worthwhile_burst(path.srtt);
+        assert_eq!(worthwhile(path(3_000_000, 50, None)), NEAR_BURST);
+        assert_eq!(worthwhile(path(30_000, 50, None)), 10_000);
+        assert_eq!(worthwhile(path(3_000_000, 600, None)), NEAR_BURST / 4);
+        assert_eq!(worthwhile(path(3_000_000, 20_000, None)), 0, "far away");
+        // One that began while the queues were full is as near as those before it.
+        assert_eq!(worthwhile(path(3_000_000, 20_000, Some(50))), NEAR_BURST);
+        // What is paced leaves at its rate: here 200 octets in a millisecond.
+        let paced = Path { pacing_rate: Some(200_000), ..path(3_000_000, 50, None) };
+        assert_eq!(worthwhile(paced), 200);
+    }
 
     /// A window of 100000 that is not what limits the sender counts as the 30000 in flight; one in fast recovery as its
     /// threshold, 60000, or what is in flight; an idle path not at all; the path itself with its whole window.

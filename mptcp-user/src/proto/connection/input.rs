@@ -314,7 +314,7 @@ impl Connection {
         if outcome.congestion == Some(Cause::Loss) {
             shared.count(Counter::SackRecovery);
         }
-        self.control_congestion(now, index, &outcome);
+        self.control_congestion(shared, now, index, &outcome);
         // Windows grow also while the peer waits for an octet that was lost.
         self.make_room(shared);
         self.follow_path_mtu(index);
@@ -360,12 +360,15 @@ impl Connection {
     }
 
     /// Tells congestion control and keeps the window accordingly.
-    fn control_congestion(&mut self, now: Instant, index: usize, outcome: &AckOutcome) {
+    fn control_congestion(&mut self, shared: &mut Shared, now: Instant, index: usize, outcome: &AckOutcome) {
         let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
         let control = &mut self.policies.congestion;
         let path = &mut self.congestion_paths[index];
         path.srtt = subflow.rtt.srtt();
-        path.min_rtt = subflow.rtt.min();
+        if path.min_rtt != subflow.rtt.min() {
+            path.min_rtt = subflow.rtt.min();
+            shared.measured(path, subflow.local.ip(), subflow.remote.ip());
+        }
         path.in_flight = subflow.snd.in_flight();
         path.limited = outcome.limited;
         if outcome.undone

@@ -31,7 +31,7 @@ use super::endpoint::Shared;
 use super::event::{CloseReason, ConnectionId, Event, ListenerId};
 use super::info::{ConnectionInfo, ConnectionState, FallbackReason, SubflowInfo};
 use super::path::{self, PathManager};
-use super::right_sizing::{INITIAL, ReadRate, SendPath, SendSizes};
+use super::right_sizing::{INITIAL, QueueSizes, ReadRate, SendPath, SendSizes};
 use super::scheduler::{self, Guard, Scheduler};
 use super::subflow::{Kind, Subflow};
 use super::timer::Deadline;
@@ -329,9 +329,14 @@ impl Connection {
         self.receive.cost() + held.sum::<u64>()
     }
 
-    /// Octets that may wait to be sent, and that the receive buffer may hold by now.
-    pub(crate) fn buffer_sizes(&self) -> (u64, u64) {
-        (self.send_sizes.ahead, self.receive.capacity())
+    /// How large the queues between the application and this connection should be; super-segments have up to `most` octets.
+    pub(crate) fn queue_sizes(&self, most: usize) -> QueueSizes {
+        let mss = self.congestion_paths.first().map_or(1, |path| path.mss.max(1) as usize);
+        QueueSizes {
+            ahead: self.send_sizes.ahead as usize,
+            piece: most - most % mss,
+            receive: self.receive.capacity() as usize,
+        }
     }
 
     /// Queues octets.

@@ -451,13 +451,19 @@ impl Connection {
         let mut candidates = self.candidates(queue.now, not_on);
         let waiting = queue.waiting();
         let duplicates = self.policies.scheduler.duplicates();
+        let urgent = duplicates || queue.again;
         let multipath = self.is_multipath();
         candidates.retain(|candidate| {
             let path = &self.congestion_paths[candidate.subflow];
             let least = candidate.mss.min(if duplicates { candidate.mss } else { waiting });
             let Some(subflow) = self.subflows[candidate.subflow].as_deref_mut() else { return false };
-            if subflow.snd.congestion_room(path) < least {
+            let room = subflow.snd.congestion_room(path);
+            if room < least {
                 subflow.snd.note_limited();
+            } else if !urgent && room < subflow.snd.worthwhile_burst(path, &subflow.rtt).min(waiting) {
+                // More room will come with what is in flight, most of the window.
+                subflow.snd.note_limited();
+                candidate.room = 0;
             } else if candidate.room == 0 && !subflow.snd.may_depart(queue.now, path) {
                 subflow.snd.wait_to_depart();
                 return true;

@@ -228,6 +228,7 @@ impl Connection {
             path.active = true;
             path.srtt = subflow.rtt.srtt();
             path.min_rtt = subflow.rtt.min();
+            shared.measured(&mut path, subflow.local.ip(), subflow.remote.ip());
             self.congestion_paths[index] = path;
             let (local, remote) = subflow.tuple();
             let (slot, initial) = (subflow.slot.0, subflow.kind == Kind::Initial);

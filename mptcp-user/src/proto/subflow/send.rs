@@ -245,6 +245,11 @@ impl SendSide {
         path.mss.min(self.largest_window / 2).max(1)
     }
 
+    /// How large a burst has to be to be worth waiting for; during recovery, when what leaves keeps acknowledgments coming, none.
+    pub(crate) fn worthwhile_burst(&self, path: &Path, rtt: &RttEstimator) -> u64 {
+        if self.recovery.is_open() { path.worthwhile_burst(rtt.srtt()) } else { 0 }
+    }
+
     /// How many octets the congestion window lets through: a full segment at least if nothing is in flight, since
     /// nothing else would ever open the window again.
     pub(crate) fn congestion_room(&self, path: &Path) -> u64 {

@@ -275,3 +275,37 @@ fn how_long_octets_wait_is_known_where_they_are_received() {
     assert!(waits.longest < Duration::from_secs(1), "{waits:?}");
     assert_eq!(client.head_of_line, HeadOfLineInfo::default());
 }
+
+#[test]
+fn an_application_is_no_further_ahead_than_its_path_needs() {
+    let mut pair = Pair::new(31, vec![PathConfig::default()], false, &ConnectionConfig::default());
+    pair.send(pattern(40_000_000, 1), Vec::new());
+    let mut stood_still = 0;
+    for received in [5_000_000, 10_000_000, 20_000_000, 30_000_000] {
+        assert!(pair.run_until(Duration::from_secs(30), |pair| pair.server.received.len() >= received));
+        let info = pair.client.endpoint.info(pair.client.connection.unwrap()).unwrap();
+        let waiting = info.send_queue - (info.bytes_sent - info.bytes_acked);
+        let subflow = &info.subflows[0];
+        // It is away for no longer than a round trip, which is all that ever needs to wait.
+        assert!(waiting <= subflow.cwnd + 64_000, "{waiting} of {}", subflow.cwnd);
+        stood_still += u32::from(waiting == 0);
+    }
+    assert!(stood_still < 2, "the path has to wait for the application");
+}
+
+#[test]
+fn small_segments_to_a_near_peer_do_not_stay_small() {
+    let mut segments = 0;
+    for seed in 0..4 {
+        let near = PathConfig { delay: Duration::from_micros(20), loss: 0.001, ..PathConfig::default() };
+        let mut pair = Pair::new(seed, vec![near], false, &ConnectionConfig::default());
+        let data = pattern(20_000_000, 1);
+        pair.send(data.clone(), Vec::new());
+        assert!(pair.run(Duration::from_secs(60)), "{}", pair.tail());
+        assert!(pair.server.received == data);
+        let info = pair.client.endpoint.info(pair.client.connection.unwrap()).unwrap();
+        segments += info.subflows[0].segments_sent;
+    }
+    // There are 1280 super-segments' worth; each acknowledgment answered with as much as it is for takes 1726.
+    assert!(segments < 1600, "{segments} segments");
+}
