@@ -19,9 +19,8 @@ const IDLE: Duration = Duration::from_millis(4500);
 /// Connections that are made at the same time.
 const AT_ONCE: usize = 64;
 
-/// Our settings where the queues of six links take several times a window of the usual size: as the kernel's, and
-/// rates that do without filling them.
-const RECORD_OPTIONS: &[&str] = &["--buffer", "64", "--congestion", "bbr"];
+/// Our settings where the queues of six links take several times a window of the usual size: as much as the kernel may take.
+const RECORD_OPTIONS: &[&str] = &["--buffer", "64"];
 
 /// Metric, unit, value.
 type Values = Vec<(String, &'static str, f64)>;

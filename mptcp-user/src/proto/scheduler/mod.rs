@@ -163,16 +163,18 @@ impl Candidate {
         self.srtt.unwrap_or_default().as_secs_f64()
     }
 
-    /// Octets per second that it carries when it is used.
+    /// Octets per second that it carries when it is used: no more than a window in a round trip, whatever the pacing rate.
+    /// That can be far too high for seconds, since BBR takes a token bucket that was full for the path's bandwidth.
     fn rate(&self) -> f64 {
-        self.pacing_rate.map_or(self.cwnd as f64 / self.rtt().max(1e-6), |rate| rate as f64)
+        let per_round_trip = self.cwnd as f64 / self.rtt().max(1e-6);
+        self.pacing_rate.map_or(per_round_trip, |rate| per_round_trip.min(rate as f64))
     }
 
     /// How long `octets` need to leave from now on, in seconds.
     fn departure(&self, octets: u64) -> f64 {
         let missing = octets.saturating_sub(self.room) as f64;
         match self.pacing_rate {
-            Some(rate) => missing / rate.max(1) as f64,
+            Some(_) => missing / self.rate().max(1.0),
             None if self.slow_start => self.rtt() * (1.0 + missing / self.cwnd.max(1) as f64).log2(),
             None => self.rtt() * missing / self.cwnd.max(1) as f64,
         }

@@ -161,6 +161,19 @@ fn a_path_that_would_hold_up_the_window_is_not_offered() {
     assert_eq!(with(101_000), [0, 1]);
 }
 
+/// BBR has taken a token bucket that was full for the bandwidth: paced at 2.5 GB/s, but 8 MB a round trip are what leaves, 10 MB
+/// in a round trip of the other.
+#[test]
+fn a_pacing_rate_that_is_too_high_excludes_no_other_path() {
+    let bursty = Candidate { pacing_rate: Some(2_500_000_000), ..path(0, 40, 8_000_000, 8_000_000) };
+    let candidates = [bursty, path(1, 50, 8_000_000, 0)];
+    let with = |edge| admitted(&mut Guard::default(), &candidates, &Queue { edge, ..waiting(20_000_000) });
+    assert_eq!(with(60_000_000), [0, 1]);
+    assert_eq!(with(9_000_000), [0]);
+    let done = admitted(&mut Guard::default(), &candidates, &waiting(900_000));
+    assert_eq!(done, [0], "it delivers the first octet after 25 ms, the other is done after 20 + 4.5");
+}
+
 /// The peer's window may be waiting for data on the slow path before it grows (the fast one sends 100,000 octets during
 /// a round trip of 200 ms).
 #[test]
