@@ -12,10 +12,13 @@ use super::super::timer::Timer;
 use super::traffic::CACHED_BUDGET;
 use super::{KEY_TIMER, Replies, Shard, ShardConfig, ShardHandle, now};
 use crate::proto::Instant;
+use std::future::poll_fn;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
-use std::{future::poll_fn, io, thread};
+use std::{io, thread};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
@@ -31,6 +34,9 @@ const SPIN_ALONE: Duration = Duration::from_micros(100);
 const FIRST_SPIN: Duration = Duration::from_micros(10);
 /// Who is woken sooner than this had better not have slept.
 const SHORT_SLEEP: Duration = Duration::from_micros(100);
+/// How often a shard without work looks into its rings, one look after the other, before the runtime has its turn: that takes
+/// as long as many looks.
+const LOOKS: usize = 32;
 /// How often a shard that is always busy looks at what only `epoll` tells.
 const GLANCE: Duration = Duration::from_millis(1);
 
@@ -202,10 +208,15 @@ impl Shard {
                 ControlFlow::Break(replies) => return replies,
             };
             match next {
-                Next::Round | Next::Spin => yield_now().await,
+                Next::Round => self.give_way().await,
+                Next::Spin => {
+                    if !self.linger() {
+                        self.give_way().await;
+                    }
+                }
                 Next::Glance => {
                     self.wait(time, Some(Duration::ZERO));
-                    yield_now().await;
+                    self.give_way().await;
                 }
                 Next::Sleep => {
                     if self.mailbox.prepare_sleep() {
@@ -230,6 +241,28 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Looks for work for about a microsecond; whether there is some.
+    fn linger(&mut self) -> bool {
+        (0..LOOKS).any(|_| {
+            std::hint::spin_loop();
+            self.has_packets() || self.mailbox.has_mail()
+        })
+    }
+
+    /// Lets others have their turn, until all have and the runtime has looked at what it waits for, or one of them has brought
+    /// something: an answer does not wait for the runtime.
+    async fn give_way(&self) {
+        if !self.mailbox.prepare_sleep() {
+            return yield_now().await;
+        }
+        let mut turn = pin!(yield_now());
+        poll_fn(|cx| {
+            if turn.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { self.mailbox.poll_woken(cx) }
+        })
+        .await;
+        self.mailbox.awake();
     }
 }
 

@@ -521,7 +521,8 @@ impl Connection {
         }
         if let Some((_, octets)) = probe {
             len = octets;
-        } else if len > path.mss {
+        } else if len > path.mss && (start + len < self.send.buffer.end() || self.config.nagle) {
+            // A packet that is not full would be followed by others. The last ones, though, leave together.
             len -= len % path.mss;
         }
         let payload = self.send.buffer.slice(start, start + len);

@@ -217,7 +217,8 @@ fn a_server_that_falls_back_and_finishes_at_once_gets_all_the_same_all_that_the_
 /// with the octets that show it. The stream ends where the FIN says.
 #[test]
 fn a_stream_that_a_gateway_makes_shorter_ends_all_the_same() {
-    let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
+    // Nagle's algorithm keeps a packet that is not full apart from the full ones, so that the gateway sees both.
+    let config = ConnectionConfig { checksum: true, nagle: true, ..ConnectionConfig::default() };
     let mut pair = Pair::new(4, vec![PathConfig::default()], false, &config);
     let mut first = None;
     pair.middlebox = Some(Box::new(move |from_client, mut segment| {

@@ -210,3 +210,22 @@ fn nagle_sends_small_writes_together_while_one_is_under_way() {
         assert_eq!(sent, expected, "{}", pair.tail());
     }
 }
+
+#[test]
+fn what_ends_in_a_packet_that_is_not_full_leaves_in_one_super_segment() {
+    for (nagle, expected) in [(false, 1), (true, 2)] {
+        let config = ConnectionConfig { nagle, ..ConnectionConfig::default() };
+        let near = PathConfig { delay: Duration::from_micros(20), ..PathConfig::default() };
+        let mut pair = Pair::new(8, vec![near], false, &config);
+        // The first segment carries the keys and is never a super-segment.
+        pair.send_only(b"hello".to_vec(), Vec::new());
+        assert!(pair.run_until(Duration::from_secs(1), |pair| pair.server.received.len() == 5));
+        pair.run_until(Duration::from_millis(100), |_| false);
+        let (id, now) = (pair.client.connection.unwrap(), pair.now);
+        let sent = |pair: &Pair| pair.client.endpoint.info(id).unwrap().subflows[0].segments_sent;
+        let (request, before) = (pattern(10_000, 1), sent(&pair));
+        pair.client.endpoint.send(now, id, request.clone().into());
+        assert!(pair.run_until(Duration::from_secs(1), |pair| pair.server.received[5..] == request));
+        assert_eq!(sent(&pair) - before, expected, "{}", pair.tail());
+    }
+}
