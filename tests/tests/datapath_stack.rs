@@ -112,7 +112,8 @@ fn octets_that_are_handed_over_without_copying_are_the_same_whatever_is_cancelle
             stream.closed().await
         });
         let mut stream = left.connect(Side::Right.socket(1, Family::Ipv4, port)).await.expect("connects");
-        let sent = octets(6_000_000, 5);
+        // More than all queues on the way there and back can hold.
+        let sent = octets(40_000_000, 5);
         let (mut left, mut got, mut cancelled) = (Bytes::from(sent.clone()), Vec::new(), 0);
         while !left.is_empty() {
             // The queue is full most of the time, and nobody reads while we wait for it.

@@ -202,15 +202,22 @@ impl Shard {
     /// [`run`](Self::run) as a task, which lets others have their turn after every round.
     async fn work(&mut self, mut timer: Timer, woken: &AsyncFd<OwnedFd>) -> Replies {
         let mut pace = Pace::new(self.config.busy_poll, on_the_application_s_thread(), now());
+        // A look into the rings has found something, and there was no turn for others since.
+        let mut found = false;
         loop {
             let (time, next) = match self.step(&mut pace) {
                 ControlFlow::Continue(step) => step,
                 ControlFlow::Break(replies) => return replies,
             };
             match next {
-                Next::Round => self.give_way().await,
+                Next::Round => {
+                    found = false;
+                    self.give_way().await;
+                }
                 Next::Spin => {
-                    if !self.linger() {
+                    // Not twice in a row, whatever it is that is there and is no work.
+                    found = !found && self.linger();
+                    if !found {
                         self.give_way().await;
                     }
                 }

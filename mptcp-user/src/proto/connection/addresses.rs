@@ -21,6 +21,9 @@ const MAX_ANNOUNCED: usize = 32;
 /// How long the next address waits for the echo of the one before. Linux keeps one ADD_ADDR at a time and drops,
 /// without an echo, those that come before it has dealt with it.
 const ECHO_WAIT: Duration = Duration::from_millis(500);
+/// How long it waits after that echo. Linux sends the echo first, then opens a subflow to the address, and only then counts the address
+/// among those that it may accept: one that comes in between is taken, too, although it is one too many.
+const AFTER_ECHO: Duration = Duration::from_millis(5);
 /// Times an address is announced before its echo is given up.
 const ANNOUNCEMENTS: u32 = 6;
 /// Identifiers in one REMOVE_ADDR: what fits beside timestamps.
@@ -134,6 +137,19 @@ impl Addresses {
     fn echo_wait(&self, now: Instant) -> Option<Instant> {
         let waiting = self.announcements.iter().filter(|known| known.sends > 0 && known.at.is_some());
         waiting.map(|known| known.sent + ECHO_WAIT).filter(|until| *until > now).max()
+    }
+
+    /// The peer has echoed this announcement of ours; `false`: there is none.
+    fn echoed(&mut self, now: Instant, add: &AddAddr) -> bool {
+        let same = |known: &&mut Announcement| {
+            (known.id, known.address, known.port) == (add.address_id, add.address, add.port)
+        };
+        let Some(known) = self.announcements.iter_mut().find(same) else { return false };
+        known.at = None;
+        for next in &mut self.announcements {
+            next.at = next.at.map(|at| at.max(now + AFTER_ECHO));
+        }
+        true
     }
 
     /// The announcement that is to leave now, if any.
@@ -277,16 +293,8 @@ impl Connection {
     /// ADD_ADDR: authentic ones are remembered, echoed, and may lead to subflows.
     pub(super) fn take_add_address(&mut self, shared: &mut Shared, now: Instant, add: &AddAddr) {
         if add.echo {
-            let same = |known: &&mut Announcement| {
-                (known.id, known.address, known.port) == (add.address_id, add.address, add.port)
-            };
-            match self.addresses.announcements.iter_mut().find(same) {
-                Some(known) => {
-                    known.at = None;
-                    shared.count(Counter::EchoAdd);
-                }
-                None => shared.count(Counter::BadEcho),
-            }
+            let known = self.addresses.echoed(now, add);
+            shared.count(if known { Counter::EchoAdd } else { Counter::BadEcho });
             return;
         }
         let (Some(remote_key), Some(initial)) = (self.remote_key, self.paths.initial) else { return };

@@ -2,7 +2,7 @@
 
 use super::pair::{Pair, PathConfig, address, pattern};
 use crate::proto::{
-    CloseReason, ConnectionConfig, InterfaceUse, LocalAddress, SubflowInfo, SubflowState, Versions,
+    CloseReason, ConnectionConfig, Instant, InterfaceUse, LocalAddress, SubflowInfo, SubflowState, Versions,
 };
 use crate::wire::{Flags, MptcpOption, RemoveAddr};
 use std::net::SocketAddr;
@@ -53,6 +53,27 @@ fn the_next_address_is_announced_after_the_echo_of_the_one_before() {
         assert_eq!(announced, echoed, "{seen:?}");
     }
     assert_eq!(seen.len(), 6, "three addresses besides the first: {seen:?}");
+}
+
+/// Found in namespaces: the kernel took a second address although it may take one, because it came while the subflow to the first
+/// one was not counted yet.
+#[test]
+fn an_address_leaves_the_peer_time_to_deal_with_the_one_before() {
+    let announced: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let mut pair = Pair::new(1, vec![PathConfig::default(); 4], false, &ConnectionConfig::default());
+    let noted = announced.clone();
+    pair.sent = Some(Box::new(move |now, segment| {
+        let new = |option: &MptcpOption| matches!(option, MptcpOption::AddAddr(add) if !add.echo);
+        if segment.dst.port() != 5000 && segment.options.mptcp.iter().any(new) {
+            noted.lock().unwrap().push(now);
+        }
+    }));
+    pair.send(pattern(200_000, 1), Vec::new());
+    assert!(pair.run(Duration::from_secs(60)), "{}", pair.tail());
+    let announced = announced.lock().unwrap();
+    let between: Vec<Duration> = announced.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    // There and back in 10 ms.
+    assert_eq!(between, [Duration::from_millis(15); 2]);
 }
 
 #[test]
