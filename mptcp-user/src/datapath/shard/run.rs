@@ -29,11 +29,11 @@ use tokio::task::yield_now;
 const SPIN: Duration = Duration::from_micros(20);
 /// The longest for one whose thread is the application's, too: nobody else waits for that, but while it spins nothing
 /// comes from there either.
-const SPIN_ALONE: Duration = Duration::from_micros(100);
+const SPIN_ALONE: Duration = Duration::from_micros(50);
 /// There spinning begins with this.
 const FIRST_SPIN: Duration = Duration::from_micros(10);
 /// Who is woken sooner than this had better not have slept.
-const SHORT_SLEEP: Duration = Duration::from_micros(100);
+const SHORT_SLEEP: Duration = Duration::from_micros(50);
 /// How often a shard without work looks into its rings, one look after the other, before the runtime has its turn: that takes
 /// as long as many looks.
 const LOOKS: usize = 32;
@@ -286,17 +286,17 @@ mod tests {
         let mut pace = Pace::new(false, (Duration::ZERO, SPIN_ALONE), at(0));
         assert_eq!(pace.next(at(10), true), Next::Round);
         assert_eq!(pace.next(at(20), false), Next::Sleep);
-        pace.slept(at(20), at(70));
+        pace.slept(at(20), at(60));
         assert_eq!(pace.next(at(80), false), Next::Spin);
         assert_eq!(pace.next(at(89), false), Next::Spin);
         assert_eq!(pace.next(at(90), false), Next::Sleep);
         for _ in 0..10 {
-            pace.slept(at(90), at(140));
+            pace.slept(at(90), at(130));
         }
-        assert_eq!(pace.next(at(150), false), Next::Spin);
-        assert_eq!(pace.next(at(249), false), Next::Spin);
-        assert_eq!(pace.next(at(250), false), Next::Sleep);
-        pace.slept(at(250), at(900));
+        assert_eq!(pace.next(at(140), false), Next::Spin);
+        assert_eq!(pace.next(at(189), false), Next::Spin);
+        assert_eq!(pace.next(at(190), false), Next::Sleep);
+        pace.slept(at(190), at(900));
         assert_eq!(pace.next(at(910), false), Next::Sleep);
     }
 
