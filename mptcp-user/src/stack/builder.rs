@@ -70,6 +70,9 @@ impl StackBuilder {
     /// whatever uses the stack. The fewest changes of thread, and so the shortest delays, for applications that leave
     /// enough of their thread to it.
     ///
+    /// What uses the stack is best a task of the same `LocalSet`: an answer then leaves without the runtime looking at all that it
+    /// waits for first, as it does between a future that it was started with and a task.
+    ///
     /// ```no_run
     /// # use mptcp_user::stack::Stack;
     /// # async fn serve(_: Stack) {}
@@ -77,7 +80,8 @@ impl StackBuilder {
     /// let (stack, driver) = Stack::builder().build_local().await?;
     /// let tasks = tokio::task::LocalSet::new();
     /// tasks.spawn_local(driver);
-    /// tasks.run_until(serve(stack)).await;
+    /// let served = tasks.spawn_local(serve(stack));
+    /// tasks.run_until(served).await?;
     /// # Ok(())
     /// # }
     /// ```
