@@ -1,7 +1,8 @@
 //! What keeps a connection from being slower than its best path alone, whatever the policy. Two things could make it so:
 //!
 //! * The last octets of what is to be sent arrive on a slow path, later than the fast one would have brought all of it.
-//!   That can be foreseen: such a path is not offered.
+//!   That can be foreseen: such a path is not offered. But its round-trip time may have been measured when its neighbour had to be found
+//!   or its queues were full, and what carries nothing is never measured again: from time to time it is given a copy, too.
 //! * Octets on a slow path hold up the window that all paths share, and the fast one has to stop. With a slow path in use
 //!   no more than a window can be delivered in each of its round trips: if the fast one alone delivers more, the slow one is
 //!   not offered. But the peer may make its window just as large as the paths that are used need: for it to grow there must
@@ -22,7 +23,7 @@ const BAR: u32 = 4;
 const MAX_DOUBLINGS: u32 = 5;
 /// A path that was missed is left alone for so many times the length of the bar.
 const PARDON: u32 = 16;
-/// A path for which the window is too small gets a copy after so many of its round trips, while the window grows by this
+/// A path that is left out gets a copy after so many of its round trips, while the window grows by this
 /// factor from one to the next; if not, each time after twice as many, up to `MAX_DOUBLINGS`.
 const COPY: u32 = 2;
 const GROWN: f64 = 1.25;
@@ -85,15 +86,16 @@ impl Guard {
             let rtt = candidate.rtt();
             let held_up = |other: &Candidate| other.rtt() < rtt && other.rate() * rtt > window;
             let too_small = all.iter().any(held_up);
-            if too_small && copy.is_none() && candidate.in_flight == 0 && candidate.room >= candidate.mss {
+            let left_out = too_small || rtt / 2.0 > earliest;
+            if left_out && copy.is_none() && candidate.in_flight == 0 && candidate.room >= candidate.mss {
                 copy = self.wants_copy(candidate, queue, window).then_some(candidate.subflow);
             }
-            rtt / 2.0 <= earliest && !too_small
+            !left_out
         });
         copy
     }
 
-    /// Whether it is time for a copy on this path, for which the window is too small; then there will be one.
+    /// Whether it is time for a copy on this path, which is left out; then there will be one.
     fn wants_copy(&mut self, candidate: &Candidate, queue: &Queue, window: f64) -> bool {
         let trial = self.trial(candidate.subflow);
         if window >= trial.window * GROWN {

@@ -216,6 +216,22 @@ fn nothing_is_copied_where_nothing_is_under_way_or_the_path_is_busy() {
     assert_eq!(copied(&[candidates[0], path(1, 200, 10_000, 1000)], queue), None);
 }
 
+/// The fast path is done with 40,000 octets before the slow one has delivered its first. That may be an old measurement.
+#[test]
+fn a_path_that_would_deliver_too_late_is_measured_again_from_time_to_time() {
+    let candidates = [path(0, 20, 10_000, 10_000), path(1, 200, 10_000, 0)];
+    let mut guard = Guard::default();
+    let mut copied = |millis: u64| {
+        let queue = Queue { start: 10_000, end: 50_000, ..waiting(0) };
+        let queue = Queue { now: queue.now + Duration::from_millis(millis), ..queue };
+        let mut offered: Candidates = candidates.iter().copied().collect();
+        let copy = guard.admit(&mut offered, &queue);
+        assert_eq!(offered.len(), 1);
+        copy
+    };
+    assert_eq!([0, 10, 799, 800, 2399, 2400].map(&mut copied), [Some(1), None, None, Some(1), None, Some(1)]);
+}
+
 /// Lets the connection deliver at a rate (octets per millisecond) for so long.
 fn deliver(queue: &mut Queue, millis: u64, rate: u64) {
     queue.now += Duration::from_millis(millis);
