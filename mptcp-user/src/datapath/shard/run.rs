@@ -34,8 +34,8 @@ const SPIN_ALONE: Duration = Duration::from_micros(50);
 const FIRST_SPIN: Duration = Duration::from_micros(10);
 /// Who is woken sooner than this had better not have slept.
 const SHORT_SLEEP: Duration = Duration::from_micros(50);
-/// How often a shard without work looks into its rings, one look after the other, before the runtime has its turn: that takes
-/// as long as many looks.
+/// How often a shard without work looks into its rings before the runtime has its turn, which takes about as long as all these
+/// looks together.
 const LOOKS: usize = 32;
 /// How often a shard that is always busy looks at what only `epoll` tells.
 const GLANCE: Duration = Duration::from_millis(1);
@@ -210,13 +210,9 @@ impl Shard {
                 ControlFlow::Break(replies) => return replies,
             };
             match next {
-                Next::Round => {
-                    found = false;
-                    self.give_way().await;
-                }
-                Next::Spin => {
+                Next::Round | Next::Spin => {
                     // Not twice in a row, whatever it is that is there and is no work.
-                    found = !found && self.linger();
+                    found = next == Next::Spin && !found && self.linger();
                     if !found {
                         self.give_way().await;
                     }

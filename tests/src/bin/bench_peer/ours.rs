@@ -10,9 +10,8 @@ use tokio::io::AsyncWriteExt;
 /// Plays a role over one connection of our stack.
 pub(super) async fn run(args: &Args) -> Result<serde_json::Value> {
     let stack = stack(args).await?;
-    let (player, role) = (stack.clone(), args.role);
     // A task as the stack's driver is one, not what the runtime was started with: tasks of a `LocalSet` follow each other directly.
-    let result = tokio::task::spawn_local(async move { play(&player, role).await }).await?;
+    let result = tokio::task::spawn_local(play(stack.clone(), args.role)).await?;
     stack.shutdown(Duration::from_secs(3)).await;
     result
 }
@@ -45,7 +44,7 @@ async fn subflows(stream: &MptcpStream) -> usize {
     info.subflows.iter().filter(|subflow| subflow.bytes_received + subflow.bytes_acked > 0).count()
 }
 
-async fn play(stack: &Stack, role: Role) -> Result<serde_json::Value> {
+async fn play(stack: Stack, role: Role) -> Result<serde_json::Value> {
     let accept = async |local| -> Result<MptcpStream> {
         let mut listener = stack.listen(local).await?;
         ready();
