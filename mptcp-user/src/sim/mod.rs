@@ -14,6 +14,7 @@
 pub(crate) mod audit;
 mod direct;
 mod head_of_line;
+mod hostile;
 pub mod link;
 pub mod middlebox;
 mod network;
@@ -29,6 +30,7 @@ mod traffic;
 
 pub use direct::Direct;
 pub use head_of_line::HeadOfLine;
+pub use hostile::run_hostile_script;
 pub use link::{Link, LinkConfig, LinkStats, Loss, Packet};
 pub use network::{Network, PathConfig, PathId, Side};
 pub use queue::{Discipline, Queue, Queued};

@@ -18,10 +18,10 @@ const MAX_UNDER_WAY: usize = 256;
 const MAX_BURST: usize = 10_000;
 
 /// The script, octet by octet; zeros after its end.
-struct Script<'a>(&'a [u8]);
+pub(super) struct Script<'a>(pub(super) &'a [u8]);
 
 impl Script<'_> {
-    fn octet(&mut self) -> u8 {
+    pub(super) fn octet(&mut self) -> u8 {
         match self.0 {
             [first, rest @ ..] => {
                 self.0 = rest;
@@ -30,7 +30,7 @@ impl Script<'_> {
             [] => 0,
         }
     }
-    fn word(&mut self) -> u32 {
+    pub(super) fn word(&mut self) -> u32 {
         u32::from_be_bytes([self.octet(), self.octet(), self.octet(), self.octet()])
     }
 }
