@@ -100,6 +100,7 @@ const ZOO: &[Animal] = &[
         vec![BoxConfig::SequenceRandomiser { translate_sack: false }]
     }),
     animal("SACK stripped", |_| strip(OptionKind::Sack, When::Always, None)),
+    animal("SACK blocks that lie", |_| vec![BoxConfig::SackLiar]),
     animal("timestamps stripped from SYNs", |_| strip(OptionKind::Timestamps, When::Syn, None)),
     animal("timestamps stripped after the SYNs", |_| strip(OptionKind::Timestamps, When::NotSyn, None)),
     animal("timestamps rewritten", |_| vec![BoxConfig::TimestampRewriter]),

@@ -29,7 +29,7 @@ A box stands between FIRST and the link and is one of:
                                 options: mss, window-scale, sack, timestamps, mptcp, mp-capable, mp-join, dss,
                                 add-addr, unknown (all that were not known in 2000)
   randomise-sequence            sack=no: leave SACK blocks alone
-  rewrite-timestamps   ecn-bleach   mss-clamp,mss=1300
+  rewrite-timestamps   ecn-bleach   lie-in-sack   mss-clamp,mss=1300
   split,size=500                repeat-options=no: Multipath TCP options on the first piece only
   coalesce,limit=64kB,hold=1ms  careless: merge across different options, keeping the first
   nat,external=203.0.113.1      clients are on the side of FIRST

@@ -141,7 +141,7 @@ fn truth(text: &str) -> Result<bool, String> {
 #[serde(transparent)]
 pub struct BoxSettings(Settings);
 
-const BOX_KINDS: &str = "strip, drop, mss-clamp, ecn-bleach, rewrite-timestamps, randomise-sequence, split, coalesce, \
+const BOX_KINDS: &str = "strip, drop, mss-clamp, ecn-bleach, lie-in-sack, rewrite-timestamps, randomise-sequence, split, coalesce, \
                          nat, replace, shrink-window, early-ack, proxy";
 
 impl BoxSettings {
@@ -176,6 +176,7 @@ impl BoxSettings {
                 BoxConfig::MssClamp { mss: small(&text).map_err(in_key("mss"))? }
             }
             "ecn-bleach" => BoxConfig::EcnBleacher,
+            "lie-in-sack" => BoxConfig::SackLiar,
             "rewrite-timestamps" => BoxConfig::TimestampRewriter,
             "randomise-sequence" => BoxConfig::SequenceRandomiser {
                 translate_sack: left

@@ -24,7 +24,7 @@ pub enum Kind {
     Lossy,
     /// Middleboxes too.
     Middleboxes,
-    /// Paths and addresses come and go, applications abort.
+    /// Paths and addresses come and go, processes are stopped for minutes, applications abort.
     Dynamic,
 }
 
@@ -275,7 +275,7 @@ fn random_box(random: &mut Random, external: IpAddr) -> BoxConfig {
         OptionKind::Dss,
         OptionKind::AddAddr,
     ];
-    match random.between(0, 10) {
+    match random.between(0, 11) {
         0..=2 => BoxConfig::Option {
             option: *random.pick(&OPTIONS),
             when: *random.pick(&[When::Always, When::Syn, When::NotSyn, When::Data]),
@@ -301,6 +301,7 @@ fn random_box(random: &mut Random, external: IpAddr) -> BoxConfig {
             replacement: vec![0x5a; random.between(0, 3) as usize],
             limit: random.between(1, 20) as usize,
         },
+        10 => BoxConfig::SackLiar,
         _ => BoxConfig::EcnBleacher,
     }
 }
@@ -341,7 +342,7 @@ fn random_actions(random: &mut Random, paths: &[PathConfig]) -> Vec<(Duration, A
         let later = at + Duration::from_millis(random.between_log(10, 30_000));
         let place = random.between(0, paths.len() as u64 - 1) as usize;
         let path = &paths[place];
-        match random.between(0, 2) {
+        match random.between(0, 3) {
             0 => {
                 actions.push((at, Action::SetUp(PathId(place), false)));
                 if random.chance(0.8) {
@@ -358,6 +359,11 @@ fn random_actions(random: &mut Random, paths: &[PathConfig]) -> Vec<(Duration, A
                 if random.chance(0.8) {
                     actions.push((later, Action::AddAddress(side, local_address(address, place as u32 + 1))));
                 }
+            }
+            2 => {
+                let side = *random.pick(&Side::BOTH);
+                let stopped = Duration::from_millis(random.between_log(100, 200_000));
+                actions.push((at, Action::Stop(side, stopped)));
             }
             _ => {
                 let rate = random.between_log(300_000, 100_000_000);

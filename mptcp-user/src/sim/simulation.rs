@@ -31,6 +31,8 @@ pub enum Action {
     AddAddress(Side, LocalAddress),
     /// A host loses an address.
     RemoveAddress(Side, IpAddr),
+    /// The process of a host makes no round for so long, as after SIGSTOP. What arrives meanwhile waits.
+    Stop(Side, Duration),
     /// The client opens a connection between two addresses.
     Connect(IpAddr, IpAddr, Box<ConnectionConfig>, Traffic),
 }
@@ -43,6 +45,10 @@ struct Host {
     accepts: Traffic,
     added: BTreeSet<(SocketAddr, SocketAddr)>,
     tokens: BTreeSet<u32>,
+    /// The process makes no round until then.
+    stopped_until: Option<Instant>,
+    /// Segments that came meanwhile, as far as rings have room for them.
+    waiting: Vec<Segment>,
 }
 
 /// How a simulation is to be run.
@@ -116,6 +122,8 @@ pub struct Simulation {
     segments: u64,
 }
 
+/// Segments that wait for a stopped process; more are lost, as where a ring is full.
+const MAX_WAITING: usize = 2048;
 /// Most rounds of work at one point in time: beyond that, something answers itself for ever.
 const MAX_ROUNDS: usize = 100_000;
 
@@ -135,6 +143,8 @@ impl Simulation {
             accepts: Traffic::send(0),
             added: BTreeSet::new(),
             tokens: BTreeSet::new(),
+            stopped_until: None,
+            waiting: Vec::new(),
         };
         let hosts = [host(), host()];
         let mut simulation = Self {
@@ -276,9 +286,15 @@ impl Simulation {
                 self.apply(action);
                 busy = true;
             }
+            for host in &mut self.hosts {
+                busy |= host.go_on(self.now);
+            }
             busy |= self.deliver();
             for side in Side::BOTH {
                 let host = &mut self.hosts[side as usize];
+                if host.is_stopped(self.now) {
+                    continue;
+                }
                 if host.endpoint.next_timeout().is_some_and(|at| at <= self.now) {
                     host.endpoint.handle_timeout(self.now);
                     busy = true;
@@ -359,7 +375,10 @@ impl Simulation {
             if self.log {
                 eprintln!("{:?} {side:?} is told {report:?}", self.now);
             }
-            self.hosts[side as usize].endpoint.handle_unreachable(self.now, report);
+            let host = &mut self.hosts[side as usize];
+            if !host.is_stopped(self.now) {
+                host.endpoint.handle_unreachable(self.now, report);
+            }
         }
         let mut held: Option<(Side, Segment)> = None;
         while let Some((side, segment)) = self.network.poll(self.now) {
@@ -381,12 +400,12 @@ impl Simulation {
                         continue;
                     }
                     Err(segment) => {
-                        self.hosts[to as usize].endpoint.handle_segment(self.now, first);
+                        self.hosts[to as usize].take(self.now, first);
                         *segment
                     }
                 },
                 Some((to, first)) => {
-                    self.hosts[to as usize].endpoint.handle_segment(self.now, first);
+                    self.hosts[to as usize].take(self.now, first);
                     segment
                 }
                 None => segment,
@@ -394,11 +413,11 @@ impl Simulation {
             if self.coalesce {
                 held = Some((side, segment));
             } else {
-                self.hosts[side as usize].endpoint.handle_segment(self.now, segment);
+                self.hosts[side as usize].take(self.now, segment);
             }
         }
         if let Some((side, segment)) = held {
-            self.hosts[side as usize].endpoint.handle_segment(self.now, segment);
+            self.hosts[side as usize].take(self.now, segment);
         }
         busy
     }
@@ -410,6 +429,17 @@ impl Simulation {
         match action {
             Action::SetUp(path, up) => self.network.set_up(path, up),
             Action::Reconfigure(path, links) => self.network.reconfigure(path, links[0], links[1]),
+            Action::AddAddress(side, _) | Action::RemoveAddress(side, _)
+                if self.hosts[side as usize].is_stopped(self.now) =>
+            {
+                // The news wait in the socket's buffer.
+                let at = self.hosts[side as usize].stopped_until.unwrap_or(self.now);
+                self.schedule(at - self.now, action);
+            }
+            Action::Stop(side, stopped) => {
+                let host = &mut self.hosts[side as usize];
+                host.stopped_until = host.stopped_until.max(Some(self.now + stopped));
+            }
             Action::AddAddress(side, address) => {
                 self.hosts[side as usize].endpoint.add_local_address(self.now, address);
             }
@@ -517,7 +547,32 @@ impl Host {
         self.next_port = self.next_port.checked_add(1).unwrap_or(40_000);
         port
     }
+    fn is_stopped(&self, now: Instant) -> bool {
+        self.stopped_until.is_some_and(|until| until > now)
+    }
+    /// A segment has arrived.
+    fn take(&mut self, now: Instant, segment: Segment) {
+        if !self.is_stopped(now) {
+            self.endpoint.handle_segment(now, segment);
+        } else if self.waiting.len() < MAX_WAITING {
+            self.waiting.push(segment);
+        }
+    }
+    /// The process runs again: what came meanwhile is attended to before any timer.
+    fn go_on(&mut self, now: Instant) -> bool {
+        let over = self.stopped_until.is_some_and(|until| until <= now);
+        if over {
+            self.stopped_until = None;
+            for segment in std::mem::take(&mut self.waiting) {
+                self.endpoint.handle_segment(now, segment);
+            }
+        }
+        over
+    }
     fn next_event(&mut self) -> Option<Instant> {
+        if self.stopped_until.is_some() {
+            return self.stopped_until;
+        }
         self.apps.iter().filter_map(App::next_wakeup).chain(self.endpoint.next_timeout()).min()
     }
 }

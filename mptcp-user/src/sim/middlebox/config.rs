@@ -2,7 +2,7 @@
 
 use super::{
     Action, Coalescer, EarlyAcker, EcnBleacher, Middlebox, MssClamp, Nat, OneWay, OptionFilter, OptionKind,
-    Passing, PayloadChanger, SequenceRandomiser, Splitter, TcpProxy, TimestampRewriter, Way, When,
+    Passing, PayloadChanger, SackLiar, SequenceRandomiser, Splitter, TcpProxy, TimestampRewriter, Way, When,
     WindowShrinker,
 };
 use crate::sim::Random;
@@ -30,6 +30,8 @@ pub enum BoxConfig {
     },
     /// [`EcnBleacher`].
     EcnBleacher,
+    /// [`SackLiar`].
+    SackLiar,
     /// [`TimestampRewriter`].
     TimestampRewriter,
     /// [`SequenceRandomiser`].
@@ -107,6 +109,7 @@ impl BoxConfig {
             }
             Self::MssClamp { mss } => Box::new(MssClamp { mss }),
             Self::EcnBleacher => Box::new(EcnBleacher),
+            Self::SackLiar => Box::new(SackLiar::new(random)),
             Self::TimestampRewriter => Box::new(TimestampRewriter::new(random)),
             Self::SequenceRandomiser { translate_sack } => {
                 Box::new(SequenceRandomiser::new(translate_sack, random))
