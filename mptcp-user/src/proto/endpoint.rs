@@ -579,10 +579,10 @@ impl Endpoint {
     /// A segment of an unknown four-tuple that is no SYN: it may complete a handshake of which nothing was kept.
     /// `false` if it is to be refused.
     fn handle_third_ack(&mut self, now: Instant, segment: &Segment) -> bool {
-        if !segment.flags.has(Flags::ACK)
-            || segment.flags.has(Flags::RST)
-            || !self.shared.cookies.outstanding(now)
-        {
+        let flags = segment.flags;
+        // RFC 9293 section 3.10.7.4: with SYN it would begin a connection, with RST end one.
+        let completes = flags.has(Flags::ACK) && !flags.has(Flags::SYN) && !flags.has(Flags::RST);
+        if !completes || !self.shared.cookies.outstanding(now) {
             return false;
         }
         let Some(listener) = self.shared.listener_for(segment.dst) else { return false };
