@@ -217,6 +217,9 @@ pub(crate) struct ConnectionArgs {
     /// Largest number of subflows at once, the first one included
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32), default_value_t = 8)]
     pub(crate) max_subflows: u16,
+    /// Most addresses that the peer may announce (ADD_ADDR) for subflows to be opened to; 0: none
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=31), default_value_t = 8)]
+    pub(crate) max_addresses: u16,
     /// Which subflow takes the next data
     #[arg(long, value_name = "NAME", value_parser = explained(ConnectionConfig::schedulers()), default_value_t = ConnectionConfig::default().scheduler)]
     pub(crate) scheduler: String,
@@ -389,6 +392,7 @@ impl ConnectionArgs {
             },
             checksum: self.checksum,
             max_subflows: usize::from(self.max_subflows),
+            max_addresses: usize::from(self.max_addresses),
             ndiffports: usize::from(self.ndiffports),
             subflow_start: SubflowStart { age: self.subflow_delay, ..default.subflow_start },
             interface_rules: self.rules(),
