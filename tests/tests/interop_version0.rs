@@ -89,7 +89,7 @@ fn files(seed: u64) -> (std::fs::File, std::fs::File) {
 
 /// One end with its messages and its capture.
 fn words<'a>(case: &Case<'_>, kind: &'a str, file: &'a str, pcap: &'a str, address: &'a str) -> Vec<&'a str> {
-    let mut all = vec![kind, "--version", "0", "--json", "--file", file, "--pcap", pcap];
+    let mut all = vec![kind, "--mptcp-version", "0", "--json", "--file", file, "--pcap", pcap];
     if case.checksum {
         all.push("--checksum");
     }

@@ -16,16 +16,19 @@ use std::time::Duration;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    everything was transferred and both sides closed the connection
-  1    this host: missing privileges, no usable interface, address in use, a file can't be read or written
+  1    this host: missing privileges, no usable interface, address in use, a file or standard output can't be
+       read or written
   2    wrong usage of the command line
   3    the connection could not be set up: name unknown, refused, unreachable, no answer in time
   4    the connection was set up and broke before both sides had closed it
+  141  the reader of standard output (or of an --output that is a pipe) has gone: the end by SIGPIPE. Where the
+       caller ignores that signal, 1 and a message
   130  ended by Ctrl-C (SIGINT); 143 by SIGTERM. The first signal closes connections properly, a second one ends
        the process at once. Interfaces are left clean either way.";
 
 /// Multipath TCP in user space, accelerated by XDP: one connection over all interfaces of this host.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "mptcp", version, propagate_version = true, about, after_help = EXIT_CODES, max_term_width = 110)]
 pub(crate) struct Args {
     /// Say more on standard error: once for progress, twice for details, three times for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -217,6 +220,9 @@ pub(crate) struct ConnectionArgs {
     /// Largest number of subflows at once, the first one included
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32), default_value_t = 8)]
     pub(crate) max_subflows: u16,
+    /// Most addresses that the peer may announce (ADD_ADDR) for subflows to be opened to; 0: none
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=31), default_value_t = 8)]
+    pub(crate) max_addresses: u16,
     /// Which subflow takes the next data
     #[arg(long, value_name = "NAME", value_parser = explained(ConnectionConfig::schedulers()), default_value_t = ConnectionConfig::default().scheduler)]
     pub(crate) scheduler: String,
@@ -262,8 +268,8 @@ pub(crate) struct ConnectionArgs {
     #[arg(long)]
     pub(crate) checksum: bool,
     /// Version of Multipath TCP: 1 (RFC 8684), 0 (RFC 6824), or what the peer asks for (and 1 when we ask)
-    #[arg(long = "version", value_enum, default_value_t = Version::Auto)]
-    pub(crate) protocol_version: Version,
+    #[arg(long, value_enum, default_value_t = Version::Auto)]
+    pub(crate) mptcp_version: Version,
     /// Speak regular TCP, neither offer nor accept Multipath TCP
     #[arg(long)]
     pub(crate) no_multipath: bool,
@@ -382,13 +388,14 @@ impl ConnectionArgs {
         let default = ConnectionConfig::default();
         ConnectionConfig {
             multipath: !self.no_multipath,
-            versions: match self.protocol_version {
+            versions: match self.mptcp_version {
                 Version::Auto => Versions::Auto,
                 Version::Zero => Versions::Zero,
                 Version::One => Versions::One,
             },
             checksum: self.checksum,
             max_subflows: usize::from(self.max_subflows),
+            max_addresses: usize::from(self.max_addresses),
             ndiffports: usize::from(self.ndiffports),
             subflow_start: SubflowStart { age: self.subflow_delay, ..default.subflow_start },
             interface_rules: self.rules(),
@@ -442,6 +449,26 @@ impl StackArgs {
         builder.connection = connection;
         builder
     }
+}
+
+/// The error for a command line that chooses the protocol's version by the flag that prints the version of the program.
+pub(crate) fn old_version_flag(words: impl IntoIterator<Item = String>) -> Option<String> {
+    let words: Vec<String> = words.into_iter().skip(1).take_while(|word| word != "--").collect();
+    let first = words.iter().position(|word| matches!(&word[..], "connect" | "listen"))?;
+    let mut words = words[first..].iter();
+    let value = loop {
+        let word = words.next()?;
+        match word.strip_prefix("--version") {
+            Some("") => break words.next()?.as_str(),
+            Some(rest) => break rest.strip_prefix('=')?,
+            None => {}
+        }
+    };
+    matches!(value, "0" | "1" | "auto").then(|| {
+        format!(
+            "--version prints the version of this program; to choose the version of Multipath TCP, use --mptcp-version {value}"
+        )
+    })
 }
 
 /// One of these names, each with what it is for.
@@ -501,6 +528,43 @@ mod tests {
         for name in ConnectionConfig::schedulers().chain(ConnectionConfig::congestion_algorithms()) {
             let purpose = ConnectionConfig::purpose(name).expect("explained");
             assert!(words.contains(&format!("- {name}: {purpose}")), "{name} in {help}");
+        }
+    }
+
+    #[test]
+    fn the_protocol_has_a_version_and_so_has_the_program() {
+        let parse = |words: &str| Args::try_parse_from(words.split(' '));
+        for words in
+            ["mptcp --version", "mptcp -V", "mptcp listen --version", "mptcp connect --version host:1"]
+        {
+            let shown = parse(words).expect_err("is no command");
+            assert_eq!(shown.kind(), clap::error::ErrorKind::DisplayVersion, "{words}");
+        }
+        for (word, expected) in [("0", Versions::Zero), ("1", Versions::One), ("auto", Versions::Auto)] {
+            let Command::Connect(args) =
+                parse(&format!("mptcp connect --mptcp-version {word} host:1")).expect("valid").command
+            else {
+                panic!("connect")
+            };
+            assert_eq!(args.connection.config().versions, expected);
+        }
+        let old = |words: &str| old_version_flag(words.split(' ').map(str::to_owned));
+        for words in [
+            "mptcp connect --version 0 host:1",
+            "mptcp connect --version=0 host:1",
+            "mptcp -v listen -k 5000 --version 0",
+        ] {
+            let said = old(words).expect("the old form");
+            assert!(said.contains("--mptcp-version 0"), "{said}");
+        }
+        for words in [
+            "mptcp --version",
+            "mptcp connect --version",
+            "mptcp connect --version host:1",
+            "mptcp listen --mptcp-version 0 5000",
+            "mptcp connect host:1 -- --version 0",
+        ] {
+            assert_eq!(old(words), None, "{words}");
         }
     }
 

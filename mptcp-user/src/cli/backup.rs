@@ -2,6 +2,7 @@
 
 use super::args::BackupArgs;
 use super::exit::{ExitCode, Failure};
+use super::output::{print, print_json};
 use super::ss::{fetch, list, text};
 use anyhow::Result;
 use mptcp_user::observe::control::Question;
@@ -11,13 +12,16 @@ pub(crate) async fn run(args: BackupArgs) -> Result<ExitCode> {
     let question = Question::SetBackup { of: args.of.clone(), backup: !args.off };
     let answers = fetch(args.pid, &question).await?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&answers)?);
+        print_json(&answers)?;
     } else {
+        let mut lines = String::new();
         let usage = if args.off { "like any other" } else { "backup" };
         for (process, subflow) in subflows(&answers).filter(|(_, subflow)| subflow["done"] == true) {
             let ends = format!("{} > {}", text(&subflow["local"]), text(&subflow["remote"]));
-            println!("{ends} {usage} ({} {})", text(&process["command"]), text(&process["pid"]));
+            let (command, pid) = (text(&process["command"]), text(&process["pid"]));
+            lines.push_str(&format!("{ends} {usage} ({command} {pid})\n"));
         }
+        print(&lines)?;
     }
     judge(&args, &answers)?;
     Ok(ExitCode::Success)

@@ -48,8 +48,14 @@ pub(crate) async fn run(args: ConnectArgs) -> Result<ExitCode> {
         Ok(Ok(stream)) => {
             tracing::info!("connected to {} from {}", stream.peer_addr(), stream.local_addr());
             let user_timeout = args.connection.user_timeout;
-            let mut session =
-                Session { command: "connect", data: args.data, user_timeout, reporter, signals };
+            let mut session = Session {
+                command: "connect",
+                data: args.data,
+                user_timeout,
+                keep_open: false,
+                reporter,
+                signals,
+            };
             session.run(&stack, stream, files).await
         }
         Ok(Err(code)) => Ok(code),

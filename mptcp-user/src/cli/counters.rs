@@ -2,6 +2,7 @@
 
 use super::args::CountersArgs;
 use super::exit::ExitCode;
+use super::output::{print, print_json};
 use super::ss::fetch;
 use anyhow::Result;
 use mptcp_user::observe::control::Question;
@@ -16,9 +17,9 @@ pub(crate) async fn run(args: CountersArgs) -> Result<ExitCode> {
         sum.retain(|_, value| value.as_u64() != Some(0));
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&sum)?);
+        print_json(&sum)?;
     } else {
-        print!("{}", table(&sum, args.explain));
+        print(&table(&sum, args.explain))?;
     }
     Ok(ExitCode::Success)
 }

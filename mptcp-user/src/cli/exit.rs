@@ -1,17 +1,22 @@
 //! How the process ends, as a number; `mptcp --help` documents them.
 
+use super::{inherited, log};
 use std::fmt;
 
-/// Exit codes. 2 is clap's, for wrong usage.
+/// Exit codes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ExitCode {
     Success = 0,
     /// Privileges, interfaces, addresses in use, files.
     Host = 1,
+    /// The command line makes no sense.
+    Usage = 2,
     /// The connection could not be set up.
     Connect = 3,
     /// The connection broke.
     Broken = 4,
+    /// The reader of a pipe is gone: the process ends by SIGPIPE, which shells call 141.
+    Pipe = 141,
     /// SIGINT.
     Interrupted = 130,
     /// SIGTERM.
@@ -42,6 +47,28 @@ impl std::error::Error for Failure {}
 /// The exit code for an error: that of the mark anywhere in its chain, else [`ExitCode::Host`].
 pub(crate) fn code_of(error: &anyhow::Error) -> ExitCode {
     error.downcast_ref::<Failure>().map_or(ExitCode::Host, |failure| failure.code)
+}
+
+/// Says what went wrong, and gives the exit code for it. The reader of a pipe may leave: nothing is said then, unless
+/// the caller has switched SIGPIPE off and wants an error.
+pub(crate) fn complain(error: &anyhow::Error) -> ExitCode {
+    let code = match code_of(error) {
+        ExitCode::Pipe if inherited::sigpipe_ends() => return ExitCode::Pipe,
+        ExitCode::Pipe => ExitCode::Host,
+        code => code,
+    };
+    log::say(&format!("mptcp: {}", explain(error)));
+    code
+}
+
+/// Ends the process. By `exit` rather than by return: a thread that is blocked in a read of a terminal must not hold up
+/// the end.
+pub(crate) fn end(code: ExitCode) -> ! {
+    log::flush();
+    if code == ExitCode::Pipe {
+        inherited::end_by_sigpipe();
+    }
+    std::process::exit(code as i32)
 }
 
 /// The error and its causes on one line. Some errors name their cause themselves: it is not said twice.

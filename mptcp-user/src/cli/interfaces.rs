@@ -2,6 +2,7 @@
 
 use super::args::InterfacesArgs;
 use super::exit::ExitCode;
+use super::output::{print, print_json};
 use anyhow::{Context, Result};
 use mptcp_user::stack::{InterfaceReport, Stack};
 use std::fmt::Write as _;
@@ -9,9 +10,9 @@ use std::fmt::Write as _;
 pub(crate) fn run(args: &InterfacesArgs) -> Result<ExitCode> {
     let reports = Stack::probe_interfaces().context("can't list the interfaces of this host")?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&reports)?);
+        print_json(&reports)?;
     } else {
-        print!("{}", table(&reports));
+        print(&table(&reports))?;
     }
     Ok(ExitCode::Success)
 }

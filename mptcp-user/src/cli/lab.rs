@@ -1,6 +1,7 @@
 //! `mptcp lab`: an emulated network between two interfaces.
 
 use super::exit::ExitCode;
+use super::output::{print_error, print_json};
 use super::signals::Signals;
 use anyhow::{Context, Result};
 use mptcp_user::lab::{BoxSettings, ConfigError, Lab, LabConfig, LabReport, LinkSettings, Outage, units};
@@ -142,9 +143,9 @@ pub(crate) async fn run(args: LabArgs) -> Result<ExitCode> {
     };
     let report = report.context("the forwarding thread failed")??;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        print_json(&report)?;
     } else {
-        eprint!("{}", table(&args, &report));
+        print_error(&table(&args, &report))?;
     }
     Ok(code)
 }

@@ -17,8 +17,10 @@ pub(crate) async fn run(args: ListenArgs) -> Result<ExitCode> {
         stack = args.stack.builder(args.connection.config()).build() => stack.context("can't start the stack")?,
     };
     let user_timeout = args.connection.user_timeout;
-    let mut session = Session { command: "listen", data: args.data, user_timeout, reporter, signals };
-    let outcome = serve(&stack, &mut session, &args.address, args.keep_open, files).await;
+    let keep_open = args.keep_open;
+    let mut session =
+        Session { command: "listen", data: args.data, user_timeout, keep_open, reporter, signals };
+    let outcome = serve(&stack, &mut session, &args.address, files).await;
     stack.shutdown(PATIENCE).await;
     outcome
 }
@@ -27,7 +29,6 @@ async fn serve(
     stack: &Stack,
     session: &mut Session,
     address: &super::address::ListenAddress,
-    keep_open: bool,
     files: Files,
 ) -> Result<ExitCode> {
     let mut listener =
@@ -47,9 +48,9 @@ async fn serve(
         };
         let outcome = session.run(stack, stream, files).await;
         match outcome {
-            Ok(ExitCode::Success) if keep_open => {}
+            Ok(ExitCode::Success) if session.keep_open => {}
             // One peer that fails is no reason to refuse the next.
-            Err(error) if keep_open && super::exit::code_of(&error) == ExitCode::Broken => {
+            Err(error) if session.keep_open && super::exit::code_of(&error) == ExitCode::Broken => {
                 tracing::warn!("{}", super::exit::explain(&error));
             }
             outcome => return outcome,

@@ -8,9 +8,12 @@ mod backup;
 mod connect;
 mod counters;
 mod exit;
+mod inherited;
 mod interfaces;
 mod lab;
 mod listen;
+mod log;
+mod output;
 mod progress;
 mod pump;
 mod report;
@@ -21,23 +24,41 @@ mod ss;
 use anyhow::Context;
 use args::{Args, Command};
 use clap::Parser;
+use clap::error::ErrorKind;
 use exit::ExitCode;
 use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
 
-/// Runs the command and ends the process. Ends it by `exit` rather than by return: a thread that is blocked in a
-/// read of a terminal must not hold up the end.
+/// Runs the command and ends the process.
 pub(crate) fn main() -> ! {
-    let args = Args::parse();
-    start_log(args.verbose);
-    let code = match run(args.command) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("mptcp: {}", exit::explain(&error));
-            exit::code_of(&error)
-        }
+    if let Some(message) =
+        args::old_version_flag(std::env::args_os().map(|word| word.to_string_lossy().into()))
+    {
+        log::say(&format!("error: {message}"));
+        exit::end(ExitCode::Usage);
+    }
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => exit::end(not_a_command(&error)),
     };
-    std::process::exit(code as i32)
+    log::start(args.verbose);
+    let code = run(args.command).unwrap_or_else(|error| exit::complain(&error));
+    exit::end(code)
+}
+
+/// Help, the version, or wrong usage.
+fn not_a_command(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        // Without a place to say it, the exit code has to do.
+        let _ = error.print();
+        return ExitCode::Usage;
+    }
+    let written = match error.kind() {
+        // The same words after every subcommand.
+        ErrorKind::DisplayVersion => output::print(concat!("mptcp ", env!("CARGO_PKG_VERSION"), "\n")),
+        _ if std::io::stdout().is_terminal() => output::print(&error.render().ansi().to_string()),
+        _ => output::print(&error.render().to_string()),
+    };
+    written.map_or_else(|error| exit::complain(&error), |()| ExitCode::Success)
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -63,24 +84,4 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     // The stack has been shut down by now; a reader of a terminal may be left, and is not waited for.
     runtime.shutdown_background();
     result
-}
-
-/// Messages go to standard error; standard output belongs to the data.
-fn start_log(verbose: u8) {
-    let level = match (verbose, std::io::stderr().is_terminal()) {
-        (0, false) => "warn",
-        (0, true) | (1, _) => "info",
-        (2, _) => "info,mptcp=debug,mptcp_user=debug",
-        _ => "debug,mptcp=trace,mptcp_user=trace",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    if verbose >= 2 {
-        subscriber.init();
-    } else {
-        subscriber.without_time().with_target(false).compact().init();
-    }
 }

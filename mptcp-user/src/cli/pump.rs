@@ -110,12 +110,14 @@ impl Output {
     pub(crate) async fn finish(self) -> Result<()> {
         drop(self.full);
         let Some(written) = self.written else { return Ok(()) };
-        written.await.context("the thread that writes the output is gone")?.context(OUTPUT_FAILED)
+        written.await.context("the thread that writes the output is gone")?.map_err(output_failed)
     }
 }
 
-const OUTPUT_FAILED: &str =
-    "can't write what was received (is the disk full, or the reader of the pipe gone?)";
+fn output_failed(error: io::Error) -> anyhow::Error {
+    let code = super::output::code_of(&error);
+    anyhow::Error::new(error).context(Failure::new(code, "can't write what was received"))
+}
 
 /// Both directions of one connection.
 #[derive(Debug)]
@@ -245,7 +247,7 @@ impl Pump {
                         Some(Ok(Err(error))) => error,
                         _ => io::Error::other("the thread that writes it is gone"),
                     };
-                    return Poll::Ready(Err(error).context(OUTPUT_FAILED));
+                    return Poll::Ready(Err(output_failed(error)));
                 };
                 buffer.resize(BUFFER, 0);
                 self.filling = Some(buffer);
@@ -368,8 +370,10 @@ mod tests {
         tokio::spawn(async move { while theirs.write_all(&[0; 5000]).await.is_ok() {} });
         let mut ours = pin!(ours);
         let error = poll_fn(|cx| pump.poll(cx, ours.as_mut())).await.expect_err("the disk is full");
-        assert!(format!("{error:#}").contains("disk full"), "{error:#}");
+        assert!(format!("{error:#}").contains("can't write what was received"), "{error:#}");
         pump.flush().await.expect("the error has been told");
         assert_eq!(super::super::exit::code_of(&error), ExitCode::Host);
+        let gone = output_failed(io::ErrorKind::BrokenPipe.into());
+        assert_eq!(super::super::exit::code_of(&gone), ExitCode::Pipe);
     }
 }

@@ -1,6 +1,7 @@
 //! Statistics of a connection that has ended, for programs.
 
 use super::args::DataArgs;
+use super::output::{failed, print_error};
 use anyhow::{Context, Result};
 use mptcp_user::proto::ConnectionInfo;
 use mptcp_user::stack::InterfaceReport;
@@ -82,12 +83,9 @@ impl Reporter {
         let line = serde_json::to_string(statistics)?;
         match self {
             Self::Nobody => Ok(()),
-            Self::StandardError => {
-                eprintln!("{line}");
-                Ok(())
-            }
+            Self::StandardError => print_error(&format!("{line}\n")),
             Self::File(file, path) => writeln!(file, "{line}")
-                .with_context(|| format!("can't write statistics to {}", path.display())),
+                .map_err(|error| failed(error, &format!("{} (statistics)", path.display()))),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::args::DataArgs;
 use super::exit::{ExitCode, Failure, explain};
+use super::output::standard_output;
 use super::progress::{Progress, rate};
 use super::pump::{Input, Output, Pump};
 use super::report::{InterfaceUse, Reporter, Statistics};
@@ -26,6 +27,8 @@ pub(super) struct Session {
     pub(super) command: &'static str,
     pub(super) data: DataArgs,
     pub(super) user_timeout: Duration,
+    /// Serves one connection after the other.
+    pub(super) keep_open: bool,
     pub(super) reporter: Reporter,
     pub(super) signals: Signals,
 }
@@ -54,7 +57,7 @@ impl Files {
             None if use_stdin => {
                 interactive |= io::stdin().is_terminal();
                 // Not `io::stdin()`: its small buffer would be copied through.
-                Input::from_reader(standard(0)?)?
+                Input::from_reader(standard_input()?)?
             }
             None => Input::nothing(),
         };
@@ -69,7 +72,7 @@ impl Files {
             }
             None => {
                 interactive |= io::stdout().is_terminal();
-                Output::to_writer(standard(1)?)?
+                Output::to_writer(standard_output()?)?
             }
         };
         Ok(Self { input, output, total, interactive })
@@ -81,12 +84,10 @@ fn pinned(stream: &mut MptcpStream) -> Pin<&mut MptcpStream> {
     Pin::new(stream)
 }
 
-/// Standard input or output without the buffering of the standard library.
-fn standard(fd: i32) -> Result<File> {
-    use std::os::fd::{AsFd, BorrowedFd};
-    let (stdin, stdout) = (io::stdin(), io::stdout());
-    let borrowed: BorrowedFd<'_> = if fd == 0 { stdin.as_fd() } else { stdout.as_fd() };
-    Ok(File::from(borrowed.try_clone_to_owned().context("standard input or output is closed")?))
+/// Standard input without the buffering of the standard library.
+fn standard_input() -> Result<File> {
+    use std::os::fd::AsFd;
+    Ok(File::from(io::stdin().as_fd().try_clone_to_owned().context("can't use standard input")?))
 }
 
 impl Session {
@@ -129,7 +130,7 @@ impl Session {
                 Some(reason) => format!("regular TCP: {reason:?}"),
             }
         );
-        self.reporter.report(&Statistics {
+        let reported = self.reporter.report(&Statistics {
             command: self.command,
             local,
             peer,
@@ -144,7 +145,13 @@ impl Session {
             },
             interfaces: stack.interfaces().iter().map(InterfaceUse::from).collect(),
             connection,
-        })?;
+        });
+        match reported {
+            // The error that came first is the one to end with, and one report is no reason to refuse the next peer.
+            Err(error) if outcome.is_err() || self.keep_open => tracing::warn!("{}", explain(&error)),
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
         outcome
     }
 

@@ -24,7 +24,7 @@ impl Signals {
                 if sender.borrow().is_some() {
                     // Programs are attached through links that live in descriptors of this process: the kernel
                     // detaches them now.
-                    std::process::exit(code as i32);
+                    super::exit::end(code);
                 }
                 sender.send_replace(Some(code));
             }

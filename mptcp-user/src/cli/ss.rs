@@ -2,29 +2,26 @@
 
 use super::args::SsArgs;
 use super::exit::{ExitCode, Failure};
+use super::output::print;
 use anyhow::{Context, Result};
 use mptcp_user::observe::control::{Question, ask_all, directory};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 
 pub(crate) async fn run(args: SsArgs) -> Result<ExitCode> {
     let Some(pause) = args.watch else {
-        print!("{}", look(&args).await?);
+        print(&look(&args).await?)?;
         return Ok(ExitCode::Success);
     };
     let mut signals = super::signals::Signals::new()?;
     loop {
         let text = look(&args).await?;
         // Home, and clear what is below: less flicker than clearing all.
-        let mut out = std::io::stdout().lock();
-        if write!(out, "\x1b[H\x1b[J{text}").and_then(|()| out.flush()).is_err() {
-            return Ok(ExitCode::Success);
-        }
-        drop(out);
+        print(&format!("\x1b[H\x1b[J{text}"))?;
         tokio::select! {
             code = signals.wanted() => return Ok(code),
             () = tokio::time::sleep(pause) => {}

@@ -67,13 +67,28 @@ impl Capture {
             return;
         }
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
-        if let Err(error) = self.writer.write(interface, direction, nanos, parts) {
-            // Traffic goes on without the capture.
+        let written = self.writer.write(interface, direction, nanos, parts);
+        self.judge(written);
+    }
+
+    /// Traffic goes on without the capture.
+    fn judge(&mut self, written: io::Result<()>) {
+        if let Err(error) = written {
             tracing::error!(
                 "can't write the packet capture {}, which ends here: {error}",
                 self.path.display()
             );
             self.failed = true;
+        }
+    }
+}
+
+impl Drop for Capture {
+    /// The last packets are in a buffer: a file that can't take them is as bad as one that is full earlier.
+    fn drop(&mut self) {
+        if !self.failed {
+            let written = self.writer.flush();
+            self.judge(written);
         }
     }
 }

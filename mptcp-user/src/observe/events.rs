@@ -55,7 +55,7 @@ impl EventLog {
         let name = path.display().to_string();
         let writer = std::thread::Builder::new().name("mptcp-events".into()).spawn(move || {
             if let Err(error) = write_all(&mut file, &receiver, now) {
-                tracing::error!("can't write events to {name}: {error}");
+                tracing::error!("can't write the events {name}, which end here: {error}");
             }
         })?;
         Ok(Self { sender: Some(sender), writer: Some(writer), batch: Vec::new(), lost: 0 })
@@ -63,6 +63,9 @@ impl EventLog {
 
     /// Takes a decision in.
     pub fn push(&mut self, decided: Decided) {
+        if self.sender.is_none() {
+            return;
+        }
         self.batch.push(decided);
         if self.batch.len() >= BATCH {
             self.hand_over();
@@ -72,10 +75,12 @@ impl EventLog {
     /// Hands what was taken in to the thread that writes. Waits for nothing.
     pub fn hand_over(&mut self) {
         let Some(sender) = self.sender.as_ref().filter(|_| !self.batch.is_empty()) else { return };
-        let octets = self.batch.len() as u64;
+        let events = self.batch.len() as u64;
         match sender.try_send(std::mem::take(&mut self.batch)) {
             Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.lost += octets,
+            Err(TrySendError::Full(_)) => self.lost += events,
+            // The thread has said why it ended.
+            Err(TrySendError::Disconnected(_)) => self.sender = None,
         }
     }
 

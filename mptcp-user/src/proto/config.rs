@@ -15,6 +15,9 @@ pub struct ConnectionConfig {
     pub checksum: bool,
     /// Largest number of subflows at once, the initial one included; at most [`MAX_SUBFLOWS`](Self::MAX_SUBFLOWS).
     pub max_subflows: usize,
+    /// Addresses of the peer that are accepted from its ADD_ADDRs, at once; at most [`MAX_ADDRESSES`](Self::MAX_ADDRESSES).
+    /// With 0 none is.
+    pub max_addresses: usize,
     /// How many subflows the path manager `ndiffports` wants between one pair of addresses, the initial one included.
     pub ndiffports: usize,
     /// What interfaces may be used for. The first rule that fits an interface decides; without one it may be used.
@@ -155,6 +158,8 @@ impl Default for KeepAlive {
 impl ConnectionConfig {
     /// The most that [`max_subflows`](Self::max_subflows) may be.
     pub const MAX_SUBFLOWS: usize = 32;
+    /// The most that [`max_addresses`](Self::max_addresses) may be.
+    pub const MAX_ADDRESSES: usize = super::connection::MAX_REMOTE - 1;
 
     /// Names that [`congestion`](Self::congestion) may have.
     pub fn congestion_algorithms() -> impl Iterator<Item = &'static str> {
@@ -183,6 +188,7 @@ impl Default for ConnectionConfig {
             versions: Versions::default(),
             checksum: false,
             max_subflows: 8,
+            max_addresses: 8,
             ndiffports: 2,
             interface_rules: Vec::new(),
             path_timeout: Duration::from_millis(500),

@@ -238,6 +238,8 @@ counters! {
     JoinAckMissing = "MptcpJoinAckMissing";
     /// Joins that were not completed and made room for others, or ran out of time.
     JoinForgotten = "MptcpJoinForgotten";
+    /// Connections of which something would have waited for ever: a fault of this stack, made good.
+    DeadlineMissing = "MptcpDeadlineMissing";
     /// Keys drawn again because another connection had the token.
     TokenCollision = "MptcpTokenCollision";
     /// Data ACKs of data that was never sent.

@@ -16,6 +16,7 @@ use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, U
 use super::info::ConnectionInfo;
 use super::memory::Memory;
 use super::place::{Occupant, Place};
+use super::pre_join::{PreJoin, PreJoins};
 use super::right_sizing::QueueSizes;
 use super::secret::{Keyed, Secret, TupleKey};
 use super::subflow::Subflow;
@@ -86,6 +87,7 @@ pub(crate) struct Shared {
     free_slots: Vec<u32>,
     next_slot: u32,
     time_waits: TimeWaits,
+    pre_joins: PreJoins,
     listeners: BTreeMap<u32, Listener>,
     replies: VecDeque<Segment>,
 }
@@ -151,6 +153,36 @@ impl Shared {
     pub(crate) fn note_established(&mut self, counter: Counter, now: bool) {
         let before = self.counters.get(counter);
         self.counters.set(counter, if now { before + 1 } else { before.saturating_sub(1) });
+    }
+
+    /// A SYN with MP_JOIN is about to be answered: what is remembered of it; `None`: it is something else.
+    pub(crate) fn note_join(&mut self, now: Instant, id: ConnectionId, syn: &Segment) -> Option<PreJoin> {
+        let tuple = (syn.dst, syn.src);
+        if let Some(known) = self.pre_joins.again(now, id, syn) {
+            self.pre_joins.answered_again(tuple);
+            return Some(known);
+        }
+        let numbers = (self.secret.initial_sequence(now, tuple), self.random_u32());
+        let mut record = PreJoin::new(now, syn, id, numbers)?;
+        if self.listener_for(syn.dst).is_none() {
+            // Nothing else would bring the third ACK here.
+            let slot = self.take_slot();
+            self.events.push_back(Event::SubflowAdded { slot, local: tuple.0, remote: tuple.1 });
+            record.slot = Some(slot);
+        }
+        let Self { pre_joins, rng, free_slots, events, counters, .. } = self;
+        pre_joins.insert(now, record, rng, |gone| {
+            counters.add(Counter::JoinForgotten, 1);
+            unsteer(&gone, free_slots, events);
+        });
+        Some(record)
+    }
+
+    /// A join is completed or refused.
+    pub(crate) fn end_join(&mut self, record: &PreJoin) {
+        if let Some(gone) = self.pre_joins.remove(record.tuple) {
+            unsteer(&gone, &mut self.free_slots, &mut self.events);
+        }
     }
 
     pub(crate) fn random_u32(&mut self) -> u32 {
@@ -238,6 +270,15 @@ impl Shared {
         self.reply_reset_because(segment, None);
     }
 
+    /// Sends a segment that no subflow sends, as far as there is room for such.
+    pub(crate) fn reply(&mut self, segment: impl FnOnce() -> Segment) {
+        if self.replies.len() < MAX_REPLIES {
+            self.replies.push_back(segment());
+        } else {
+            self.count(Counter::ReplyDropped);
+        }
+    }
+
     fn reply_reset_because(&mut self, segment: &Segment, reason: Option<ResetReason>) {
         if segment.flags.has(Flags::RST) {
             return;
@@ -264,6 +305,14 @@ impl Shared {
         let exact = self.listeners.iter().find(|(_, listener)| listener.address == address);
         let any = || self.listeners.iter().find(|(_, listener)| covers(listener.address, address));
         exact.or_else(any).map(|(id, _)| *id)
+    }
+}
+
+/// The segments of a join are of no interest any more.
+fn unsteer(join: &PreJoin, slots: &mut Vec<u32>, events: &mut VecDeque<Event>) {
+    if let Some(slot) = join.slot {
+        slots.push(slot.0);
+        events.push_back(Event::SubflowRemoved { slot, local: join.tuple.0, remote: join.tuple.1 });
     }
 }
 
@@ -314,10 +363,11 @@ impl Endpoint {
                 addresses: Vec::new(),
                 interface_names: BTreeMap::new(),
                 tuples: HashMap::with_hasher(keyed.clone()),
-                tokens: HashMap::with_hasher(keyed),
+                tokens: HashMap::with_hasher(keyed.clone()),
                 free_slots: Vec::new(),
                 next_slot: 0,
                 time_waits: TimeWaits::default(),
+                pre_joins: PreJoins::new(&keyed),
                 listeners: BTreeMap::new(),
                 replies: VecDeque::new(),
             },
@@ -342,13 +392,18 @@ impl Endpoint {
     pub fn add_local_address(&mut self, now: Instant, address: LocalAddress) {
         self.shared.addresses.retain(|known| known.address != address.address);
         self.shared.addresses.push(address);
-        self.for_all(now, |connection, shared| connection.address_added(shared, now, address));
+        self.for_all(now, |connection, _| connection.address_added(address));
     }
 
     /// An address is gone: its subflows are closed, peers are told.
     pub fn remove_local_address(&mut self, now: Instant, address: IpAddr) {
         self.shared.addresses.retain(|known| known.address != address);
         self.for_all(now, |connection, shared| connection.address_removed(shared, now, address));
+    }
+
+    /// Routes of this host have changed: where there was no way, there may be one now.
+    pub fn routes_changed(&mut self, now: Instant) {
+        self.for_all(now, |connection, _| connection.routes_changed());
     }
 
     /// Accepts connections to an address and port. An unspecified address means all of this host's addresses of
@@ -453,6 +508,7 @@ impl Endpoint {
     pub fn has_tuple(&self, local: SocketAddr, remote: SocketAddr) -> bool {
         self.shared.tuples.contains_key(&(local, remote).into())
             || self.shared.time_waits.has((local, remote))
+            || self.shared.pre_joins.has((local, remote))
     }
 
     /// Answers [`Event::SubflowWanted`] with a reserved address and port: sends the SYN with MP_JOIN. Gives the
@@ -498,6 +554,10 @@ impl Endpoint {
         }
         let syn =
             segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) && !segment.flags.has(Flags::RST);
+        if !syn && let Some(join) = self.shared.pre_joins.get(now, tuple) {
+            self.handle_join_ack(now, &join, &segment);
+            return;
+        }
         if let Some(reply) = self.shared.time_waits.handle(now, tuple, &segment) {
             match reply {
                 Some(reply) if self.shared.replies.len() < MAX_REPLIES => {
@@ -525,7 +585,7 @@ impl Endpoint {
             }
             let place = self.shared.tokens.get(token).copied();
             let joined = place.and_then(|place| self.id_at(place)).and_then(|id| {
-                self.with(now, id, |connection, shared| connection.accept_join(shared, now, syn))
+                self.with(now, id, |connection, shared| connection.answer_join(shared, now, syn))
             });
             let outcome = joined.unwrap_or(Err(ResetReason::MptcpSpecific));
             if let Err(reason) = outcome {
@@ -560,6 +620,39 @@ impl Endpoint {
         }
     }
 
+    /// A segment of a four-tuple from which a SYN with MP_JOIN has come: the third ACK, or something that has no business
+    /// here (RFC 9293 section 3.10.7.4, as far as it is about SYN-RECEIVED).
+    fn handle_join_ack(&mut self, now: Instant, join: &PreJoin, segment: &Segment) {
+        let flags = segment.flags;
+        let next = segment.seq == join.irs + 1;
+        if flags.has(Flags::RST) {
+            if next {
+                self.shared.end_join(join);
+            } else {
+                self.shared.count(Counter::BadReset);
+            }
+        } else if flags.has(Flags::SYN) {
+            self.shared.count(Counter::OutOfWindow);
+        } else if !flags.has(Flags::ACK) {
+            self.shared.count(Counter::NoAck);
+        } else if segment.ack != join.iss + 1 {
+            self.shared.count(Counter::BadAck);
+            self.shared.reply_reset(segment);
+        } else if !next {
+            self.shared.count(Counter::OutOfWindow);
+        } else {
+            let completed = self.with(now, join.connection, |connection, shared| {
+                connection.complete_join(shared, now, join, segment)
+            });
+            if completed.is_none() {
+                self.shared.end_join(join);
+            }
+            if let Err(reason) = completed.unwrap_or(Err(ResetReason::MptcpSpecific)) {
+                self.shared.reply_reset_because(segment, Some(reason));
+            }
+        }
+    }
+
     /// The SYN/ACK that needs no memory until the third ACK is there.
     fn answer_without_state(&mut self, now: Instant, listener: u32, syn: &Segment) {
         let shared = &mut self.shared;
@@ -579,10 +672,10 @@ impl Endpoint {
     /// A segment of an unknown four-tuple that is no SYN: it may complete a handshake of which nothing was kept.
     /// `false` if it is to be refused.
     fn handle_third_ack(&mut self, now: Instant, segment: &Segment) -> bool {
-        if !segment.flags.has(Flags::ACK)
-            || segment.flags.has(Flags::RST)
-            || !self.shared.cookies.outstanding(now)
-        {
+        let flags = segment.flags;
+        // RFC 9293 section 3.10.7.4: with SYN it would begin a connection, with RST end one.
+        let completes = flags.has(Flags::ACK) && !flags.has(Flags::SYN) && !flags.has(Flags::RST);
+        if !completes || !self.shared.cookies.outstanding(now) {
             return false;
         }
         let Some(listener) = self.shared.listener_for(segment.dst) else { return false };
@@ -656,7 +749,8 @@ impl Endpoint {
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called, unless something else happens before.
     pub fn next_timeout(&mut self) -> Option<Instant> {
-        self.timers.next().into_iter().chain(self.shared.time_waits.next()).min()
+        let others = [self.shared.time_waits.next(), self.shared.pre_joins.next()];
+        self.timers.next().into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// Lets all timers that are due expire.
@@ -681,6 +775,11 @@ impl Endpoint {
         }
         let shared = &mut self.shared;
         shared.time_waits.expire(now, &mut shared.free_slots, &mut shared.events);
+        let Shared { pre_joins, free_slots, events, counters, .. } = shared;
+        pre_joins.expire(now, |gone| {
+            counters.add(Counter::JoinForgotten, 1);
+            unsteer(&gone, free_slots, events);
+        });
     }
 
     /// The next segment to send, if any. To be called until it gives `None` after any other call, as far as
@@ -859,6 +958,12 @@ impl Endpoint {
         self.living - self.rests.count()
     }
 
+    /// Joins whose third ACK is waited for.
+    #[cfg(test)]
+    pub(crate) fn pre_joins(&self) -> usize {
+        self.shared.pre_joins.len()
+    }
+
     /// What is written down of a connection, if it is dormant.
     #[cfg(test)]
     pub(crate) fn dormant(&self, id: ConnectionId) -> Option<&Dormant> {
@@ -913,6 +1018,10 @@ impl Endpoint {
                 self.shared.events.push_back(Event::Released(id));
             }
             return;
+        }
+        if !connection.ensure_deadlines(now) {
+            debug_assert!(false, "something waits for ever: {connection:#?}");
+            self.shared.count(Counter::DeadlineMissing);
         }
         connection.update_deadline(now, rest_after);
         self.timers.update(id.index, id.generation, &mut connection.deadline);

@@ -22,7 +22,9 @@ impl ConnectionId {
 pub struct ListenerId(pub(crate) u32);
 
 /// Place of a subflow in the shared telemetry array; small, dense, reused after [`Event::SubflowRemoved`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct SubflowSlot(pub u32);
 
 /// An address of this host that subflows may use.

@@ -2,11 +2,13 @@
 //! 3.4; RFC 6824 has the same without HMACs and echoes).
 
 use super::Connection;
+use super::attempts::Attempts;
 use crate::proto::counters::Counter;
 use crate::proto::crypto;
 use crate::proto::decision::ReinjectionCause;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::SubflowSlot;
+use crate::proto::remote_address::may_be_named;
 use crate::proto::subflow::link_mss;
 use crate::proto::{Instant, InterfaceUse, LocalAddress};
 use crate::wire::{AddAddr, MptcpOption, RemoveAddr, Version};
@@ -15,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Addresses of the peer that are remembered.
-pub(super) const MAX_REMOTE: usize = 32;
+pub(crate) const MAX_REMOTE: usize = 32;
 /// Addresses of ours that the peer is told of.
 const MAX_ANNOUNCED: usize = 32;
 /// How long the next address waits for the echo of the one before. Linux keeps one ADD_ADDR at a time and drops,
@@ -28,6 +30,11 @@ const AFTER_ECHO: Duration = Duration::from_millis(5);
 const ANNOUNCEMENTS: u32 = 6;
 /// Identifiers in one REMOVE_ADDR: what fits beside timestamps.
 const MAX_REMOVED: usize = 24;
+/// Times a REMOVE_ADDR is sent: it goes with acknowledgments, which get lost without anybody noticing, and has no echo. The
+/// waits between them double, from one retransmission timeout on.
+const REMOVALS: u32 = 4;
+/// How long it takes until the peer may name, or name anew, another address, once it has named twice as many as are accepted.
+const NAMED_EACH: Duration = Duration::from_secs(5);
 
 /// An address of ours that the peer is told of.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -56,6 +63,26 @@ struct Remote {
     address: SocketAddr,
 }
 
+/// One of our addresses that is gone, by its identifier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+struct Removal {
+    id: u8,
+    sends: u32,
+    /// To be told (again) from this time on.
+    at: Instant,
+}
+
+/// What became of an address that the peer has named.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Named {
+    /// It is remembered.
+    Taken,
+    /// It is not connected to.
+    Refused,
+    /// The peer names addresses too often. As long as it has no echo it will do so again.
+    TooOften,
+}
+
 /// What a connection knows of addresses, and what it has to tell.
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Addresses {
@@ -69,8 +96,10 @@ pub(super) struct Addresses {
     announcements: Vec<Announcement>,
     /// ADD_ADDRs of the peer to be echoed.
     echoes: ArrayVec<AddAddr, 4>,
-    /// Identifiers of addresses that we no longer have, to be told.
-    removals: ArrayVec<u8, 64>,
+    /// Addresses that we no longer have, to be told.
+    removals: ArrayVec<Removal, 64>,
+    /// Addresses that the peer has named lately.
+    named: Attempts,
 }
 
 impl Addresses {
@@ -90,6 +119,8 @@ impl Addresses {
         for _ in 1..u8::MAX {
             if self.local_ids.iter().all(|known| known.id != id) {
                 self.last_id = id;
+                // Not to be told any more: the next owner would be hit.
+                self.removals.retain(|removal| removal.id != id);
                 self.local_ids.push(LocalId { address, port, id });
                 return Some(id);
             }
@@ -125,12 +156,27 @@ impl Addresses {
             Some(at) if at <= now => self.echo_wait(now),
             at => at,
         });
-        times.min()
+        let removals = self.removals.iter().map(|removal| removal.at).filter(|at| *at > now);
+        times.chain(removals).min()
     }
 
     /// Whether there is anything to tell.
     pub(super) fn has_news(&self, now: Instant) -> bool {
-        !self.echoes.is_empty() || !self.removals.is_empty() || self.due(now).is_some()
+        let removed = self.removals.iter().any(|removal| removal.at <= now);
+        !self.echoes.is_empty() || removed || self.due(now).is_some()
+    }
+
+    /// The identifiers of addresses that the peer is to be told now are gone; `again`: after which time it is told again.
+    fn due_removals(&mut self, now: Instant, again: Duration) -> Option<RemoveAddr> {
+        let due = self.removals.iter_mut().filter(|removal| removal.at <= now).take(MAX_REMOVED);
+        let ids = due.map(|removal| {
+            removal.at = now + again * (1 << removal.sends.min(6));
+            removal.sends += 1;
+            removal.id
+        });
+        let ids: ArrayVec<u8, MAX_REMOVED> = ids.collect();
+        self.removals.retain(|removal| removal.sends < REMOVALS);
+        (!ids.is_empty()).then(|| RemoveAddr { ids: ids.into_iter().collect() })
     }
 
     /// Until when an echo is waited for before the next address is announced.
@@ -183,7 +229,8 @@ impl Addresses {
         self.announcements.retain(|known| known.address != address);
         let mut told = true;
         for known in self.local_ids.iter().filter(|known| known.address == address) {
-            told &= self.removals.try_push(known.id).is_ok();
+            let removal = Removal { id: known.id, sends: 0, at: Instant::ZERO };
+            told &= self.removals.try_push(removal).is_ok();
         }
         self.local_ids.retain(|known| known.address != address);
         told
@@ -191,7 +238,7 @@ impl Addresses {
 
     /// Whether this identifier is among those that the peer is about to be told are gone.
     pub(super) fn is_leaving(&self, id: u8) -> bool {
-        self.removals.contains(&id)
+        self.removals.iter().any(|removal| removal.id == id)
     }
 }
 
@@ -212,10 +259,10 @@ impl Connection {
         if let Some(echo) = self.addresses.echoes.pop_at(0) {
             return Some(MptcpOption::AddAddr(echo));
         }
-        if !self.addresses.removals.is_empty() {
-            let count = self.addresses.removals.len().min(MAX_REMOVED);
-            let ids = self.addresses.removals.drain(..count).collect();
-            return Some(MptcpOption::RemoveAddr(RemoveAddr { ids }));
+        let carriers = self.living().filter(|(_, subflow)| subflow.is_synchronised());
+        let rto = carriers.map(|(_, subflow)| subflow.rtt.rto()).max().unwrap_or(ECHO_WAIT);
+        if let Some(removed) = self.addresses.due_removals(now, rto) {
+            return Some(MptcpOption::RemoveAddr(removed));
         }
         let (version, keys) = (self.version, self.remote_key.map(|remote| (self.local_key.key, remote.key)));
         let due = self.addresses.due(now)?;
@@ -256,8 +303,8 @@ impl Connection {
     }
 
     /// An address of this host appeared, or its properties changed.
-    pub(crate) fn address_added(&mut self, shared: &mut Shared, now: Instant, local: LocalAddress) {
-        self.paths.forgive(local.address);
+    pub(crate) fn address_added(&mut self, local: LocalAddress) {
+        self.paths.refused.forgive_local(local.address);
         for index in 0..self.subflows.len() {
             if let Some(subflow) = self.subflow(index)
                 && subflow.local.ip() == local.address
@@ -267,7 +314,7 @@ impl Connection {
                 self.follow_path_mtu(index);
             }
         }
-        self.manage_paths(shared, now);
+        self.paths.ask_soon();
     }
 
     /// An address of this host is gone: its subflows are over, the peer is told on the others.
@@ -314,8 +361,12 @@ impl Connection {
         // Who can authenticate an address has both keys.
         self.fully_established = true;
         let address = SocketAddr::new(add.address, add.port.unwrap_or(initial.remote.port()));
-        if !self.remember_remote(Remote { id: add.address_id, address }) {
+        let named = self.remember_remote(shared, now, Remote { id: add.address_id, address });
+        if named != Named::Taken {
             shared.count(Counter::AddAddrDrop);
+        }
+        if named == Named::TooOften {
+            return;
         }
         let echoes = &mut self.addresses.echoes;
         if self.version == Version::V1
@@ -324,25 +375,56 @@ impl Connection {
         {
             shared.count(Counter::EchoAddTxDrop);
         }
-        self.manage_paths(shared, now);
+        self.paths.ask_soon();
     }
 
     /// An identifier that a subflow has goes on meaning the same address until the peer has removed it (RFC 8684
-    /// section 3.4.1). `false` if the address is not remembered.
-    fn remember_remote(&mut self, new: Remote) -> bool {
-        let place = self.addresses.remote.iter().position(|known| known.id == new.id);
+    /// section 3.4.1). One that is said again may be tried again.
+    fn remember_remote(&mut self, shared: &Shared, now: Instant, new: Remote) -> Named {
+        let Some(initial) = self.paths.initial else { return Named::Refused };
         let in_use = self
             .living()
             .any(|(_, subflow)| subflow.remote_id == new.id && subflow.remote.ip() != new.address.ip());
-        let room = place.is_some() || self.addresses.remote.len() < MAX_REMOTE;
-        if in_use || !room || !usable_remote(new.address.ip()) {
-            return false;
+        let usable = new.address.port() != 0
+            && may_be_named(new.address.ip(), initial.remote.ip())
+            && shared.address(new.address.ip()).is_none();
+        if in_use || !usable {
+            return Named::Refused;
         }
-        match place {
-            Some(place) => self.addresses.remote[place] = new,
-            None => self.addresses.remote.push(new),
+        let most = self.config.max_addresses.min(MAX_REMOTE - 1);
+        let known = &mut self.addresses.remote;
+        let place = known.iter().position(|known| known.id == new.id);
+        let named = known.iter().filter(|known| known.address != initial.remote).count();
+        if place.is_some_and(|place| known[place] == new) && !self.paths.refused.waits_for(new.address) {
+            return Named::Taken;
         }
-        true
+        if most == 0 || (place.is_none() && named >= most && new.address != initial.remote) {
+            return Named::Refused;
+        }
+        if self.addresses.named.left(now, 2 * most, NAMED_EACH) == 0 {
+            return Named::TooOften;
+        }
+        self.addresses.named.spend(now);
+        let before = match place {
+            Some(place) => std::mem::replace(&mut known[place], new).address,
+            None => {
+                known.push(new);
+                new.address
+            }
+        };
+        self.paths.refused.forgive_remote(new.address);
+        if known.iter().all(|known| known.address != before) {
+            // What is not known needs no refusal.
+            self.paths.refused.forgive_remote(before);
+        }
+        Named::Taken
+    }
+
+    /// The peer's addresses that may be connected to: not those that this host has by now.
+    pub(super) fn usable_remotes<'a>(&'a self, shared: &'a Shared) -> impl Iterator<Item = SocketAddr> + 'a {
+        let initial = self.paths.initial.map(|initial| initial.remote.ip());
+        let own = |address: IpAddr| shared.address(address).is_some();
+        self.addresses.remotes().filter(move |remote| Some(remote.ip()) == initial || !own(remote.ip()))
     }
 
     /// REMOVE_ADDR: no new subflows go there. Those that exist are asked whether they are alive, and end unless they
@@ -357,7 +439,11 @@ impl Connection {
                 shared.count(Counter::RmAddrDrop);
             }
         }
-        self.addresses.remote.retain(|known| !ids.contains(&known.id));
+        let gone = |known: &Remote| ids.contains(&known.id);
+        for remote in self.addresses.remote.iter().filter(|known| gone(known)) {
+            self.paths.refused.forgive_remote(remote.address);
+        }
+        self.addresses.remote.retain(|known| !gone(known));
         let others = self
             .living()
             .any(|(_, subflow)| !ids.contains(&subflow.remote_id) && subflow.can_send() && !subflow.stale);
@@ -405,12 +491,4 @@ impl Connection {
     pub(super) fn usage(&self, shared: &Shared, interface: u32) -> InterfaceUse {
         crate::proto::InterfaceRule::first(&self.config.interface_rules, shared.interface_name(interface))
     }
-}
-
-/// Addresses that a peer may not make us send to.
-fn usable_remote(address: IpAddr) -> bool {
-    !address.is_unspecified()
-        && !address.is_multicast()
-        && !address.is_loopback()
-        && address != IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
 }

@@ -1,5 +1,6 @@
 //! The ends: DATA_FIN and the FINs of subflows, fast close, lost subflows (RFC 8684 sections 3.3.3, 3.5).
 
+use super::refusals::Why;
 use super::{Connection, MAX_ENDED, Mode};
 use crate::proto::Instant;
 use crate::proto::counters::Counter;
@@ -8,7 +9,7 @@ use crate::proto::endpoint::Shared;
 use crate::proto::event::{CloseReason, Event};
 use crate::proto::info::SubflowState;
 use crate::proto::subflow::Kind;
-use crate::wire::ResetReason;
+use crate::wire::{ResetReason, Segment};
 use std::time::Duration;
 
 /// How long a connection without any subflow waits for a new one.
@@ -237,8 +238,16 @@ impl Connection {
     }
 
     /// RST in answer to our SYN or SYN/ACK.
-    pub(super) fn subflow_refused(&mut self, shared: &mut Shared, now: Instant, index: usize) {
-        self.refuse_path(now, index);
+    pub(super) fn subflow_refused(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        reset: &Segment,
+    ) {
+        // Without a word for it that is as final as with one (RFC 8684 section 3.9.3).
+        let transient = reset.options.reset().is_some_and(|reset| reset.transient);
+        self.refuse_path(now, index, if transient { Why::Passing } else { Why::Refused });
         self.end_subflow(shared, now, index);
         let last = self.subflows.iter().all(Option::is_none) && !self.paths.is_waiting();
         if last && self.end_cause == EndCause::Unexplained {

@@ -70,7 +70,7 @@ impl Connection {
                     Mapped::Pending => {}
                     Mapped::Unmapped(octets) => {
                         if !self.unmapped(shared, now, index, start) {
-                            self.refuse_path(now, index);
+                            self.refuse_interfered_path(now, index);
                             break 'subflow;
                         }
                         readable |= self.receive.insert(now, start - 1, octets);
@@ -80,7 +80,7 @@ impl Connection {
                         let begin = end - octets.len() as u64;
                         if !self.checksum_failed(shared, now, index, begin, dsn) {
                             // The next subflow between these addresses would fare no better.
-                            self.refuse_path(now, index);
+                            self.refuse_interfered_path(now, index);
                             break 'subflow;
                         }
                         readable |= self.receive.insert(now, begin - 1, octets);

@@ -2,6 +2,7 @@
 //! (RFC 9293 section 3.5, RFC 8684 sections 3.1 and 3.2).
 
 use super::options::is_usable;
+use super::refusals::Why;
 use super::{Connection, Mode};
 use crate::proto::Instant;
 use crate::proto::counters::Counter;
@@ -29,7 +30,7 @@ impl Connection {
         }
         if segment.flags.has(Flags::RST) {
             if segment.flags.has(Flags::ACK) {
-                self.subflow_refused(shared, now, index);
+                self.subflow_refused(shared, now, index, segment);
             } else {
                 shared.count(Counter::BadReset);
             }
@@ -181,7 +182,7 @@ impl Connection {
             (None, Some(subflow)) => {
                 shared.count(Counter::MpJoinSynAckHmacFailure);
                 subflow.reset_due = Some(Some(ResetReason::MptcpSpecific));
-                self.refuse_path(now, index);
+                self.refuse_path(now, index, Why::Refused);
             }
             (_, None) => {}
         }
@@ -198,7 +199,7 @@ impl Connection {
         let Some(subflow) = self.subflow(index) else { return false };
         if segment.flags.has(Flags::RST) {
             if segment.seq == subflow.rcv.ack_seq() {
-                self.subflow_refused(shared, now, index);
+                self.subflow_refused(shared, now, index, segment);
             } else {
                 shared.count(Counter::BadReset);
             }

@@ -2,6 +2,7 @@
 
 use super::Connection;
 use super::close::EndCause;
+use super::refusals::Why;
 use crate::proto::Instant;
 use crate::proto::congestion::{Ack, Cause};
 use crate::proto::counters::Counter;
@@ -209,6 +210,7 @@ impl Connection {
             return;
         }
         let mut fast_close = false;
+        let mut final_word = false;
         let mut cause = match (segment.options.mptcp.is_empty(), self.version) {
             // Options had stopped coming, and this has none that would say why.
             (true, _) if self.plain_segments > 0 => EndCause::Interference,
@@ -222,6 +224,7 @@ impl Connection {
                     if reset.reason == ResetReason::MiddleboxInterference {
                         cause = EndCause::Interference;
                     }
+                    final_word = !reset.transient;
                     shared.count(Counter::MpRstRx);
                 }
                 MptcpOption::Fail(_) => {
@@ -239,7 +242,11 @@ impl Connection {
         self.reset_seen = true;
         self.end_cause = cause;
         if cause != EndCause::Unexplained || self.subflow_count() > 1 {
-            self.refuse_path(now, index);
+            match cause {
+                EndCause::Interference => self.refuse_interfered_path(now, index),
+                // RFC 8684 section 3.6: without flag T no subflow is to be tried over this path again.
+                _ => self.refuse_path(now, index, if final_word { Why::Refused } else { Why::Passing }),
+            }
         }
         self.end_subflow(shared, now, index);
     }
@@ -431,7 +438,7 @@ impl Connection {
         } else if unreachable.hard && !subflow.is_synchronised() {
             // Before the handshake is complete a hard error ends the attempt; later it is a hint at most.
             let initial = subflow.kind == Kind::Initial;
-            self.refuse_path(now, index);
+            self.refuse_path(now, index, Why::Passing);
             if initial {
                 self.close_now(shared, now, CloseReason::Unreachable);
             } else {

@@ -5,19 +5,25 @@
 //! * [`output`]: which segment leaves next;
 //! * [`options`]: what options it carries;
 //! * [`timers`]: what happens when time passes;
-//! * [`paths`]: the coming and going of subflows;
+//! * [`deadlines`]: that there is one for all that must not last for ever;
+//! * [`paths`]: the coming and going of subflows; [`joins`]: those that the peer opens;
+//! * [`refusals`]: pairs of addresses between which none worked out; [`attempts`]: how many may be tried;
 //! * [`addresses`]: what the two sides tell each other of their addresses;
 //! * [`close`]: the ends of subflows and connection.
 
 mod addresses;
+mod attempts;
 mod close;
+mod deadlines;
 mod delivery;
 mod dss;
 mod handshake;
 mod input;
+mod joins;
 pub(crate) mod options;
 pub(crate) mod output;
 mod paths;
+mod refusals;
 mod timers;
 
 use super::Instant;
@@ -37,6 +43,7 @@ use super::subflow::{Kind, Subflow};
 use super::timer::Deadline;
 use crate::wire::{DataSeq, MpCapable, Segment, SeqNumber, Version};
 use addresses::Addresses;
+pub(crate) use addresses::MAX_REMOTE;
 use bytes::Bytes;
 use close::EndCause;
 use paths::Paths;

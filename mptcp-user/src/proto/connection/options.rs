@@ -32,8 +32,12 @@ use crate::wire::{
 impl Connection {
     /// Options of a SYN or SYN/ACK.
     pub(super) fn handshake_options(&self, now: Instant, index: usize) -> Option<TcpOptions> {
+        Some(self.handshake_options_of(now, self.subflows.get(index)?.as_deref()?))
+    }
+
+    /// The same for a subflow that the connection need not have.
+    pub(super) fn handshake_options_of(&self, now: Instant, subflow: &Subflow) -> TcpOptions {
         let offered = self.mode == Mode::Handshake(true);
-        let subflow = self.subflows.get(index)?.as_deref()?;
         let syn_ack = subflow.state == SubflowState::SynReceived;
         let scaling = !syn_ack || subflow.rcv.scale > 0 || subflow.snd.scale > 0;
         let mut options = TcpOptions {
@@ -66,7 +70,7 @@ impl Connection {
                 Some(MptcpOption::Join(Join::SynAck { backup, address_id, mac, nonce }))
             }
         });
-        Some(options)
+        options
     }
 
     /// Options of a segment with data, or with a subflow's FIN.

@@ -23,6 +23,7 @@ impl Connection {
     /// The next segment to send, if any.
     pub(crate) fn poll_transmit(&mut self, shared: &mut Shared, now: Instant) -> Option<Segment> {
         self.receive.set_share(shared.memory.share());
+        self.ask_path_manager(shared, now);
         self.begin_with_more_paths(shared, now);
         self.progress_close(shared, now);
         for index in 0..self.subflows.len() {
@@ -155,7 +156,7 @@ impl Connection {
                 options.push(MptcpOption::FastClose(FastClose { receiver_key: key.key }));
             } else if let (true, Some(reason)) = (self.is_multipath() && self.version == Version::V1, reason)
             {
-                options.push(MptcpOption::Reset(TcpReset { transient: false, reason }));
+                options.push(MptcpOption::Reset(TcpReset { transient: reason.passes(), reason }));
             }
             if let Some(dsn) = subflow.fail_due {
                 options.push(MptcpOption::Fail(dsn));
@@ -665,7 +666,7 @@ pub(crate) fn reset_for(segment: &Segment, reason: Option<ResetReason>) -> Segme
     }
     let mut options = TcpOptions::default();
     if let Some(reason) = reason {
-        options.mptcp.push(MptcpOption::Reset(TcpReset { transient: false, reason }));
+        options.mptcp.push(MptcpOption::Reset(TcpReset { transient: reason.passes(), reason }));
     }
     reset.options = options;
     reset

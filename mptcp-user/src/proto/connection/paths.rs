@@ -2,39 +2,30 @@
 //! way they take the driver's.
 
 use super::addresses::MAX_REMOTE;
+use super::attempts::Attempts;
+use super::refusals::{Refusals, Why};
 use super::{Connection, Mode, Opening};
 use crate::proto::congestion::Path;
 use crate::proto::counters::Counter;
 use crate::proto::decision::Decision;
 use crate::proto::endpoint::Shared;
-use crate::proto::event::Event;
+use crate::proto::event::{Event, SubflowSlot};
 use crate::proto::path::{Existing, Initial, Local, View};
 use crate::proto::secret::Tuple;
 use crate::proto::subflow::{Birth, Kind, Subflow};
 use crate::proto::{ConnectionConfig, Instant, InterfaceUse};
-use crate::wire::{Join, ResetReason, Segment};
+use crate::wire::ResetReason;
 use arrayvec::ArrayVec;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Joins of the peer whose third ACK has not come yet. They do not count as subflows; one more pushes the oldest out, so
-/// that neither memory nor room for honest joins runs out when somebody who has seen the token sends SYNs.
-const MAX_HALF_OPEN: usize = 16;
-/// Pairs of addresses that did not work out and are remembered.
-const MAX_REFUSED: usize = 64;
-/// First wait before a failed pair of addresses is tried again; it doubles with each failure.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// The longest: what a path that has come back may be left unused without anybody having said so.
-const MAX_RETRY: Duration = Duration::from_secs(30);
-
-/// A pair of addresses that did not work.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
-struct Refusal {
-    local: IpAddr,
-    remote: SocketAddr,
-    until: Instant,
-    failures: u32,
-}
+/// How long it takes until another subflow may be opened, once as many were as there may be at once: bounds the SYNs that a
+/// peer can make us send by naming addresses.
+const ATTEMPT_EACH: Duration = Duration::from_millis(500);
+/// Subflows that may be opened at once, where fewer are allowed to exist.
+const MIN_ATTEMPTS: usize = 4;
+/// How long a connection of a listener may take to be established, whatever its peer sends.
+const HALF_OPEN: Duration = Duration::from_secs(60);
 
 /// A subflow that the driver was asked to open.
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
@@ -53,8 +44,14 @@ pub(super) struct Paths {
     /// The peer does not want more subflows to that address (flag C).
     pub(super) no_join_initial: bool,
     wanted: Vec<Wanted>,
-    refused: Vec<Refusal>,
+    pub(super) refused: Refusals,
     further: Further,
+    /// Subflows that were opened lately.
+    attempts: Attempts,
+    /// The path manager wants another one as soon as it may be opened.
+    held_until: Option<Instant>,
+    /// The path manager is to be asked when the connection next has its turn: at most once in each.
+    ask: bool,
 }
 
 /// When there are to be further subflows.
@@ -72,9 +69,8 @@ enum Further {
 impl Paths {
     /// When something is to be tried again, or for the first time.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let refused = self.refused.iter().map(|refusal| refusal.until);
         let further = if let Further::From(time) = self.further { Some(time) } else { None };
-        refused.filter(|until| *until != Instant::ZERO).chain(further).min()
+        [self.refused.deadline(), further, self.held_until].into_iter().flatten().min()
     }
 
     /// Whether subflows are about to be opened.
@@ -82,25 +78,20 @@ impl Paths {
         !self.wanted.is_empty()
     }
 
-    /// What failed from this address may work now.
-    pub(super) fn forgive(&mut self, local: IpAddr) {
-        self.refused.retain(|refusal| refusal.local != local);
+    /// The path manager is to be asked soon.
+    pub(super) fn ask_soon(&mut self) {
+        self.ask = true;
     }
 
     /// Nothing more is wanted from this address.
     pub(super) fn forget(&mut self, local: IpAddr) {
         self.wanted.retain(|wanted| wanted.local != local);
-        self.forgive(local);
+        self.refused.forgive_local(local);
     }
 
     fn take_wanted(&mut self, local: IpAddr, remote: SocketAddr) -> Option<Wanted> {
         let place = self.wanted.iter().position(|wanted| (wanted.local, wanted.remote) == (local, remote))?;
         Some(self.wanted.remove(place))
-    }
-
-    fn is_refused(&self, now: Instant, local: IpAddr, remote: SocketAddr) -> bool {
-        let mut refused = self.refused.iter();
-        refused.any(|known| (known.local, known.remote) == (local, remote) && known.until > now)
     }
 }
 
@@ -151,10 +142,12 @@ impl Connection {
                 Subflow::connecting(&birth)
             }
             Opening::Passive(syn) => {
+                self.patience = Some(now + HALF_OPEN);
                 self.take_user_timeout(syn);
                 Subflow::answering(&birth, now, syn)
             }
             Opening::Cookie(syn, sequence) => {
+                self.patience = Some(now + HALF_OPEN);
                 birth.iss = sequence;
                 let mut subflow = Subflow::answering(&birth, now, syn);
                 subflow.handshake_due = false;
@@ -174,6 +167,22 @@ impl Connection {
         &self,
         shared: &mut Shared,
         now: Instant,
+        tuple: Tuple,
+        kind: Kind,
+        local_id: u8,
+        remote_id: u8,
+    ) -> Birth {
+        let slot = shared.take_slot();
+        self.birth_in(shared, now, slot, tuple, kind, local_id, remote_id)
+    }
+
+    /// A birth in a slot that is taken already, or will be.
+    #[allow(clippy::too_many_arguments)] // what a subflow is made of
+    pub(super) fn birth_in(
+        &self,
+        shared: &Shared,
+        now: Instant,
+        slot: SubflowSlot,
         (local, remote): Tuple,
         kind: Kind,
         local_id: u8,
@@ -182,7 +191,7 @@ impl Connection {
         let link = shared.address(local.ip());
         let interface = link.map_or(0, |link| link.interface);
         Birth {
-            slot: shared.take_slot(),
+            slot,
             local,
             remote,
             interface,
@@ -200,7 +209,8 @@ impl Connection {
         }
     }
 
-    fn add_subflow(&mut self, shared: &mut Shared, subflow: Subflow) {
+    /// Gives the new subflow a place.
+    pub(super) fn add_subflow(&mut self, shared: &mut Shared, subflow: Subflow) -> usize {
         let path = Path::new(subflow.payload_mss(true));
         let index = self.subflows.iter().position(Option::is_none).unwrap_or(self.subflows.len());
         shared.add_subflow(self.id, index, &subflow);
@@ -216,6 +226,7 @@ impl Connection {
         self.policies.congestion.on_reset(index);
         self.guard.on_reset(index);
         self.subflows[index] = Some(Box::new(subflow));
+        index
     }
 
     /// The handshake of a subflow is complete: congestion control begins with what the two sides agreed on.
@@ -235,49 +246,15 @@ impl Connection {
             let backup = subflow.backup || subflow.peer_backup;
             let opened = Decision::SubflowOpened { subflow: slot, local, remote, initial, backup };
             shared.decide(self.id, || opened);
-            self.paths.refused.retain(|refusal| (refusal.local, refusal.remote) != (local.ip(), remote));
+            self.paths.refused.worked(local.ip(), remote);
         }
         if self.patience.is_some() && !self.released {
             self.patience = None;
         }
     }
 
-    /// The peer wants another subflow: SYN with MP_JOIN and our token. An error is why it is to be refused.
-    pub(crate) fn accept_join(
-        &mut self,
-        shared: &mut Shared,
-        now: Instant,
-        syn: &Segment,
-    ) -> Result<(), ResetReason> {
-        let Some(&Join::Syn { backup, address_id, nonce: peer_nonce, .. }) = syn.options.join() else {
-            return Err(ResetReason::MptcpSpecific);
-        };
-        if !self.is_multipath() || !self.fully_established || self.closed.is_some() {
-            return Err(ResetReason::MptcpSpecific);
-        }
-        let link = shared.address(syn.dst.ip());
-        let denied = link.is_none_or(|link| self.usage(shared, link.interface) == InterfaceUse::Deny);
-        if denied || self.forbids_join_to(syn.dst) {
-            return Err(ResetReason::AdministrativelyProhibited);
-        }
-        let local_id = self.addresses.joined_id(syn.dst);
-        let Some(local_id) = local_id.filter(|_| self.subflow_count() < self.subflow_limit()) else {
-            return Err(ResetReason::LackOfResources);
-        };
-        if self.half_open() >= MAX_HALF_OPEN {
-            self.drop_oldest_half_open(shared);
-        }
-        let nonce = shared.random_u32();
-        let kind = Kind::JoinPassive { nonce, peer_nonce };
-        let birth = self.birth(shared, now, (syn.dst, syn.src), kind, local_id, address_id);
-        let mut subflow = Subflow::answering(&birth, now, syn);
-        subflow.peer_backup = backup;
-        self.add_subflow(shared, subflow);
-        Ok(())
-    }
-
     /// Whether the peer was asked not to open subflows there (flag C).
-    fn forbids_join_to(&self, address: SocketAddr) -> bool {
+    pub(super) fn forbids_join_to(&self, address: SocketAddr) -> bool {
         let initial = self.paths.initial.map(|initial| initial.local);
         let port = self.living().find(|(_, subflow)| subflow.kind == Kind::Initial);
         self.config.no_join_initial
@@ -286,30 +263,13 @@ impl Connection {
             && port.is_none_or(|(_, subflow)| subflow.local.port() == address.port())
     }
 
-    fn subflow_limit(&self) -> usize {
+    pub(super) fn subflow_limit(&self) -> usize {
         self.config.max_subflows.min(ConnectionConfig::MAX_SUBFLOWS)
     }
 
     /// Subflows that are established, or that we are opening.
     pub(super) fn subflow_count(&self) -> usize {
         self.living().filter(|(_, subflow)| !subflow.is_half_open()).count()
-    }
-
-    /// Joins of the peer that it has not completed.
-    fn half_open(&self) -> usize {
-        self.living().filter(|(_, subflow)| subflow.is_half_open()).count()
-    }
-
-    /// Whether so many joins are half-open that no more is done for them than must be.
-    pub(super) fn joins_crowded(&self) -> bool {
-        self.half_open() > MAX_HALF_OPEN / 2
-    }
-
-    fn drop_oldest_half_open(&mut self, shared: &mut Shared) {
-        let half_open = self.living().filter(|(_, subflow)| subflow.is_half_open());
-        if let Some((index, _)) = half_open.min_by_key(|(_, subflow)| subflow.heard) {
-            self.drop_half_open(shared, index);
-        }
     }
 
     /// Forgets a join that was never completed. Nobody is told: its SYN may have come under a false name.
@@ -338,13 +298,15 @@ impl Connection {
         let remote_id = self.addresses.remote_id(remote);
         let kind = Kind::JoinActive { nonce, mac: [0; 20] };
         shared.count(Counter::MpJoinSynTx);
+        self.paths.attempts.spend(now);
         let mut birth = self.birth(shared, now, (local, remote), kind, local_id, remote_id);
         birth.backup |= wanted.backup;
         self.add_subflow(shared, Subflow::connecting(&birth));
         true
     }
 
-    /// There is no way between these two addresses.
+    /// There is no way between these two addresses. The path manager is asked for others in the connection's next turn, and
+    /// not from here: what it wants then may fail at once, too.
     pub(crate) fn open_subflow_failed(
         &mut self,
         shared: &mut Shared,
@@ -354,35 +316,48 @@ impl Connection {
     ) {
         self.paths.take_wanted(local, remote);
         shared.count(Counter::MpJoinSynTxConnectErr);
-        self.refuse(now, local, remote);
-        self.manage_paths(shared, now);
+        self.paths.refused.add(now, (local, remote), Why::NoWay, false);
+        self.paths.ask_soon();
         self.progress_close(shared, now);
     }
 
-    /// The subflow at `index` did not work out.
-    pub(super) fn refuse_path(&mut self, now: Instant, index: usize) {
-        if let Some((local, remote)) = self.subflow(index).map(|subflow| subflow.tuple()) {
-            self.refuse(now, local.ip(), remote);
+    /// Routes of this host have changed.
+    pub(crate) fn routes_changed(&mut self) {
+        if self.paths.refused.forgive_routes() {
+            self.paths.ask_soon();
         }
     }
 
-    fn refuse(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) {
-        let known =
-            self.paths.refused.iter().position(|refusal| (refusal.local, refusal.remote) == (local, remote));
-        let index = known.unwrap_or_else(|| {
-            if self.paths.refused.len() >= MAX_REFUSED {
-                self.paths.refused.remove(0);
-            }
-            self.paths.refused.push(Refusal { local, remote, until: now, failures: 0 });
-            self.paths.refused.len() - 1
-        });
-        let refusal = &mut self.paths.refused[index];
-        if refusal.until > now {
-            // Several segments may show the same failure.
-            return;
+    /// The subflow at `index` did not work out.
+    pub(super) fn refuse_path(&mut self, now: Instant, index: usize, why: Why) {
+        let initial = self.paths.initial.map(|initial| initial.remote);
+        if let Some(subflow) = self.subflow(index) {
+            let (local, remote) = subflow.tuple();
+            // Where the connection began the peer is known to be, by some way.
+            let worked = subflow.is_synchronised() || Some(remote) == initial;
+            self.paths.refused.add(now, (local.ip(), remote), why, worked);
         }
-        refusal.until = now + (FIRST_RETRY * (1 << refusal.failures.min(10))).min(MAX_RETRY);
-        refusal.failures += 1;
+    }
+
+    /// The same, because something on the way does not leave Multipath TCP alone: the next subflow between these addresses
+    /// would fare no better, and is tried only while there is no other.
+    pub(super) fn refuse_interfered_path(&mut self, now: Instant, index: usize) {
+        let why = if self.works_without(index) { Why::Refused } else { Why::Passing };
+        self.refuse_path(now, index, why);
+    }
+
+    /// Does what [`Paths::ask_soon`] was called for.
+    pub(super) fn ask_path_manager(&mut self, shared: &mut Shared, now: Instant) {
+        if std::mem::take(&mut self.paths.ask) {
+            self.manage_paths(shared, now);
+        }
+    }
+
+    /// How many subflows may be opened now, those that the driver is asked for already taken off.
+    fn attempts_left(&mut self, now: Instant) -> usize {
+        let most = self.subflow_limit().max(MIN_ATTEMPTS);
+        let left = self.paths.attempts.left(now, most, ATTEMPT_EACH);
+        left.saturating_sub(self.paths.wanted.len())
     }
 
     /// Asks the path manager what it wants, and the driver for it.
@@ -399,10 +374,18 @@ impl Connection {
         }
         let locals = situation.local.iter().filter(|local| local.usage > InterfaceUse::Metered);
         self.announce_addresses(shared, now, locals.map(|local| local.address));
+        let mut left = self.attempts_left(now);
+        self.paths.held_until = None;
         loop {
-            let refused = |local, remote| self.paths.is_refused(now, local, remote);
+            let refused = |local, remote| self.paths.refused.holds(now, local, remote);
             let wish = self.policies.path_manager.next_subflow(&situation.view(), &refused);
             let Some(wish) = wish else { break };
+            if left == 0 {
+                self.paths.held_until =
+                    Some(self.paths.attempts.next(ATTEMPT_EACH).max(now + ATTEMPT_EACH / 8));
+                break;
+            }
+            left -= 1;
             let (local, interface) = (wish.local.address, wish.local.interface);
             let wanted = Wanted { local, interface, remote: wish.remote, backup: wish.backup };
             self.paths.wanted.push(wanted);
@@ -468,14 +451,14 @@ impl Connection {
             return false;
         }
         let Some(situation) = self.situation(shared, Some(index)) else { return false };
-        let refused = |local, remote| self.paths.is_refused(now, local, remote);
+        let refused = |local, remote| self.paths.refused.holds(now, local, remote);
         situation.subflows.iter().any(|subflow| subflow.opening)
             || self.policies.path_manager.next_subflow(&situation.view(), &refused).is_some()
     }
 
     /// Whether the path manager will want a subflow by then, when what failed is tried again.
     pub(super) fn may_try_again(&self, shared: &Shared, by: Instant) -> bool {
-        let refused = |local, remote| self.paths.is_refused(by, local, remote);
+        let refused = |local, remote| self.paths.refused.holds(by, local, remote);
         let next = |situation: Situation| {
             self.policies.path_manager.next_subflow(&situation.view(), &refused).is_some()
         };
@@ -491,7 +474,7 @@ impl Connection {
         let mut situation = Situation {
             client: self.client,
             local: Vec::new(),
-            remote: self.addresses.remotes().filter(|remote| Some(*remote) != closed).collect(),
+            remote: self.usable_remotes(shared).filter(|remote| Some(*remote) != closed).collect(),
             subflows: Vec::new(),
             initial,
             limit: self.subflow_limit(),
@@ -538,12 +521,8 @@ impl Connection {
         if again {
             self.paths.further = Further::Now;
         }
-        for refusal in &mut self.paths.refused {
-            if refusal.until != Instant::ZERO && refusal.until <= now {
-                refusal.until = Instant::ZERO;
-                again = true;
-            }
-        }
+        again |= self.paths.refused.expire(now);
+        again |= self.paths.held_until.take_if(|until| *until <= now).is_some();
         if again && !matches!(self.mode, Mode::Handshake(_)) {
             self.manage_paths(shared, now);
         }

@@ -1,5 +1,6 @@
 //! What happens when time passes: subflow timers, the data level's own retransmission, zero windows, patience.
 
+use super::refusals::Why;
 use super::{Connection, Mode};
 use crate::proto::Instant;
 use crate::proto::congestion::Cause;
@@ -234,7 +235,7 @@ impl Connection {
         let offered = self.mode == Mode::Handshake(true);
         let attempts = if shared.crowded(self.listener) { 1 } else { SYN_ACK_ATTEMPTS };
         let Some(subflow) = self.subflow(index) else { return };
-        let sends = subflow.handshake_sends;
+        let (sends, confirmed) = (subflow.handshake_sends, subflow.confirmed);
         match (subflow.state, subflow.kind) {
             (SubflowState::SynSent, Kind::Initial) => {
                 subflow.handshake_due = true;
@@ -257,10 +258,10 @@ impl Connection {
             (SubflowState::SynReceived, Kind::Initial) => {
                 self.close_now(shared, now, CloseReason::ConnectTimeout);
             }
-            (SubflowState::SynReceived, _) if sends >= SYN_ACK_ATTEMPTS || self.joins_crowded() => {
-                self.drop_half_open(shared, index);
+            (SubflowState::SynReceived, _) => self.drop_half_open(shared, index),
+            (SubflowState::FinWait1 | SubflowState::Closing | SubflowState::LastAck, _) if confirmed => {
+                self.end_subflow(shared, now, index);
             }
-            (SubflowState::SynReceived, _) => self.repeat_syn_ack(shared, now, index),
             _ if sends < JOIN_ATTEMPTS => {
                 if let Some(subflow) = self.subflow(index) {
                     subflow.handshake_due = true;
@@ -270,7 +271,7 @@ impl Connection {
                 if let Some(subflow) = self.subflow(index) {
                     subflow.reset_due = Some(Some(ResetReason::UnacceptablePerformance));
                 }
-                self.refuse_path(now, index);
+                self.refuse_path(now, index, Why::Passing);
                 if self.subflow(index).is_some_and(|subflow| subflow.state == SubflowState::SynSent) {
                     self.end_subflow(shared, now, index);
                 }
@@ -322,7 +323,7 @@ impl Connection {
         } else if let Some(subflow) = self.subflow(index) {
             shared.count(Counter::AbortOnTimeout);
             subflow.reset_due = Some(Some(ResetReason::UnacceptablePerformance));
-            self.refuse_path(now, index);
+            self.refuse_path(now, index, Why::Passing);
         }
     }
 

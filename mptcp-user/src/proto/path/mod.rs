@@ -138,18 +138,32 @@ impl View<'_> {
     /// The pair of addresses without a subflow that promises the most: on the best interface, and with as few of both
     /// addresses in use as can be, since those promise a path of its own.
     fn unused_pair(&self, refused: Refused<'_>) -> Option<(Local, SocketAddr)> {
-        let unused = self.pairs(refused).filter(|(local, remote)| {
-            let ends = (local.address.address, *remote);
-            self.subflows.iter().all(|subflow| (subflow.local, subflow.remote) != ends)
-        });
-        let uses = |local: &Local, remote: &SocketAddr| -> usize {
-            let uses = self.subflows.iter().map(|subflow| {
-                usize::from(subflow.local == local.address.address) + usize::from(subflow.remote == *remote)
-            });
-            uses.sum()
-        };
-        unused
-            .min_by_key(|(local, remote)| (std::cmp::Reverse(local.usage), uses(local, remote)))
-            .map(|(local, remote)| (*local, remote))
+        // There may be hundreds of pairs, whatever the peer announces: what is looked up in tables comes last.
+        let to: Vec<usize> = self
+            .remote
+            .iter()
+            .map(|remote| self.subflows.iter().filter(|subflow| subflow.remote == *remote).count())
+            .collect();
+        let mut best: Option<((std::cmp::Reverse<InterfaceUse>, usize), Local, SocketAddr)> = None;
+        for local in self.local {
+            let own = local.address.address;
+            let from = self.subflows.iter().filter(|subflow| subflow.local == own).count();
+            for (remote, to) in self.remote.iter().zip(&to) {
+                let rank = (std::cmp::Reverse(local.usage), from + to);
+                let better = best.is_none_or(|(known, ..)| rank < known);
+                if better
+                    && own.is_ipv4() == remote.is_ipv4()
+                    && !(from > 0 && *to > 0 && self.has_pair(own, *remote))
+                    && !refused(own, *remote)
+                {
+                    best = Some((rank, *local, *remote));
+                }
+            }
+        }
+        best.map(|(_, local, remote)| (local, remote))
+    }
+
+    fn has_pair(&self, local: IpAddr, remote: SocketAddr) -> bool {
+        self.subflows.iter().any(|subflow| (subflow.local, subflow.remote) == (local, remote))
     }
 }

@@ -98,3 +98,31 @@ fn a_lost_third_ack_of_a_stateless_handshake_is_made_up_for() {
     assert!(pair.run(Duration::from_secs(60)), "{}", pair.tail());
     assert!(pair.server.received == pattern(300_000, 1) && pair.client.received == pattern(300_000, 2));
 }
+
+#[test]
+fn only_an_ack_without_syn_or_rst_brings_a_cookie_back() {
+    let (mut pair, _) = flooded(&ConnectionConfig::default(), 1_100);
+    let now = pair.now;
+    while pair.server.endpoint.poll_transmit(now).is_some() {}
+    for (number, flags) in [
+        (70_001, Flags::SYN.with(Flags::ACK)),
+        (70_002, Flags::RST.with(Flags::ACK)),
+        (70_003, Flags::SYN.with(Flags::RST).with(Flags::ACK)),
+        (70_004, Flags::SYN.with(Flags::FIN).with(Flags::ACK)),
+        (70_005, Flags::FIN),
+        (70_006, Flags::ACK),
+    ] {
+        let syn = spoofed_syn(number, false);
+        pair.server.endpoint.handle_segment(now, syn.clone());
+        let cookie = pair.server.endpoint.poll_transmit(now).expect("answered without state");
+        let before = pair.server.endpoint.connections().len();
+        let mut back = Segment::new(syn.src, syn.dst);
+        (back.seq, back.ack, back.flags) = (syn.seq + 1, cookie.seq + 1, flags);
+        let stamps = cookie.options.timestamps.expect("the SYN has them");
+        back.options.timestamps = Some(Timestamps { value: number + 1, echo: stamps.value });
+        pair.server.endpoint.handle_segment(now, back);
+        let made = pair.server.endpoint.connections().len() - before;
+        assert_eq!(made, usize::from(flags == Flags::ACK), "{flags:?}");
+        while pair.server.endpoint.poll_transmit(now).is_some() {}
+    }
+}

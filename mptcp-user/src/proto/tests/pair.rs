@@ -247,8 +247,11 @@ impl Pair {
             let host = if is_client { &mut self.client } else { &mut self.server };
             host.application(now);
             let mut quiet = true;
+            let mut events = 0;
             while let Some(event) = host.endpoint.poll_event() {
                 quiet = false;
+                events += 1;
+                assert!(events < 2_000, "events that bring about others without end, the last one {event:?}");
                 host.on_event(now, event);
             }
             let mut sent = Vec::new();

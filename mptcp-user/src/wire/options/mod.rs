@@ -108,6 +108,12 @@ impl TcpOptions {
             .iter()
             .find_map(|option| if let MptcpOption::Capable(capable) = option { Some(capable) } else { None })
     }
+    /// MP_TCPRST, where there is one.
+    pub fn reset(&self) -> Option<&TcpReset> {
+        self.mptcp
+            .iter()
+            .find_map(|option| if let MptcpOption::Reset(reset) = option { Some(reset) } else { None })
+    }
     /// MP_JOIN, where there is one.
     pub fn join(&self) -> Option<&Join> {
         self.mptcp

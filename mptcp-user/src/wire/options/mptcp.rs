@@ -204,6 +204,11 @@ impl ResetReason {
             Self::Other(code) => code,
         }
     }
+
+    /// Whether it passes, so that another attempt over the same path makes sense: what flag T says.
+    pub fn passes(self) -> bool {
+        matches!(self, Self::LackOfResources | Self::TooMuchOutstandingData | Self::UnacceptablePerformance)
+    }
 }
 
 impl From<u8> for ResetReason {
