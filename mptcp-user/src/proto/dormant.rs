@@ -1,6 +1,7 @@
 //! Connections at rest. One on which nothing happens takes several kilobytes, most of it for what only data in motion needs. So
 //! after a while it is written down, in as few octets as its numbers have, and read again when something happens.
 
+use super::changes::Concern;
 use super::config::ConnectionConfig;
 use super::connection::{Connection, Policies};
 use serde::Serialize;
@@ -129,6 +130,7 @@ fn unpack(packed: &[u8]) -> Vec<u8> {
 pub(crate) struct Dormant {
     config: Arc<ConnectionConfig>,
     octets: Box<[u8]>,
+    concern: Concern,
 }
 
 impl Dormant {
@@ -139,7 +141,12 @@ impl Dormant {
         let Ok(octets) = postcard::to_allocvec(&(connection, learnt)) else {
             unreachable!("all that a connection consists of can be written down")
         };
-        Self { config: connection.config.clone(), octets: pack(&octets) }
+        Self { config: connection.config.clone(), octets: pack(&octets), concern: connection.concern() }
+    }
+
+    /// What it has to be woken for.
+    pub(crate) fn concern(&self) -> &Concern {
+        &self.concern
     }
 
     /// In how many octets.

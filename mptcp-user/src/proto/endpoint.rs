@@ -2,6 +2,7 @@
 
 use super::Instant;
 use super::blackhole::{BlackholeInfo, Blackholes};
+use super::changes::{Change, Changes, LOOKS, TELLS};
 use super::config::{ConnectionConfig, EndpointConfig};
 use super::congestion::Path;
 use super::connection::options::is_usable;
@@ -333,6 +334,7 @@ pub struct Endpoint {
     living: usize,
     rests: Rests,
     timers: TimerQueue,
+    changes: Changes,
     /// Connections that may have something to send.
     ready: VecDeque<ConnectionId>,
     next_listener: u32,
@@ -376,6 +378,7 @@ impl Endpoint {
             living: 0,
             rests: Rests::default(),
             timers: TimerQueue::default(),
+            changes: Changes::default(),
             ready: VecDeque::new(),
             next_listener: 0,
             last_config: None,
@@ -392,18 +395,21 @@ impl Endpoint {
     pub fn add_local_address(&mut self, now: Instant, address: LocalAddress) {
         self.shared.addresses.retain(|known| known.address != address.address);
         self.shared.addresses.push(address);
-        self.for_all(now, |connection, _| connection.address_added(address));
+        let (address, added) = (address.address, Some(address));
+        self.changes.add(now, Change::Address { address, removed: false, added });
+        self.attend_to_changes(now);
     }
 
     /// An address is gone: its subflows are closed, peers are told.
     pub fn remove_local_address(&mut self, now: Instant, address: IpAddr) {
         self.shared.addresses.retain(|known| known.address != address);
-        self.for_all(now, |connection, shared| connection.address_removed(shared, now, address));
+        self.changes.add(now, Change::Address { address, removed: true, added: None });
+        self.attend_to_changes(now);
     }
 
     /// Routes of this host have changed: where there was no way, there may be one now.
     pub fn routes_changed(&mut self, now: Instant) {
-        self.for_all(now, |connection, _| connection.routes_changed());
+        self.changes.add(now, Change::Routes);
     }
 
     /// Accepts connections to an address and port. An unspecified address means all of this host's addresses of
@@ -426,11 +432,8 @@ impl Endpoint {
     /// Stops accepting; connections that were not announced yet are reset.
     pub fn close_listener(&mut self, now: Instant, listener: ListenerId) {
         self.shared.listeners.remove(&listener.0);
-        self.for_all(now, |connection, shared| {
-            if connection.listener == Some(listener) && connection.in_handshake() {
-                connection.abort(shared, now);
-            }
-        });
+        self.changes.add(now, Change::Listener(listener));
+        self.attend_to_changes(now);
     }
 
     /// Opens a connection from an address and port that the driver has reserved. The answer is
@@ -749,19 +752,21 @@ impl Endpoint {
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called, unless something else happens before.
     pub fn next_timeout(&mut self) -> Option<Instant> {
-        let others = [self.shared.time_waits.next(), self.shared.pre_joins.next()];
+        let others = [self.shared.time_waits.next(), self.shared.pre_joins.next(), self.changes.next()];
         self.timers.next().into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// Lets all timers that are due expire.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.attend_to_changes(now);
         while let Some((at, index, generation)) = self.timers.pop(now) {
             let id = ConnectionId { index, generation };
             let Some(place) = at_place(&mut self.places, id) else { continue };
             if place.wake() {
                 self.rests.ended();
+                self.catch_up(now, id);
             }
-            let Some(connection) = place.awake() else { continue };
+            let Some(connection) = at_place(&mut self.places, id).and_then(Place::awake) else { continue };
             let came = connection.deadline.came(at, now);
             if came && connection.begin_rest(now) {
                 self.put_to_rest(id);
@@ -946,11 +951,63 @@ impl Endpoint {
 
     /// Somebody wants something of a connection: it is dormant no more.
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        let place = at_place(&mut self.places, id)?;
-        if place.wake() {
+        self.rouse(self.shared.now, id);
+        at_place(&mut self.places, id)?.awake()
+    }
+
+    /// Wakes a connection for something that has happened, if it rests.
+    fn rouse(&mut self, now: Instant, id: ConnectionId) {
+        if at_place(&mut self.places, id).is_some_and(Place::wake) {
             self.rests.broken();
+            self.catch_up(now, id);
         }
-        place.awake()
+    }
+
+    /// Tells a connection that has rested until now of the changes that it has not been told of.
+    fn catch_up(&mut self, now: Instant, id: ConnectionId) {
+        if self.changes.waits_for(id.index) {
+            self.tell_changes(now, id);
+        }
+    }
+
+    /// Tells a connection of the changes of this host.
+    fn tell_changes(&mut self, now: Instant, id: ConnectionId) {
+        let Some(connection) = at_place(&mut self.places, id).and_then(Place::awake) else { return };
+        self.shared.now = now;
+        for change in self.changes.running() {
+            connection.host_changed(&mut self.shared, now, change);
+        }
+        if !std::mem::replace(&mut connection.queued, true) {
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Tells some more connections of what has changed on this host, if it is time.
+    fn attend_to_changes(&mut self, now: Instant) {
+        if !self.changes.begin(now) {
+            return;
+        }
+        let (mut looks, mut tells) = (0, 0);
+        while looks < LOOKS && tells < TELLS {
+            let Some((index, resting)) = self.changes.advance(self.places.len()) else { break };
+            looks += 1;
+            let place = &self.places[index];
+            let concerned = match &place.occupant {
+                Occupant::Nobody => false,
+                Occupant::Awake(_) => !resting,
+                Occupant::Dormant(dormant) => resting && self.changes.concern(dormant.concern()),
+            };
+            if concerned {
+                tells += 1;
+                let id = ConnectionId { index: index as u32, generation: place.generation };
+                if resting {
+                    self.places[index].wake();
+                    self.rests.ended();
+                }
+                self.tell_changes(now, id);
+            }
+        }
+        self.changes.end(now);
     }
 
     /// Connections that are not dormant.
@@ -988,11 +1045,8 @@ impl Endpoint {
         id: ConnectionId,
         action: impl FnOnce(&mut Connection, &mut Shared) -> T,
     ) -> Option<T> {
-        let place = at_place(&mut self.places, id)?;
-        if place.wake() {
-            self.rests.broken();
-        }
-        let connection = place.awake()?;
+        self.rouse(now, id);
+        let connection = at_place(&mut self.places, id)?.awake()?;
         self.shared.now = now;
         let result = action(connection, &mut self.shared);
         if !std::mem::replace(&mut connection.queued, true) {
@@ -1025,12 +1079,6 @@ impl Endpoint {
         }
         connection.update_deadline(now, rest_after);
         self.timers.update(id.index, id.generation, &mut connection.deadline);
-    }
-
-    fn for_all(&mut self, now: Instant, mut action: impl FnMut(&mut Connection, &mut Shared)) {
-        for id in self.connections() {
-            self.with(now, id, &mut action);
-        }
     }
 }
 

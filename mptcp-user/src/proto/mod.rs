@@ -8,6 +8,7 @@
 //! ([`Endpoint::next_timeout`]).
 
 mod blackhole;
+mod changes;
 mod config;
 mod congestion;
 mod connection;

@@ -19,7 +19,10 @@ impl Shard {
             Change::LinkGone(index) => self.link_gone(time, index),
             Change::Address(address) => self.address_changed(time, &address),
             Change::AddressGone(address) => self.address_gone(time, &address),
-            Change::Routes => self.paths.forget_routes(),
+            Change::Routes => {
+                self.paths.forget_routes();
+                self.endpoint.routes_changed(time);
+            }
             Change::Neighbour(neighbour) => {
                 if let Some((reachable, waiting)) = self.paths.learn(&neighbour) {
                     self.resolved(time, reachable, waiting);

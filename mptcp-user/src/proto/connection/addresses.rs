@@ -145,6 +145,11 @@ impl Addresses {
         self.remote.iter().find(|known| known.address == address).map_or(0, |known| known.id)
     }
 
+    /// Our addresses that have identifiers.
+    pub(super) fn locals(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.local_ids.iter().map(|known| known.address)
+    }
+
     /// The peer's addresses.
     pub(super) fn remotes(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.remote.iter().map(|known| known.address)
@@ -303,7 +308,7 @@ impl Connection {
     }
 
     /// An address of this host appeared, or its properties changed.
-    pub(crate) fn address_added(&mut self, local: LocalAddress) {
+    pub(super) fn address_added(&mut self, local: LocalAddress) {
         self.paths.refused.forgive_local(local.address);
         for index in 0..self.subflows.len() {
             if let Some(subflow) = self.subflow(index)
@@ -318,7 +323,7 @@ impl Connection {
     }
 
     /// An address of this host is gone: its subflows are over, the peer is told on the others.
-    pub(crate) fn address_removed(&mut self, shared: &mut Shared, now: Instant, address: IpAddr) {
+    pub(super) fn address_removed(&mut self, shared: &mut Shared, now: Instant, address: IpAddr) {
         if !self.is_multipath() {
             return;
         }

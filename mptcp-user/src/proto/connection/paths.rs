@@ -5,6 +5,7 @@ use super::addresses::MAX_REMOTE;
 use super::attempts::Attempts;
 use super::refusals::{Refusals, Why};
 use super::{Connection, Mode, Opening};
+use crate::proto::changes::{Change, Concern};
 use crate::proto::congestion::Path;
 use crate::proto::counters::Counter;
 use crate::proto::decision::Decision;
@@ -322,10 +323,44 @@ impl Connection {
     }
 
     /// Routes of this host have changed.
-    pub(crate) fn routes_changed(&mut self) {
+    fn routes_changed(&mut self) {
         if self.paths.refused.forgive_routes() {
             self.paths.ask_soon();
         }
+    }
+
+    /// Something has changed on this host.
+    pub(crate) fn host_changed(&mut self, shared: &mut Shared, now: Instant, change: &Change) {
+        match *change {
+            Change::Address { address, removed, added } => {
+                if removed {
+                    self.address_removed(shared, now, address);
+                }
+                if let Some(local) = added {
+                    self.address_added(local);
+                }
+            }
+            Change::Routes => self.routes_changed(),
+            Change::Listener(listener) => {
+                if self.listener == Some(listener) && self.in_handshake() {
+                    self.abort(shared, now);
+                }
+            }
+        }
+    }
+
+    /// Which changes the connection has to be woken for while it rests.
+    pub(crate) fn concern(&self) -> Concern {
+        let subflows = self.living().map(|(_, subflow)| subflow.local.ip());
+        let locals = subflows.chain(self.addresses.locals()).fold(0, |bits, ip| bits | Concern::bit(ip));
+        let (manager, config) = (&self.policies.path_manager, &self.config);
+        let manages = self.is_multipath() && self.fully_established && config.max_subflows > 1;
+        let announces = config.announce_addresses && manager.announces(self.client);
+        let could_use = [false, true].map(|v6| {
+            let reaches = self.addresses.remotes().any(|remote| remote.is_ipv6() == v6);
+            manages && (announces || manager.opens(self.client) && reaches)
+        });
+        Concern { locals, could_use, lacks_routes: self.paths.refused.lacks_routes() }
     }
 
     /// The subflow at `index` did not work out.

@@ -97,6 +97,10 @@ pub(crate) trait PathManager: Send + Debug {
     /// The next subflow to open, if any: one that `refused` does not name. Called again until there is none. Also
     /// asked what it would want if a subflow was suspected dead, so that the answer must follow from what it is shown.
     fn next_subflow(&self, view: &View<'_>, refused: Refused<'_>) -> Option<Wish>;
+    /// Whether this side opens subflows at all: a connection that rests is woken for new addresses only then.
+    fn opens(&self, client: bool) -> bool {
+        client
+    }
     /// Whether this side tells the peer its other addresses.
     fn announces(&self, client: bool) -> bool;
     /// A subflow to close, by its number in the view, since better ones have taken its place.

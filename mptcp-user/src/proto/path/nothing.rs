@@ -15,6 +15,10 @@ impl PathManager for Nothing {
         None
     }
 
+    fn opens(&self, _: bool) -> bool {
+        false
+    }
+
     fn announces(&self, _: bool) -> bool {
         false
     }

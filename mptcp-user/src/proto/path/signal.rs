@@ -16,6 +16,10 @@ impl PathManager for Signal {
         None
     }
 
+    fn opens(&self, _: bool) -> bool {
+        false
+    }
+
     fn announces(&self, _: bool) -> bool {
         true
     }

@@ -4,6 +4,7 @@ mod addresses;
 mod amplification;
 mod blackhole;
 mod buffers;
+mod changes;
 mod close;
 mod counters;
 mod deadlines;
