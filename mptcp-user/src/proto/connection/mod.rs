@@ -320,7 +320,8 @@ impl Connection {
 
     /// What is held for this connection, and what holding it costs.
     pub(crate) fn memory(&self) -> u64 {
-        self.send.buffer.cost() + self.receive_memory()
+        let records = self.subflows.iter().flatten().map(|subflow| subflow.snd.cost());
+        self.send.buffer.cost() + self.receive_memory() + records.sum::<u64>()
     }
 
     fn receive_memory(&self) -> u64 {
