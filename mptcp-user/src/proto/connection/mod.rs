@@ -167,6 +167,10 @@ pub(crate) struct Connection {
     data_waits_since: Option<Instant>,
     persist_deadline: Option<Instant>,
     persist_expiries: u32,
+    /// When the first of the window probes was sent that the peer has not answered.
+    probed_since: Option<Instant>,
+    /// Octets that were not acknowledged when the application dropped its handle, or at the last look at them since.
+    orphan_left: u64,
     /// What little the peer's window lets through is to be sent: it has not opened further for long enough.
     window_override: bool,
     /// Reading per round trip of the paths that bring data, and of all that may.
@@ -241,6 +245,8 @@ impl Connection {
             data_waits_since: None,
             persist_deadline: None,
             persist_expiries: 0,
+            probed_since: None,
+            orphan_left: 0,
             window_override: false,
             read_rates: Default::default(),
             reached: 0,
