@@ -4,6 +4,7 @@
 //! * [`middlebox`]: what networks do to TCP segments, one trick per box;
 //! * [`Network`]: paths made of both, between the addresses of two hosts;
 //! * [`Traffic`]: what applications do, and whether what they get is what was sent;
+//! * [`Acknowledgments`]: a sender and what hostile acknowledgments cost it;
 //! * [`Direct`]: two engines without a network, to measure what they cost;
 //! * [`Simulation`]: two engines, a network, and what happens to them in virtual time;
 //! * [`Scenario`]: a random topology with random traffic from one seed, and the judgment of how it went.
@@ -11,6 +12,7 @@
 //! Links and middleboxes know nothing of virtual time: `mptcp lab` runs the same code over real frames.
 //! Everything random comes from one 64-bit seed.
 
+mod acknowledgments;
 pub(crate) mod audit;
 mod direct;
 mod head_of_line;
@@ -28,6 +30,7 @@ mod segment;
 mod simulation;
 mod traffic;
 
+pub use acknowledgments::{Acknowledgments, Blocks};
 pub use direct::Direct;
 pub use head_of_line::HeadOfLine;
 pub use hostile::run_hostile_script;

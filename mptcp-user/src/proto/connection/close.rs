@@ -375,6 +375,7 @@ impl Connection {
             return;
         }
         self.finish();
+        self.orphan_left = self.send.end() - self.send.una;
         self.patience = Some(now + ORPHAN);
         self.progress_close(shared, now);
     }

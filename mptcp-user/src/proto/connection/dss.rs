@@ -163,7 +163,7 @@ impl Connection {
         }
         let checksum = mapping.checksum.filter(|_| self.checksum);
         let wire = WireMapping { dsn, subflow_seq: mapping.subflow_seq, len: mapping.len, checksum };
-        let added = subflow.mappings.add(RxMapping::new(start as u64, len, data, wire));
+        let added = subflow.mappings.add(RxMapping::new(start as u64, len, data, wire), subflow.rcv.nxt);
         note_mapping(shared, added);
     }
 
@@ -173,7 +173,7 @@ impl Connection {
         let checksum = checksum.filter(|_| self.checksum);
         if let Some(subflow) = self.subflow(index).filter(|subflow| subflow.rcv.nxt == 1) {
             let wire = WireMapping { dsn, subflow_seq: 1, len, checksum };
-            note_mapping(shared, subflow.mappings.add(RxMapping::new(1, u32::from(len), 0, wire)));
+            note_mapping(shared, subflow.mappings.add(RxMapping::new(1, u32::from(len), 0, wire), 1));
         }
     }
 

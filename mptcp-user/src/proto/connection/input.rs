@@ -121,8 +121,14 @@ impl Connection {
             }
         }
         self.take_options(shared, now, index, &segment, window);
-        if self.closed.is_some() || self.subflow(index).is_none() {
+        if self.closed.is_some() {
             return;
+        }
+        let Some(subflow) = self.subflow(index) else { return };
+        if subflow.mappings.take_refused() {
+            // As if its octets had not come: they would have no place in the data stream.
+            segment.payload = Payload::new();
+            segment.flags = segment.flags.without(Flags::FIN);
         }
         if self.is_multipath() && !self.dss_received && self.plain_segments > 0 && ack > 1 && self.contiguous
         {

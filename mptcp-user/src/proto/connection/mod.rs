@@ -174,6 +174,10 @@ pub(crate) struct Connection {
     data_waits_since: Option<Instant>,
     persist_deadline: Option<Instant>,
     persist_expiries: u32,
+    /// When the first of the window probes was sent that the peer has not answered.
+    probed_since: Option<Instant>,
+    /// Octets that were not acknowledged when the application dropped its handle, or at the last look at them since.
+    orphan_left: u64,
     /// What little the peer's window lets through is to be sent: it has not opened further for long enough.
     window_override: bool,
     /// Reading per round trip of the paths that bring data, and of all that may.
@@ -248,6 +252,8 @@ impl Connection {
             data_waits_since: None,
             persist_deadline: None,
             persist_expiries: 0,
+            probed_since: None,
+            orphan_left: 0,
             window_override: false,
             read_rates: Default::default(),
             reached: 0,
@@ -327,7 +333,8 @@ impl Connection {
 
     /// What is held for this connection, and what holding it costs.
     pub(crate) fn memory(&self) -> u64 {
-        self.send.buffer.cost() + self.receive_memory()
+        let records = self.subflows.iter().flatten().map(|subflow| subflow.snd.cost());
+        self.send.buffer.cost() + self.receive_memory() + records.sum::<u64>()
     }
 
     fn receive_memory(&self) -> u64 {

@@ -9,7 +9,7 @@ use crate::proto::endpoint::Shared;
 use crate::proto::info::SubflowState;
 use crate::proto::scheduler::{Candidate, Candidates, Queue, best_tier};
 use crate::proto::subflow::ecn::EcnState;
-use crate::proto::subflow::scoreboard::{Record, TxMapping};
+use crate::proto::subflow::record::{MAX_PACKETS, Record, TxMapping};
 use crate::proto::subflow::{Kind, Subflow};
 use crate::wire::{
     FastClose, Flags, MptcpOption, Payload, ResetReason, Segment, TcpOptions, TcpReset, Version, dss_checksum,
@@ -95,8 +95,8 @@ impl Connection {
             let room = path.cwnd.saturating_sub(subflow.snd.in_flight());
             if room >= path.mss || subflow.snd.in_flight() == 0 {
                 let whole = if subflow.ecn.forbids_super_segments() { path.mss } else { room };
-                let limit =
-                    (whole / path.mss * path.mss).clamp(path.mss, shared.config.max_super_segment as u64);
+                let most = (shared.config.max_super_segment as u64).min(MAX_PACKETS * path.mss);
+                let limit = (whole / path.mss * path.mss).clamp(path.mss, most.max(path.mss));
                 let record = subflow.snd.retransmit(now, limit, stamp, path, &subflow.rtt).map(Sent::from);
                 if let Some(record) = record {
                     shared.count(Counter::RetransSegs);
@@ -515,7 +515,8 @@ impl Connection {
         let mut len = (end - start)
             .min(room)
             .min(quantum.max(2 * path.mss))
-            .min(shared.config.max_super_segment as u64);
+            .min(shared.config.max_super_segment as u64)
+            .min(MAX_PACKETS * path.mss);
         let first = first && subflow.snd.nxt == 1;
         if first || subflow.ecn.forbids_super_segments() {
             len = len.min(path.mss);

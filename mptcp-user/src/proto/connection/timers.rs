@@ -23,6 +23,9 @@ const JOIN_ATTEMPTS: u32 = 5;
 /// under a false name (Linux sends six). None are repeated while the listener is crowded, nor when the endpoint's budget
 /// for that is spent (see `syn_ack_budget`).
 const SYN_ACK_ATTEMPTS: u32 = 4;
+/// A connection whose application is gone is kept as long as the peer acknowledges at least this part of what is left, one
+/// in so many, each minute.
+const ORPHAN_PROGRESS: u64 = 32;
 /// Longest wait between two window probes.
 const MAX_PERSIST: Duration = Duration::from_secs(60);
 /// Data-level timeouts are not shorter: subflows retransmit by themselves, this is for what they can't know.
@@ -111,12 +114,9 @@ impl Connection {
             }
         }
         if due(self.persist_deadline) {
-            self.persist_deadline = None;
-            self.persist_expiries += 1;
-            shared.count(if self.is_multipath() { Counter::MptcpWinProbe } else { Counter::WinProbe });
-            self.window_override = true;
-            if let Some(subflow) = self.subflows.iter_mut().flatten().find(|subflow| subflow.can_send()) {
-                subflow.window_probe_due = true;
+            self.probe_window(shared, now);
+            if self.closed.is_some() {
+                return;
             }
         }
         self.paths_timeout(shared, now);
@@ -141,7 +141,42 @@ impl Connection {
             // The peer never finished: nobody would read it anyway.
             self.abort(shared, now);
         } else if self.released {
+            // The peer takes what is left so slowly, or keeps its window closed, that nobody waits for it: what it does not
+            // take is held at the expense of others.
+            let left = self.send.end() - self.send.una;
+            if left > self.orphan_left - self.orphan_left.div_ceil(ORPHAN_PROGRESS) {
+                self.abort(shared, now);
+                return;
+            }
+            self.orphan_left = left;
             self.patience = Some(now + super::close::ORPHAN);
+        }
+    }
+
+    /// When the peer was asked for its window and since when it has not answered.
+    fn probes_unanswered(&self) -> Option<Instant> {
+        let heard = self.living().map(|(_, subflow)| subflow.heard).max();
+        self.probed_since.filter(|since| heard.is_none_or(|heard| heard <= *since))
+    }
+
+    /// The window is to be probed; a peer that answers may keep it closed as long as it likes (RFC 9293 section 3.8.6.1), one
+    /// that does not is gone. Each probe goes over another subflow, in case it is the path that is.
+    fn probe_window(&mut self, shared: &mut Shared, now: Instant) {
+        self.persist_deadline = None;
+        let unanswered = self.probes_unanswered();
+        if unanswered.is_some_and(|since| now - since >= self.user_timeout) {
+            self.close_now(shared, now, CloseReason::TimedOut);
+            return;
+        }
+        self.probed_since = unanswered.or(Some(now));
+        shared.count(if self.is_multipath() { Counter::MptcpWinProbe } else { Counter::WinProbe });
+        self.window_override = true;
+        let usable = self.living().filter(|(_, subflow)| subflow.can_send()).count();
+        let turn = self.persist_expiries as usize % usable.max(1);
+        self.persist_expiries += 1;
+        let mut subflows = self.subflows.iter_mut().flatten().filter(|subflow| subflow.can_send());
+        if let Some(subflow) = subflows.nth(turn) {
+            subflow.window_probe_due = true;
         }
     }
 
@@ -402,14 +437,16 @@ impl Connection {
             subflow.can_send() && subflow.snd.room(path) >= worthwhile && !silly
         });
         if !waiting || !idle || open || self.closed.is_some() || self.subflows.iter().all(Option::is_none) {
-            self.persist_deadline = None;
+            (self.persist_deadline, self.probed_since) = (None, None);
             if open {
                 self.persist_expiries = 0;
             }
         } else if self.persist_deadline.is_none() {
             let rto = self.living().map(|(_, subflow)| subflow.rtt.rto()).min().unwrap_or_default();
             let wait = rto.max(Duration::from_millis(200)) * (1 << self.persist_expiries.min(8));
-            self.persist_deadline = Some(now + wait.min(MAX_PERSIST));
+            let next = now + wait.min(MAX_PERSIST);
+            let given_up = self.probes_unanswered().map(|since| since + self.user_timeout);
+            self.persist_deadline = Some(given_up.map_or(next, |given_up| given_up.min(next)));
         }
     }
 }

@@ -4,8 +4,8 @@
 use crate::wire::{DataSeq, Payload, dss_checksum};
 use std::collections::VecDeque;
 
-/// Mappings waiting for their octets. A peer whose mappings run further ahead has the excess ignored, and
-/// retransmits.
+/// Mappings waiting for their octets. Octets whose mapping would be one too many are not accepted, so that the peer sends
+/// both again. The mapping of the next octet expected always has a place, because it sets the others free.
 const MAX_MAPPINGS: usize = 4096;
 
 /// One mapping, in offsets: subflow sequence space (the SYN is 0) and data stream (first octet 0).
@@ -73,11 +73,14 @@ pub(crate) struct RxMappings {
     infinite: Option<(u64, i64)>,
     /// At least one mapping came.
     pub(crate) seen: bool,
+    /// There was no place for the last one.
+    refused: bool,
 }
 
 impl RxMappings {
-    /// Adds a mapping; one that contradicts an earlier one is ignored (the first one counts).
-    pub(crate) fn add(&mut self, mapping: RxMapping) -> Added {
+    /// Adds a mapping; one that contradicts an earlier one is ignored (the first one counts). `next`: subflow offset of the
+    /// next octet expected.
+    pub(crate) fn add(&mut self, mapping: RxMapping, next: u64) -> Added {
         self.seen = true;
         let at = self.list.partition_point(|known| known.end() <= mapping.start);
         if let Some(known) = self.list.get(at)
@@ -86,7 +89,8 @@ impl RxMappings {
             let same = known.start == mapping.start && known.wire == mapping.wire;
             return if same { Added::Taken } else { Added::Contradicts };
         }
-        if mapping.len == 0 || self.list.len() >= MAX_MAPPINGS {
+        if mapping.len == 0 || (self.list.len() >= MAX_MAPPINGS && mapping.start > next) {
+            self.refused = true;
             return Added::TooMany;
         }
         if self.list.capacity() == 0 {
@@ -94,6 +98,12 @@ impl RxMappings {
         }
         self.list.insert(at, mapping);
         Added::Taken
+    }
+
+    /// Whether a mapping of the segment at hand found no place: then its octets must not be acknowledged, since the peer
+    /// would never send the mapping again.
+    pub(crate) fn take_refused(&mut self) -> bool {
+        std::mem::take(&mut self.refused)
     }
 
     /// What keeping the mappings costs, with the octets that wait for their checksum.
@@ -178,10 +188,10 @@ mod tests {
     #[test]
     fn octets_go_where_the_first_mapping_for_them_says() {
         let mut mappings = RxMappings::default();
-        assert_eq!(mappings.add(mapping(11, 5, 100, None)), Added::Taken);
-        assert_eq!(mappings.add(mapping(1, 10, 0, None)), Added::Taken);
-        assert_eq!(mappings.add(mapping(1, 10, 0, None)), Added::Taken);
-        assert_eq!(mappings.add(mapping(4, 10, 77, None)), Added::Contradicts);
+        assert_eq!(mappings.add(mapping(11, 5, 100, None), 1), Added::Taken);
+        assert_eq!(mappings.add(mapping(1, 10, 0, None), 1), Added::Taken);
+        assert_eq!(mappings.add(mapping(1, 10, 0, None), 1), Added::Taken);
+        assert_eq!(mappings.add(mapping(4, 10, 77, None), 1), Added::Contradicts);
         let mut payload: Payload = (0..20).collect::<Vec<u8>>().into();
         assert_eq!(mappings.map(1, &mut payload), Mapped::Data(0, (0..10).collect::<Vec<u8>>().into()));
         assert_eq!(mappings.map(11, &mut payload), Mapped::Data(100, (10..15).collect::<Vec<u8>>().into()));
@@ -189,10 +199,24 @@ mod tests {
     }
 
     #[test]
+    fn the_mapping_of_the_next_octet_always_has_a_place() {
+        let mut mappings = RxMappings::default();
+        for place in 1..=MAX_MAPPINGS as u64 {
+            assert_eq!(mappings.add(mapping(10 * place, 1, place, None), 1), Added::Taken);
+        }
+        let far = 10 * MAX_MAPPINGS as u64 + 10;
+        assert!(!mappings.take_refused());
+        assert_eq!(mappings.add(mapping(far, 1, 0, None), 1), Added::TooMany);
+        assert!(mappings.take_refused() && !mappings.take_refused());
+        assert_eq!(mappings.add(mapping(1, 9, 0, None), 1), Added::Taken);
+        assert_eq!(mappings.list.len(), MAX_MAPPINGS + 1);
+    }
+
+    #[test]
     fn octets_that_wait_for_their_checksum_are_not_lost_in_a_fallback() {
         let octets: Payload = b"some octets of data".to_vec().into();
         let mut mappings = RxMappings::default();
-        mappings.add(mapping(1, 19, 0, Some(7)));
+        mappings.add(mapping(1, 19, 0, Some(7)), 1);
         assert_eq!(mappings.map(1, &mut octets.slice(0, 7)), Mapped::Pending);
         mappings.set_infinite(1, 0);
         let (data, pending) = mappings.take_pending().unwrap();
@@ -210,7 +234,7 @@ mod tests {
         let sum = dss_checksum(DataSeq(500), 1, 19, &octets);
         for (checksum, good) in [(sum, true), (sum ^ 1, false)] {
             let mut mappings = RxMappings::default();
-            mappings.add(mapping(1, 19, 500, Some(checksum)));
+            mappings.add(mapping(1, 19, 500, Some(checksum)), 1);
             assert_eq!(mappings.map(1, &mut octets.slice(0, 7)), Mapped::Pending);
             let last = mappings.map(8, &mut octets.slice(7, 19));
             let expected = if good {

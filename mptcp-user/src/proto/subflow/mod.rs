@@ -10,9 +10,11 @@ mod path_mtu;
 mod rack;
 mod rate;
 pub(crate) mod receive;
+pub(crate) mod record;
 mod recovery;
 pub(crate) mod sack;
-pub(crate) mod scoreboard;
+mod sacked;
+mod scoreboard;
 pub(crate) mod send;
 mod tail_probe;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! RACK: which segments are lost, by the time at which they were sent (RFC 8985 section 6).
 
-use super::scoreboard::{Delivery, Scoreboard, Verdict};
+use super::scoreboard::{Delivery, Scoreboard};
 use crate::proto::Instant;
 use std::time::Duration;
 
@@ -75,18 +75,6 @@ impl Rack {
         board: &mut Scoreboard,
     ) -> (bool, Option<Duration>) {
         let Some(newest) = self.newest else { return (false, None) };
-        let mut wait = None;
-        let found = board.judge(|sent_at, end| {
-            if (sent_at, end) >= newest {
-                return Verdict::Open;
-            }
-            let remaining = (sent_at + self.rtt + window).saturating_since(now);
-            if remaining.is_zero() {
-                return Verdict::Lost;
-            }
-            wait = wait.max(Some(remaining));
-            Verdict::Pending
-        });
-        (found, wait)
+        board.judge(newest, |sent_at| (sent_at + self.rtt + window).saturating_since(now))
     }
 }

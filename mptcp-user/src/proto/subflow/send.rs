@@ -9,8 +9,9 @@ use super::pacing::Pacer;
 use super::path_mtu::PathMtu;
 use super::rack::Rack;
 use super::rate::{RateSampler, Snapshot};
+use super::record::{Record, TxMapping};
 use super::recovery::{Evidence, Recovery};
-use super::scoreboard::{Delivery, Record, Scoreboard, TxMapping};
+use super::scoreboard::{Delivery, Scoreboard};
 use super::tail_probe::TailProbe;
 use crate::proto::Instant;
 use crate::proto::congestion::{Cause, LossSample, Path, RateSample};
@@ -97,6 +98,8 @@ pub(crate) struct SendSide {
     board: Scoreboard,
     /// End of the highest octet delivered.
     fack: u64,
+    /// Before this offset is acknowledged, what was found lost and then was not is not judged by RACK another time.
+    found_until: u64,
     recovery: Recovery,
     rack: Rack,
     dup_acks: u32,
@@ -146,6 +149,7 @@ impl SendSide {
             path_mtu: PathMtu::default(),
             board: Scoreboard::default(),
             fack: 1,
+            found_until: 0,
             recovery: Recovery::new(),
             rack: Rack::default(),
             dup_acks: 0,
@@ -297,6 +301,11 @@ impl SendSide {
         std::mem::take(&mut self.cwr_due)
     }
 
+    /// What keeping the records of what is in flight costs, without their octets.
+    pub(crate) fn cost(&self) -> u64 {
+        self.board.cost()
+    }
+
     /// Mappings of everything the peer has not acknowledged cumulatively on this subflow: what it lacks if the subflow ends.
     pub(crate) fn outstanding(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.board.outstanding()
@@ -320,8 +329,7 @@ impl SendSide {
         if self.board.is_empty() {
             self.progress = now;
         }
-        let mut record = Record::new(now, self.nxt, payload, mapping, fin);
-        record.packet = path.mss;
+        let mut record = Record::new(now, self.nxt, payload, mapping, fin, path.mss);
         self.nxt = record.end();
         record.snapshot = self.depart(now, record.len(), path);
         if record.len() < path.mss {
@@ -402,12 +410,11 @@ impl SendSide {
         Some(self.resend(index?, now, stamp, path, rtt))
     }
 
-    fn resend(&mut self, index: usize, now: Instant, stamp: u32, path: &Path, rtt: &RttEstimator) -> &Record {
+    fn resend(&mut self, index: u32, now: Instant, stamp: u32, path: &Path, rtt: &RttEstimator) -> &Record {
         self.sent(now, rtt);
         let snapshot = self.depart(now, self.board.octets_of(index), path);
-        let record = self.board.resend(index, now);
+        let record = self.board.resend(index, now, path.mss);
         record.snapshot = snapshot;
-        record.packet = path.mss;
         self.recovery.retransmitted(record.len(), stamp);
         self.retransmitted_octets += record.payload.len() as u64;
         record
@@ -450,7 +457,9 @@ impl SendSide {
             stalled: input.duplicate && !self.sack_ok,
         });
         if outcome.undone {
-            self.board.find_all();
+            // A peer could have everything found lost and found again with each acknowledgment.
+            self.board.find_all(self.una >= self.found_until);
+            self.found_until = self.nxt;
         }
         let settled = input.duplicate_reported.is_some() || (input.duplicate && input.sacks.is_empty());
         let probe_found_loss = self.probe.judge(input.ack, settled) && self.recovery.is_open();
