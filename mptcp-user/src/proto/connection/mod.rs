@@ -7,12 +7,14 @@
 //! * [`timers`]: what happens when time passes;
 //! * [`paths`]: the coming and going of subflows;
 //! * [`addresses`]: what the two sides tell each other of their addresses;
+//! * [`fail`]: MP_FAIL and its answer;
 //! * [`close`]: the ends of subflows and connection.
 
 mod addresses;
 mod close;
 mod delivery;
 mod dss;
+mod fail;
 mod handshake;
 mod input;
 pub(crate) mod options;
@@ -39,6 +41,7 @@ use crate::wire::{DataSeq, MpCapable, Segment, SeqNumber, Version};
 use addresses::Addresses;
 use bytes::Bytes;
 use close::EndCause;
+use fail::FailExchange;
 use paths::Paths;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -125,6 +128,10 @@ pub(crate) struct Connection {
     /// After a fallback that the peer may not know of: it is told with an infinite mapping on everything that
     /// leaves until this subflow offset is acknowledged.
     infinite_until: Option<u64>,
+    /// Our part in an exchange of MP_FAIL.
+    fail: FailExchange,
+    /// The peer's FIN has come on the last subflow, on which we may go on sending.
+    half_closed: bool,
     /// Everything sent so far went over the initial subflow in order, so that falling back is possible.
     contiguous: bool,
     subflows: Vec<Option<Box<Subflow>>>,
@@ -214,6 +221,8 @@ impl Connection {
             dss_received: false,
             plain_segments: 0,
             infinite_until: None,
+            fail: FailExchange::default(),
+            half_closed: false,
             contiguous: true,
             subflows: Vec::new(),
             congestion_paths: Vec::new(),
