@@ -250,6 +250,10 @@ counters! {
     Penalised = "MptcpPenalised";
     /// Mappings to before the beginning of the data.
     BadMapping = "MptcpBadMapping";
+    /// Mappings with a checksum that was not negotiated, or without one that was.
+    DssChecksumUnagreed = "MptcpDssChecksumUnagreed";
+    /// Subflows reset because data was acknowledged there without a Data ACK.
+    DataAckMissing = "MptcpDataAckMissing";
     /// Mappings ignored because too many waited for their octets.
     MappingOverflow = "MptcpMappingOverflow";
     /// DATA_FINs that contradict an earlier one, or data that has come.

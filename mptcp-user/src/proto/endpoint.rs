@@ -14,6 +14,7 @@ use super::decision::{Decided, Decision, Decisions};
 use super::distance::Distances;
 use super::dormant::{Dormant, Rests};
 use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
+use super::fast_close::FastCloseWait;
 use super::info::ConnectionInfo;
 use super::memory::Memory;
 use super::place::{Occupant, Place};
@@ -235,6 +236,18 @@ impl Shared {
         if subflow.rcv.ack_now && self.replies.len() < MAX_REPLIES {
             self.replies.push_back(acknowledgment);
         }
+    }
+
+    /// The subflow has left with MP_FASTCLOSE: its four-tuple stays known for a while, to say so again.
+    pub(crate) fn enter_fast_close(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        subflow: &Subflow,
+        wait: FastCloseWait,
+    ) {
+        self.tuples.remove(&subflow.tuple().into());
+        self.time_waits.add_fast_close(now, id, subflow, wait);
     }
 
     pub(crate) fn remove_token(&mut self, token: u32) {
@@ -695,17 +708,22 @@ impl Endpoint {
             // Data without the keys came first.
             None => segment.options.mptcp.is_empty(),
         };
-        if !usable || self.living >= self.shared.config.max_connections {
-            self.shared.count(match (usable, keys) {
-                (true, _) => Counter::ListenOverflows,
-                (false, Some(_)) => Counter::BadKeys,
-                (false, None) => Counter::NoConnection,
-            });
-            return keys.is_none();
+        let overflows = self.living >= self.shared.config.max_connections;
+        if overflows || !usable && keys.is_none() {
+            self.shared.count(if overflows { Counter::ListenOverflows } else { Counter::NoConnection });
+            return true;
         }
         self.shared.count(Counter::SyncookiesRecv);
         let opening = Opening::Cookie(&redeemed.syn, redeemed.sequence);
-        self.accept(now, listener, segment, opening, Some(redeemed.key));
+        if usable {
+            self.accept(now, listener, segment, opening, Some(redeemed.key));
+        } else {
+            // Keys that are not those of this handshake make it regular TCP (RFC 8684 section 3.1).
+            self.shared.count(Counter::BadKeys);
+            let mut plain = segment.clone();
+            plain.options.mptcp.clear();
+            self.accept(now, listener, &plain, opening, Some(redeemed.key));
+        }
         true
     }
 
@@ -779,6 +797,7 @@ impl Endpoint {
             });
         }
         let shared = &mut self.shared;
+        shared.time_waits.repeat_fast_closes(now, &mut shared.replies, MAX_REPLIES);
         shared.time_waits.expire(now, &mut shared.free_slots, &mut shared.events);
         let Shared { pre_joins, free_slots, events, counters, .. } = shared;
         pre_joins.expire(now, |gone| {

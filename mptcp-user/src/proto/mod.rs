@@ -20,6 +20,7 @@ mod distance;
 mod dormant;
 mod endpoint;
 mod event;
+mod fast_close;
 mod info;
 mod interface_rule;
 mod memory;

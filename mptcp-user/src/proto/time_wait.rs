@@ -2,10 +2,11 @@
 
 use super::Instant;
 use super::event::{ConnectionId, Event, SubflowSlot};
+use super::fast_close::FastCloseWait;
 use super::secret::{Tuple, TupleKey};
 use super::subflow::Subflow;
 use crate::wire::{Flags, Segment, SeqNumber, Timestamps};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 /// How long: as the Linux kernel has it.
@@ -22,6 +23,8 @@ struct TimeWait {
     /// Our timestamp clock's origin is gone; the last value sent is not needed more precisely than this.
     stamps: Option<Timestamps>,
     until: Instant,
+    /// It ended with MP_FASTCLOSE.
+    fast_close: Option<FastCloseWait>,
 }
 
 impl TimeWait {
@@ -42,6 +45,8 @@ impl TimeWait {
 pub(crate) struct TimeWaits {
     waiting: HashMap<TupleKey, TimeWait>,
     order: VecDeque<(Instant, Tuple)>,
+    /// When MP_FASTCLOSE is to be repeated, and where.
+    fast_closes: BTreeSet<(Instant, Tuple)>,
     /// Tuples per connection, and whether the connection itself is gone.
     connections: HashMap<ConnectionId, (usize, bool)>,
 }
@@ -49,6 +54,16 @@ pub(crate) struct TimeWaits {
 impl TimeWaits {
     /// Adds a subflow's four-tuple; gives the acknowledgment of the peer's FIN, which is still owed.
     pub(crate) fn add(&mut self, now: Instant, connection: ConnectionId, subflow: &Subflow) -> Segment {
+        self.insert(now, connection, subflow, None)
+    }
+
+    fn insert(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        subflow: &Subflow,
+        fast_close: Option<FastCloseWait>,
+    ) -> Segment {
         let until = now + DURATION;
         let entry = TimeWait {
             slot: subflow.slot,
@@ -57,12 +72,47 @@ impl TimeWaits {
             rcv_nxt: subflow.rcv.ack_seq(),
             stamps: subflow.timestamps(now),
             until,
+            fast_close,
         };
         let acknowledgment = entry.acknowledgment(subflow.tuple());
         self.waiting.insert(subflow.tuple().into(), entry);
         self.order.push_back((until, subflow.tuple()));
         self.connections.entry(connection).or_default().0 += 1;
         acknowledgment
+    }
+
+    /// Adds the four-tuple of a subflow that has left with MP_FASTCLOSE.
+    pub(crate) fn add_fast_close(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        subflow: &Subflow,
+        wait: FastCloseWait,
+    ) {
+        self.insert(now, connection, subflow, Some(wait));
+        if self.fast_closes.len() < MAX_WAITING {
+            self.fast_closes.extend(wait.repeats_at(now).map(|at| (at, subflow.tuple())));
+        }
+    }
+
+    /// Repeats MP_FASTCLOSE where it has not been answered, as long as there are not more than `most` replies.
+    pub(crate) fn repeat_fast_closes(&mut self, now: Instant, replies: &mut VecDeque<Segment>, most: usize) {
+        while let Some(&(at, tuple)) = self.fast_closes.first()
+            && at <= now
+        {
+            self.fast_closes.pop_first();
+            let Some(entry) = self.waiting.get_mut(&tuple.into()) else { continue };
+            let mut segment = entry.acknowledgment(tuple);
+            let Some(wait) = entry.fast_close.as_mut().filter(|wait| wait.repeats_at(now).is_some()) else {
+                continue;
+            };
+            wait.repeated();
+            wait.dress(&mut segment);
+            if replies.len() < most {
+                replies.push_back(segment);
+            }
+            self.fast_closes.extend(wait.repeats_at(now).map(|at| (at, tuple)));
+        }
     }
 
     /// Whether it is one of these.
@@ -79,6 +129,16 @@ impl TimeWaits {
         segment: &Segment,
     ) -> Option<Option<Segment>> {
         let entry = self.waiting.get_mut(&tuple.into())?;
+        if let Some(wait) = &mut entry.fast_close {
+            if segment.flags.has(Flags::RST) {
+                wait.answered();
+                return Some(None);
+            }
+            if segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) {
+                return None;
+            }
+            return Some(wait.answer(tuple, segment, entry.snd_nxt));
+        }
         if segment.flags.has(Flags::RST) {
             return Some(None);
         }
@@ -100,7 +160,8 @@ impl TimeWaits {
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.order.front().map(|(until, _)| *until)
+        let fast_close = self.fast_closes.first().map(|(at, _)| *at);
+        self.order.front().map(|(until, _)| *until).into_iter().chain(fast_close).min()
     }
 
     /// Lets go of those whose time is over.

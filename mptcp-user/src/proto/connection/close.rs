@@ -7,6 +7,7 @@ use crate::proto::counters::Counter;
 use crate::proto::decision::{Decision, ReinjectionCause};
 use crate::proto::endpoint::Shared;
 use crate::proto::event::{CloseReason, Event};
+use crate::proto::fast_close::FastCloseWait;
 use crate::proto::info::SubflowState;
 use crate::proto::subflow::Kind;
 use crate::wire::{ResetReason, Segment};
@@ -63,9 +64,40 @@ impl Connection {
             if self.is_multipath() {
                 self.leave_unopened(shared);
             }
+        } else if self.half_closed {
+            self.leave_half_closed();
         }
         if self.subflows.iter().all(Option::is_none) {
             self.without_subflows(shared, now);
+        }
+    }
+
+    /// The peer has ended the last subflow that there was, in its direction. Ours goes on there (RFC 8684 section 3.3.3) until
+    /// all of our stream is acknowledged, or another subflow can take it.
+    fn leave_half_closed(&mut self) {
+        let done = self.send.is_done();
+        let others = self.living().any(|(_, subflow)| {
+            subflow.state == SubflowState::Established && subflow.can_send() && !subflow.stale
+        });
+        if done || others || !self.is_multipath() {
+            self.half_closed = false;
+            let ended = self.subflows.iter_mut().flatten();
+            for subflow in ended.filter(|subflow| subflow.state == SubflowState::CloseWait) {
+                subflow.fin_wanted = true;
+            }
+        }
+    }
+
+    /// The peer ended the last subflow a while ago and never said that its stream has ended. Where there is nothing of ours
+    /// to send, either, it is as good as no subflow.
+    pub(super) fn half_closed_timeout(&mut self, now: Instant, index: usize) {
+        let idle = self.send.una == self.send.buffer.end() || self.send.is_done();
+        let ended = self.receive.has_end();
+        let Some(subflow) = self.subflow(index) else { return };
+        if idle && !ended {
+            subflow.fin_wanted = true;
+        } else {
+            subflow.handshake_deadline = Some(now + ORPHAN);
         }
     }
 
@@ -135,11 +167,15 @@ impl Connection {
         subflow.state = next;
         let subflow_next = subflow.rcv.nxt;
         if self.is_multipath() {
-            // The end of a subflow is not the end of the data: close our half of it, too. What is in flight on
-            // it stays there until it is acknowledged or another subflow takes it.
-            if let Some(subflow) = self.subflow(index) {
-                subflow.fin_wanted = true;
+            // The end of a subflow is not the end of the data. Our half of it ends, too, as soon as there is another. What
+            // is in flight on it stays there until it is acknowledged or another subflow takes it.
+            if let Some(subflow) =
+                self.subflow(index).filter(|subflow| subflow.state == SubflowState::CloseWait)
+            {
+                subflow.handshake_deadline = Some(now + ORPHAN);
             }
+            self.half_closed = true;
+            self.leave_half_closed();
         } else {
             // One to one: the FIN has subflow offset n + 1 where the data ends at n. Octets that are missing at the
             // data level stay missing, and the stream does not end before they have come. A DATA_FIN from before the fallback
@@ -187,7 +223,7 @@ impl Connection {
     }
 
     /// Takes a subflow out of its place and keeps what is known of it.
-    fn take_subflow(&mut self, shared: &mut Shared, index: usize) -> Option<Box<super::Subflow>> {
+    pub(super) fn take_subflow(&mut self, shared: &mut Shared, index: usize) -> Option<Box<super::Subflow>> {
         let subflow = self.subflows.get_mut(index)?.take()?;
         if self.ended.len() >= MAX_ENDED {
             self.ended.pop_front();
@@ -380,11 +416,19 @@ impl Connection {
         self.progress_close(shared, now);
     }
 
-    /// A subflow's reset has left: the subflow is over.
-    pub(super) fn reset_sent(&mut self, shared: &mut Shared, now: Instant, index: usize) {
+    /// A subflow's reset has left: the subflow is over. `fast_close`: what is still to be said there.
+    pub(super) fn reset_sent(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        fast_close: Option<FastCloseWait>,
+    ) {
         if self.closed.is_some() {
-            if let Some(subflow) = self.take_subflow(shared, index) {
-                shared.remove_subflow(&subflow);
+            let Some(subflow) = self.take_subflow(shared, index) else { return };
+            match fast_close.filter(|_| subflow.is_synchronised()) {
+                Some(wait) => shared.enter_fast_close(now, self.id, &subflow, wait),
+                None => shared.remove_subflow(&subflow),
             }
         } else {
             self.end_subflow(shared, now, index);

@@ -11,7 +11,52 @@ use crate::proto::subflow::mapping::Mapped;
 use crate::proto::subflow::{Kind, Subflow};
 use crate::wire::{DataSeq, Flags, ResetReason, Segment};
 
+/// What a subflow is no longer trusted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Trust {
+    /// What comes is not what the two sides agreed on.
+    Broken,
+    /// Something on the way strips or changes options or data.
+    Interfered,
+}
+
 impl Connection {
+    /// The subflow can't be gone on with, and another between the same addresses would fare no better.
+    pub(super) fn distrust(&mut self, shared: &mut Shared, now: Instant, index: usize, trust: Trust) {
+        let Some(subflow) = self.subflow(index) else { return };
+        subflow.reset_due = Some(Some(match trust {
+            Trust::Broken => ResetReason::MptcpSpecific,
+            Trust::Interfered => ResetReason::MiddleboxInterference,
+        }));
+        self.end_cause = EndCause::Interference;
+        shared.count(Counter::DssCorruptionReset);
+        self.refuse_path(now, index);
+    }
+
+    /// Data was acknowledged on a joined subflow without a Data ACK: options do not get through there, and it is reset
+    /// (RFC 8684 section 3.7). Once one has come, those may be missing that would say nothing new (section 3.3.2).
+    pub(super) fn lacks_data_ack(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        segment: &Segment,
+        ack: i64,
+    ) -> bool {
+        let multipath = self.is_multipath();
+        let Some(subflow) = self.subflow(index) else { return false };
+        if !multipath || subflow.kind == Kind::Initial || subflow.fin_sent || ack <= subflow.snd.una as i64 {
+            return false;
+        }
+        subflow.data_acked |= segment.options.dss().is_some_and(|dss| dss.data_ack.is_some());
+        if subflow.data_acked || !segment.options.mptcp.is_empty() || subflow.bytes_sent == 0 {
+            return false;
+        }
+        shared.count(Counter::DataAckMissing);
+        self.distrust(shared, now, index, Trust::Interfered);
+        true
+    }
+
     pub(super) fn take_payload(
         &mut self,
         shared: &mut Shared,
@@ -155,6 +200,7 @@ impl Connection {
             return false;
         }
         self.fall_back(shared, now, FallbackReason::ChecksumFailed);
+        self.repeat_fail_later(now, index);
         true
     }
 

@@ -7,8 +7,9 @@ use crate::proto::counters::Counter;
 use crate::proto::endpoint::Shared;
 use crate::proto::event::CloseReason;
 use crate::proto::info::FallbackReason;
+use crate::proto::subflow::Kind;
 use crate::proto::subflow::mapping::{Added, RxMapping, WireMapping};
-use crate::wire::{DataSeq, Dss, Join, Mapping, MptcpOption, ResetReason, Segment};
+use crate::wire::{DataSeq, Dss, Join, Mapping, MptcpOption, ResetReason, Segment, Version};
 
 /// A mapping may begin this far beyond the subflow's window: the segment itself may only just reach into it.
 const MAPPING_SLACK: i64 = 1 << 17;
@@ -26,20 +27,31 @@ impl Connection {
         if !self.is_multipath() {
             return;
         }
+        // An infinite mapping beside MP_FAIL follows from it: what is to be answered comes first.
+        let several = segment.options.mptcp.len() > 1;
+        if several && segment.options.mptcp.iter().any(|option| matches!(option, MptcpOption::Fail(_))) {
+            self.take_fail(shared, now, index);
+            return;
+        }
         for option in &segment.options.mptcp {
             match option {
                 MptcpOption::Dss(dss) => self.take_dss(shared, now, index, segment, dss, window),
                 // A server says it in its SYN/ACK only.
                 MptcpOption::Capable(_) if self.client => shared.count(Counter::OptionOutOfPlace),
+                MptcpOption::Capable(capable) if !self.has_keys(capable) => shared.count(Counter::BadKeys),
                 MptcpOption::Capable(capable) => {
                     if let Some((len, checksum)) = capable.data {
-                        self.take_first_data(shared, index, len, checksum);
+                        self.take_first_data(shared, now, index, len, checksum);
                     }
                     // The third ACK, or the first data: nothing is acknowledged at the data level yet.
                     self.send.take_window(0, window);
                 }
                 MptcpOption::AddAddr(add) => self.take_add_address(shared, now, add),
                 MptcpOption::RemoveAddr(remove) => self.take_remove_address(shared, now, &remove.ids),
+                // Version 1 has no address id there: a subflow speaks for itself only (RFC 8684 section 3.3.8).
+                MptcpOption::Priority { address_id: Some(_), .. } if self.version == Version::V1 => {
+                    shared.count(Counter::OptionOutOfPlace);
+                }
                 MptcpOption::Priority { backup, address_id } => {
                     shared.count(Counter::MpPrioRx);
                     self.take_priority(index, *backup, *address_id);
@@ -51,16 +63,25 @@ impl Connection {
                     }
                 }
                 MptcpOption::Fail(_) => self.take_fail(shared, now, index),
-                // A third ACK of MP_JOIN comes again until it is answered.
-                MptcpOption::Join(Join::Ack { .. }) => {}
+                MptcpOption::Join(Join::Ack { .. }) if self.answers_join(index) => {}
                 MptcpOption::Join(_) | MptcpOption::Reset(_) => {
                     shared.count(Counter::OptionOutOfPlace);
                 }
             }
-            if self.closed.is_some() || !self.is_multipath() {
+            let broken = self.subflow(index).is_none_or(|subflow| subflow.reset_due.is_some());
+            if self.closed.is_some() || !self.is_multipath() || broken {
                 return;
             }
         }
+    }
+
+    /// The third ACK of MP_JOIN comes again until it is answered, and nothing else leaves there before: it is answered at
+    /// once (RFC 8684 section 3.2). `false` on subflows that have none.
+    fn answers_join(&mut self, index: usize) -> bool {
+        let Some(subflow) = self.subflow(index) else { return false };
+        let passive = matches!(subflow.kind, Kind::JoinPassive { .. });
+        subflow.rcv.ack_now |= passive;
+        passive
     }
 
     fn take_dss(
@@ -122,17 +143,20 @@ impl Connection {
         data_fin: bool,
     ) {
         let Some(expected) = self.remote_dsn(self.receive.nxt) else { return };
+        if mapping.len > 0 && self.breaks_agreement(shared, now, index, mapping.checksum) {
+            return;
+        }
         let dsn = if mapping.dsn_long { mapping.dsn } else { expected.expand(mapping.dsn.0 as u32) };
-        let data = self.receive.nxt as i64 + dsn.distance(expected);
+        let data = (self.receive.nxt as i64).wrapping_add(dsn.distance(expected));
+        if mapping.len == 0 {
+            self.take_infinite_mapping(shared, now, index, mapping.subflow_seq, data);
+            return;
+        }
         if data < 0 {
             shared.count(Counter::BadMapping);
             return;
         }
         let data = data as u64;
-        if mapping.len == 0 {
-            self.take_infinite_mapping(shared, now, index, mapping.subflow_seq, data);
-            return;
-        }
         let len = u32::from(mapping.len) - u32::from(data_fin);
         if data_fin {
             let reached = self.receive.set_fin(data + u64::from(len));
@@ -168,8 +192,18 @@ impl Connection {
     }
 
     /// Data in the segment with MP_CAPABLE: the first octets of both streams (RFC 8684 section 3.1).
-    fn take_first_data(&mut self, shared: &mut Shared, index: usize, len: u16, checksum: Option<u16>) {
+    fn take_first_data(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        index: usize,
+        len: u16,
+        checksum: Option<u16>,
+    ) {
         let Some(dsn) = self.remote_dsn(0) else { return };
+        if self.breaks_agreement(shared, now, index, checksum) {
+            return;
+        }
         let checksum = checksum.filter(|_| self.checksum);
         if let Some(subflow) = self.subflow(index).filter(|subflow| subflow.rcv.nxt == 1) {
             let wire = WireMapping { dsn, subflow_seq: 1, len, checksum };
@@ -177,32 +211,21 @@ impl Connection {
         }
     }
 
-    /// MP_FAIL: the peer found a wrong checksum on the only subflow and goes on without mappings (RFC 8684 section
-    /// 3.7). With a reset, when there are more subflows, it says only why, and the reset does the rest. Not where the
-    /// streams no longer correspond: then there is nothing that could be gone on with.
-    fn take_fail(&mut self, shared: &mut Shared, now: Instant, index: usize) {
-        shared.count(Counter::MpFailRx);
-        if self.may_follow_fallback(index) {
-            self.fall_back(shared, now, FallbackReason::PeerChecksumFailed);
-        } else {
-            self.cannot_follow(shared, index);
-        }
-    }
-
-    /// The peer falls back: its octets follow each other from here on, and there are no options any more.
+    /// The peer falls back: its octets follow each other from here on, and there are no options any more. "Here" may be the
+    /// past: the start of the last segment that the peer knows to have arrived intact (RFC 8684 section 3.7).
     fn take_infinite_mapping(
         &mut self,
         shared: &mut Shared,
         now: Instant,
         index: usize,
         subflow_seq: u32,
-        data: u64,
+        data: i64,
     ) {
         shared.count(Counter::InfiniteMapRx);
         let Some(next) = self.subflow(index).map(|subflow| subflow.rcv.nxt) else { return };
-        let start = next + u64::from(subflow_seq.wrapping_sub(next as u32));
+        let start = (next as i64).wrapping_add(i64::from(subflow_seq.wrapping_sub(next as u32) as i32));
         // Only where the two streams correspond one to one is there a way to go on.
-        if start == data + 1 && self.may_follow_fallback(index) {
+        if data >= 0 && start.checked_sub(1) == Some(data) && self.may_follow_fallback(index) {
             self.fall_back(shared, now, FallbackReason::PeerFellBack);
             debug_assert!(matches!(self.mode, Mode::Plain(_)));
         } else {
@@ -212,7 +235,7 @@ impl Connection {
 
     /// The peer has fallen back and takes what comes on this subflow for the stream, which it is not: nothing may reach it
     /// any more, least of all a FIN, which would be the end of its stream.
-    fn cannot_follow(&mut self, shared: &mut Shared, index: usize) {
+    pub(super) fn cannot_follow(&mut self, shared: &mut Shared, index: usize) {
         let Some(subflow) = self.subflow(index) else { return };
         shared.count(Counter::FallbackFailed);
         subflow.reset_due = Some(Some(ResetReason::MiddleboxInterference));

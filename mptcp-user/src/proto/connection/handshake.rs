@@ -234,8 +234,9 @@ impl Connection {
             Kind::Initial => self.on_initial_third_ack(shared, now, index, segment),
             Kind::JoinPassive { nonce, peer_nonce } => {
                 let Some(&Join::Ack { mac }) = segment.options.join() else {
-                    // Without its HMAC this is not the segment that completes the handshake.
+                    // The peer sends nothing before this is answered: the option was stripped (RFC 8684 section 3.2).
                     shared.count(Counter::JoinAckMissing);
+                    subflow.reset_due = Some(Some(ResetReason::MptcpSpecific));
                     return false;
                 };
                 shared.count(Counter::MpJoinAckRx);
@@ -275,6 +276,14 @@ impl Connection {
         true
     }
 
+    /// Whether MP_CAPABLE has both keys, and those of this connection as far as they are known.
+    pub(super) fn has_keys(&self, capable: &MpCapable) -> bool {
+        let (Some(theirs), Some(ours)) = (capable.sender_key, capable.receiver_key) else { return false };
+        self.remote_key
+            .is_none_or(|known| crypto::same_secret(&known.key.to_be_bytes(), &theirs.to_be_bytes()))
+            && crypto::same_secret(&ours.to_be_bytes(), &self.local_key.key.to_be_bytes())
+    }
+
     /// The third ACK of the initial subflow: with the option and both keys, the connection is Multipath TCP.
     fn on_initial_third_ack(
         &mut self,
@@ -292,17 +301,22 @@ impl Connection {
         match segment.options.capable() {
             Some(capable) => {
                 shared.count(Counter::MpCapableAckRx);
-                let (Some(theirs), Some(ours)) = (capable.sender_key, capable.receiver_key) else {
-                    shared.count(Counter::BadKeys);
-                    return false;
-                };
-                let known = self.remote_key.is_none_or(|known| known.key == theirs);
-                if !known || !crypto::same_secret(&ours.to_be_bytes(), &self.local_key.key.to_be_bytes()) {
-                    shared.count(Counter::BadKeys);
-                    return false;
+                let usable = capable.version == self.version && is_usable(capable, self.config.versions);
+                match capable.sender_key.filter(|_| self.has_keys(capable)) {
+                    Some(theirs) if usable => {
+                        self.become_multipath(*capable, theirs);
+                        self.fully_established = true;
+                    }
+                    // It is not the answer to our SYN/ACK: as if it had not come (RFC 8684 section 3.1).
+                    keys => {
+                        shared.count(if keys.is_some() {
+                            Counter::CapableUnusable
+                        } else {
+                            Counter::BadKeys
+                        });
+                        self.fall_back(shared, now, FallbackReason::OptionStripped);
+                    }
                 }
-                self.become_multipath(*capable, theirs);
-                self.fully_established = true;
                 true
             }
             // A later segment overtook the third ACK. In version 1 the one with the keys is still to come, in version 0

@@ -14,7 +14,7 @@ use crate::proto::info::{FallbackReason, SubflowState};
 use crate::proto::subflow::Kind;
 use crate::proto::subflow::sack::Blocks;
 use crate::proto::subflow::send::{AckInput, AckOutcome};
-use crate::wire::{Dss, Flags, MptcpOption, Payload, ResetReason, Segment, SeqNumber, Version};
+use crate::wire::{Flags, MptcpOption, Payload, ResetReason, Segment, SeqNumber, Version};
 use std::time::Duration;
 
 /// What a connection may hold beside what its window accounts for.
@@ -102,9 +102,8 @@ impl Connection {
         if subflow.ecn.received(&segment) {
             subflow.rcv.ack_now = true;
         }
-        if plain && segment.options.dss().is_none_or(Dss::is_infinite) {
-            // The peer has fallen back, too.
-            subflow.fail_due = None;
+        if plain && (subflow.fail_due.is_some() || !segment.options.mptcp.is_empty()) {
+            self.take_fallen_back(shared, now, index, &segment);
         }
         self.plain_segments =
             if segment.options.mptcp.is_empty() { self.plain_segments.saturating_add(1) } else { 0 };
@@ -121,7 +120,8 @@ impl Connection {
             }
         }
         self.take_options(shared, now, index, &segment, window);
-        if self.closed.is_some() {
+        let broken = self.subflow(index).is_none_or(|subflow| subflow.reset_due.is_some());
+        if self.closed.is_some() || broken || self.lacks_data_ack(shared, now, index, &segment, ack) {
             return;
         }
         let Some(subflow) = self.subflow(index) else { return };
@@ -137,16 +137,18 @@ impl Connection {
             self.fall_back(shared, now, FallbackReason::OptionStripped);
         }
         if segment.flags.has(Flags::FIN) && segment.options.mptcp.is_empty() {
-            self.take_plain_fin(shared, now, index);
+            self.take_plain_fin(shared, now, index, ack);
         }
         self.take_ack(shared, now, index, &segment, ack, window);
         self.take_payload(shared, now, index, &mut segment);
     }
 
-    /// A FIN without any option of ours. Who has not fallen back sends a Data ACK with each segment, and DATA_FIN before it
-    /// ends its only subflow: one who has means the end of the stream, and would take our FIN in answer to his for ours.
-    fn take_plain_fin(&mut self, shared: &mut Shared, now: Instant, index: usize) {
-        if self.is_multipath() && !self.receive.has_end() && self.may_follow_fallback(index) {
+    /// A FIN without any option of ours ends a subflow and not the stream (RFC 8684 section 3.3.3), unless it is that of a
+    /// peer that has fallen back. It has, if options of it have never come, or if it acknowledges data without a Data ACK
+    /// (section 3.7): it takes our FIN in answer to its own for the end of our stream, too.
+    fn take_plain_fin(&mut self, shared: &mut Shared, now: Instant, index: usize, ack: i64) {
+        let fell_back = !self.dss_received || ack as u64 > self.send.una + 1;
+        if fell_back && self.is_multipath() && !self.receive.has_end() && self.may_follow_fallback(index) {
             shared.count(Counter::DssFallback);
             self.fall_back(shared, now, FallbackReason::OptionStripped);
         }
@@ -215,6 +217,13 @@ impl Connection {
             self.challenge(shared, now, index);
             return;
         }
+        if self.closed.is_some() {
+            // What we owe the peer there is not needed any more.
+            if let Some(subflow) = self.take_subflow(shared, index) {
+                shared.remove_subflow(&subflow);
+            }
+            return;
+        }
         let mut fast_close = false;
         let mut final_word = false;
         let mut cause = match (segment.options.mptcp.is_empty(), self.version) {
@@ -225,7 +234,13 @@ impl Connection {
         };
         for option in &segment.options.mptcp {
             match option {
-                MptcpOption::FastClose(_) => fast_close |= self.is_fast_close(shared, option),
+                MptcpOption::FastClose(_) => {
+                    fast_close |= self.is_fast_close(shared, option);
+                    if !fast_close {
+                        // Whoever sends a wrong key is not the peer, or not well: another subflow may still come.
+                        cause = EndCause::Unexplained;
+                    }
+                }
                 MptcpOption::Reset(reset) => {
                     if reset.reason == ResetReason::MiddleboxInterference {
                         cause = EndCause::Interference;
@@ -239,6 +254,13 @@ impl Connection {
                 }
                 MptcpOption::Dss(_) => {}
                 _ => shared.count(Counter::OptionOutOfPlace),
+            }
+        }
+        if fast_close {
+            // The others must not be left to the peer's timers (RFC 8684 section 3.5).
+            self.reset_all_subflows();
+            if let Some(subflow) = self.subflow(index) {
+                subflow.reset_due = None;
             }
         }
         if fast_close || !self.is_multipath() {

@@ -9,6 +9,7 @@
 //! * [`paths`]: the coming and going of subflows; [`joins`]: those that the peer opens;
 //! * [`refusals`]: pairs of addresses between which none worked out; [`attempts`]: how many may be tried;
 //! * [`addresses`]: what the two sides tell each other of their addresses;
+//! * [`fail`]: MP_FAIL and its answer;
 //! * [`close`]: the ends of subflows and connection.
 
 mod addresses;
@@ -17,6 +18,7 @@ mod close;
 mod deadlines;
 mod delivery;
 mod dss;
+mod fail;
 mod handshake;
 mod input;
 mod joins;
@@ -46,6 +48,7 @@ use addresses::Addresses;
 pub(crate) use addresses::MAX_REMOTE;
 use bytes::Bytes;
 use close::EndCause;
+use fail::FailExchange;
 use paths::Paths;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -132,6 +135,10 @@ pub(crate) struct Connection {
     /// After a fallback that the peer may not know of: it is told with an infinite mapping on everything that
     /// leaves until this subflow offset is acknowledged.
     infinite_until: Option<u64>,
+    /// Our part in an exchange of MP_FAIL.
+    fail: FailExchange,
+    /// The peer's FIN has come on the last subflow, on which we may go on sending.
+    half_closed: bool,
     /// Everything sent so far went over the initial subflow in order, so that falling back is possible.
     contiguous: bool,
     subflows: Vec<Option<Box<Subflow>>>,
@@ -225,6 +232,8 @@ impl Connection {
             dss_received: false,
             plain_segments: 0,
             infinite_until: None,
+            fail: FailExchange::default(),
+            half_closed: false,
             contiguous: true,
             subflows: Vec::new(),
             congestion_paths: Vec::new(),

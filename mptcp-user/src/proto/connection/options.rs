@@ -8,13 +8,14 @@
 //! | first data (version 1) | timestamps; MP_CAPABLE with length and checksum | 12 + 24 |
 //! | data, DATA_FIN | timestamps; DSS with 8-octet Data ACK and DSN | 12 + 28 |
 //! | ACK | timestamps; DSS with 8-octet Data ACK | 12 + 12 |
-//! | ACK with SACK | timestamps; DSS with 4-octet Data ACK; two blocks | 12 + 8 + 20 |
+//! | ACK with SACK | timestamps; DSS with 8-octet Data ACK; two blocks; no NOPs between them | 10 + 12 + 18 |
 //! | ACK after a wrong checksum | timestamps; MP_FAIL | 12 + 12 |
+//! | answer to MP_FAIL | timestamps; MP_FAIL; infinite DSS with 4-octet DSN | 12 + 12 + 16 |
 //! | ACK with ADD_ADDR | timestamps; ADD_ADDR; DSS if it still fits | 12 + 8 to 28 |
 //!
 //! Where not all of it fits, [`fit`] takes away, in this order: SACK blocks, the oldest first, since the next
 //! acknowledgment repeats them; the DSS of a pure acknowledgment, which the next one carries, too; timestamps, which
-//! other segments have. What is left must fit: it is the reason for the segment.
+//! other segments have. What is left must fit: it is the reason for the segment. NOPs between options are the first to go.
 
 use super::output::Sent;
 use super::paths::window_scale;
@@ -77,6 +78,9 @@ impl Connection {
     pub(super) fn data_options(&self, now: Instant, subflow: &Subflow, sent: &Sent) -> TcpOptions {
         let mut options = TcpOptions { timestamps: subflow.timestamps(now), ..TcpOptions::default() };
         let first = self.client && !self.fully_established;
+        if !self.is_multipath() {
+            options.mptcp.extend(self.fail_answer());
+        }
         options.mptcp.extend(match sent.mapping {
             _ if !self.is_multipath() => self.infinite_mapping(sent.start),
             Some(mapping) if first && mapping.data == 0 && sent.start == 1 && self.version == Version::V1 => {
@@ -123,6 +127,7 @@ impl Connection {
             (self.client && !self.fully_established && multipath).then(|| self.capable_option(None));
         let nxt = self.subflows[index].as_deref().map(|subflow| subflow.snd.nxt);
         let infinite = nxt.and_then(|nxt| self.infinite_mapping(nxt));
+        let fail_answer = self.fail_answer();
         let mut options = TcpOptions::default();
         let Some(subflow) = self.subflows[index].as_deref_mut() else { return options };
         options.timestamps = subflow.timestamps(now);
@@ -134,7 +139,7 @@ impl Connection {
                     MptcpOption::Join(Join::Ack { mac })
                 }
                 _ => {
-                    let data_ack = data_ack.map(|ack| (ack, !blocks));
+                    let data_ack = data_ack.map(|ack| (ack, true));
                     MptcpOption::Dss(Dss { data_ack, mapping: None, data_fin: false })
                 }
             });
@@ -142,13 +147,14 @@ impl Connection {
         } else if let Some(dsn) = subflow.fail_due {
             options.mptcp.push(MptcpOption::Fail(dsn));
         } else {
+            options.mptcp.extend(fail_answer);
             options.mptcp.extend(infinite);
         }
         fit(&mut options);
         if blocks {
-            let left = OPTION_SPACE.saturating_sub(options.wire_len());
-            // Kind, length and padding take 4 octets, each block 8.
-            options.sack = subflow.rcv.sack_blocks(left.saturating_sub(4) / 8);
+            // Kind and length take 2 octets, each block 8; NOPs are left out where the blocks need the room.
+            let left = OPTION_SPACE.saturating_sub(options.packed_len());
+            options.sack = subflow.rcv.sack_blocks(left.saturating_sub(2) / 8);
         }
         options
     }
@@ -181,7 +187,8 @@ impl Connection {
         self.infinite_until?;
         let mapping = Mapping {
             dsn: self.local_dsn(start - 1),
-            dsn_long: true,
+            // Beside MP_FAIL there is no room for more.
+            dsn_long: self.fail_answer().is_none(),
             subflow_seq: start as u32,
             len: 0,
             checksum: self.checksum.then_some(0),
@@ -278,11 +285,11 @@ mod tests {
             (options.sack.len(), options.dss().is_some(), options.timestamps.is_some())
         };
         assert_eq!(kept(&acknowledgment(1, None)), (1, true, true));
-        assert_eq!(kept(&acknowledgment(4, None)), (1, true, true));
+        assert_eq!(kept(&acknowledgment(4, None)), (2, true, true));
         assert_eq!(kept(&acknowledgment(4, Some(announcement("192.0.2.1", None)))), (0, true, true));
         assert_eq!(kept(&acknowledgment(1, Some(announcement("2001:db8::1", None)))), (0, false, true));
         let longest = acknowledgment(4, Some(announcement("2001:db8::1", Some(80))));
-        assert_eq!(kept(&longest), (0, false, false));
+        assert_eq!(kept(&longest), (0, false, true));
         assert!(longest.wire_len() <= OPTION_SPACE && longest.mptcp.len() == 1);
     }
 }

@@ -4,8 +4,10 @@ use super::{Connection, Mode};
 use crate::proto::Instant;
 use crate::proto::config::Opportunism;
 use crate::proto::counters::Counter;
+use crate::proto::crypto::Key;
 use crate::proto::decision::{self, CongestionCause, Decision, ReinjectionCause, Wait};
 use crate::proto::endpoint::Shared;
+use crate::proto::fast_close::FastCloseWait;
 use crate::proto::info::SubflowState;
 use crate::proto::scheduler::{Candidate, Candidates, Queue, best_tier};
 use crate::proto::subflow::ecn::EcnState;
@@ -117,7 +119,10 @@ impl Connection {
         if subflow.fin_wanted && !subflow.fin_sent && all_sent {
             subflow.fin_sent = true;
             subflow.state = match subflow.state {
-                SubflowState::CloseWait => SubflowState::LastAck,
+                SubflowState::CloseWait => {
+                    subflow.handshake_deadline = None;
+                    SubflowState::LastAck
+                }
                 _ => SubflowState::FinWait1,
             };
             let record = Sent::from(subflow.snd.send(now, Payload::new(), None, true, path, &subflow.rtt));
@@ -140,20 +145,22 @@ impl Connection {
         reason: Option<ResetReason>,
     ) -> Option<Segment> {
         let subflow = self.subflows.get(index)?.as_deref()?;
-        let mut segment = None;
+        let (mut segment, mut fast_close) = (None, None);
         if subflow.state != SubflowState::SynSent {
             let mut reset = subflow.segment(subflow.snd.nxt, Flags::RST.with(Flags::ACK));
             let options = &mut reset.options.mptcp;
-            if let (true, Some(key)) = (self.fast_close, self.remote_key) {
+            if let (true, Some(Key { key, .. })) =
+                (self.fast_close && subflow.is_synchronised(), self.remote_key)
+            {
+                fast_close = Some(FastCloseWait::reset(key));
                 if self.version == Version::V0 {
-                    // There it is an acknowledgment on one subflow that says so (RFC 6824 section 3.5); the reset
-                    // follows.
+                    // There it is an acknowledgment on one subflow that says so, the others are reset (RFC 6824
+                    // section 3.5).
                     self.fast_close = false;
                     reset.flags = Flags::ACK;
-                    options.push(MptcpOption::FastClose(FastClose { receiver_key: key.key }));
-                    return Some(reset);
+                    fast_close = Some(FastCloseWait::acknowledgment(key, subflow.rtt.rto()));
                 }
-                options.push(MptcpOption::FastClose(FastClose { receiver_key: key.key }));
+                options.push(MptcpOption::FastClose(FastClose { receiver_key: key }));
             } else if let (true, Some(reason)) = (self.is_multipath() && self.version == Version::V1, reason)
             {
                 options.push(MptcpOption::Reset(TcpReset { transient: reason.passes(), reason }));
@@ -163,7 +170,7 @@ impl Connection {
             }
             segment = Some(reset);
         }
-        self.reset_sent(shared, now, index);
+        self.reset_sent(shared, now, index, fast_close);
         segment
     }
 

@@ -92,7 +92,7 @@ impl Connection {
             .chain(
                 [self.data_deadline, self.persist_deadline, self.patience, self.parting]
                     .into_iter()
-                    .chain([self.paths.deadline(), self.addresses.deadline(now)])
+                    .chain([self.paths.deadline(), self.addresses.deadline(now), self.fail.deadline()])
                     .flatten(),
             )
             .min()
@@ -119,6 +119,7 @@ impl Connection {
                 return;
             }
         }
+        self.fail_timeout(now);
         self.paths_timeout(shared, now);
         if due(self.parting) {
             self.part(shared, now);
@@ -283,6 +284,11 @@ impl Connection {
             }
             (SubflowState::SynReceived, Kind::Initial) if sends < attempts => {
                 self.repeat_syn_ack(shared, now, index);
+            }
+            (SubflowState::CloseWait, _) => self.half_closed_timeout(now, index),
+            (SubflowState::FinWait2, _) if now - subflow.heard < super::close::ORPHAN => {
+                // The peer goes on sending on its half.
+                subflow.handshake_deadline = Some(subflow.heard + super::close::ORPHAN);
             }
             (SubflowState::FinWait2, _) => {
                 // The peer never closed its half of the subflow.

@@ -98,6 +98,8 @@ pub(crate) struct Subflow {
     pub(crate) priority_due: bool,
     /// Where the checksum failed: MP_FAIL to be sent.
     pub(crate) fail_due: Option<crate::wire::DataSeq>,
+    /// Data was acknowledged here with a Data ACK.
+    pub(crate) data_acked: bool,
     /// The FIN is to be sent once everything before it was.
     pub(crate) fin_wanted: bool,
     pub(crate) fin_sent: bool,
@@ -200,6 +202,7 @@ impl Subflow {
             reset_due: None,
             priority_due: false,
             fail_due: None,
+            data_acked: false,
             fin_wanted: false,
             fin_sent: false,
             window_probe_due: false,

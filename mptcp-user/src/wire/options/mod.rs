@@ -147,6 +147,34 @@ impl TcpOptions {
     /// [`OPTION_SPACE`] there is.
     #[inline]
     pub fn wire_len(&self) -> usize {
+        let aligned = self.aligned_len();
+        if aligned > OPTION_SPACE { self.tightest(aligned) } else { aligned }
+    }
+
+    /// `aligned`, or what the options take without NOPs between them, if that is what makes them fit.
+    #[cold]
+    fn tightest(&self, aligned: usize) -> usize {
+        let packed = padded(self.packed_len());
+        if packed <= OPTION_SPACE { packed } else { aligned }
+    }
+
+    /// Octets that the options take without any padding.
+    pub fn packed_len(&self) -> usize {
+        let fixed = [
+            (self.mss.is_some(), 4),
+            (self.timestamps.is_some(), 10),
+            (self.sack_permitted, 2),
+            (self.window_scale.is_some(), 3),
+            (self.user_timeout.is_some(), 4),
+            (!self.sack.is_empty(), 2 + 8 * self.sack.len()),
+        ];
+        let fixed: usize = fixed.iter().filter(|(there, _)| *there).map(|(_, octets)| octets).sum();
+        fixed + self.mptcp.iter().map(MptcpOption::len).sum::<usize>()
+    }
+
+    /// Octets that the options take if each fills whole words.
+    #[inline]
+    fn aligned_len(&self) -> usize {
         let mss = if self.mss.is_some() { 4 } else { 0 };
         // SACK permitted takes the place of the two NOPs before the timestamps.
         let timestamps = match (self.timestamps.is_some(), self.sack_permitted) {
@@ -163,13 +191,16 @@ impl TcpOptions {
 
     /// Builds the option area. Every option, with the NOPs around it, fills whole 32-bit words, in the layout that
     /// middleboxes know from other stacks: MSS; SACK permitted (or NOP NOP) and timestamps; NOP and window scale;
-    /// user timeout; NOP NOP and SACK; Multipath TCP, each with its NOPs behind.
+    /// user timeout; NOP NOP and SACK; Multipath TCP, each with its NOPs behind. The NOPs are left out where there is no
+    /// room for them: TCP asks for no alignment of options (RFC 9293 section 3.1).
     pub fn emit(&self) -> Result<ArrayVec<u8, OPTION_SPACE>, OptionsTooLong> {
         let octets = self.wire_len();
         if octets > OPTION_SPACE {
             return Err(OptionsTooLong { octets });
         }
+        let packed = self.aligned_len() > OPTION_SPACE;
         let mut area = ArrayVec::new();
+        let nops = |count: usize| if packed { &[] } else { &[KIND_NOP, KIND_NOP][..count] };
         let mut put = |octets: &[u8]| {
             let fits = area.try_extend_from_slice(octets).is_ok();
             debug_assert!(fits, "the options are longer than they were counted");
@@ -180,8 +211,11 @@ impl TcpOptions {
         }
         match (self.sack_permitted, self.timestamps.is_some()) {
             (true, true) => put(&[KIND_SACK_PERMITTED, 2]),
-            (true, false) => put(&[KIND_NOP, KIND_NOP, KIND_SACK_PERMITTED, 2]),
-            (false, true) => put(&[KIND_NOP, KIND_NOP]),
+            (true, false) => {
+                put(nops(2));
+                put(&[KIND_SACK_PERMITTED, 2]);
+            }
+            (false, true) => put(nops(2)),
             (false, false) => {}
         }
         if let Some(timestamps) = self.timestamps {
@@ -190,14 +224,16 @@ impl TcpOptions {
             put(&timestamps.echo.to_be_bytes());
         }
         if let Some(shift) = self.window_scale {
-            put(&[KIND_NOP, KIND_WINDOW_SCALE, 3, shift]);
+            put(nops(1));
+            put(&[KIND_WINDOW_SCALE, 3, shift]);
         }
         if let Some(UserTimeout(value)) = self.user_timeout {
             let [high, low] = value.to_be_bytes();
             put(&[KIND_USER_TIMEOUT, 4, high, low]);
         }
         if !self.sack.is_empty() {
-            put(&[KIND_NOP, KIND_NOP, KIND_SACK, 2 + 8 * self.sack.len() as u8]);
+            put(nops(2));
+            put(&[KIND_SACK, 2 + 8 * self.sack.len() as u8]);
             for block in &self.sack {
                 put(&block.start.0.to_be_bytes());
                 put(&block.end.0.to_be_bytes());
@@ -205,9 +241,12 @@ impl TcpOptions {
         }
         for option in &self.mptcp {
             option.emit(&mut area);
-            while !area.len().is_multiple_of(4) {
+            while !packed && !area.len().is_multiple_of(4) {
                 area.push(KIND_NOP);
             }
+        }
+        while !area.len().is_multiple_of(4) {
+            area.push(KIND_NOP);
         }
         debug_assert_eq!(area.len(), octets);
         Ok(area)
