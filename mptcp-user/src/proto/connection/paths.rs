@@ -7,7 +7,7 @@ use crate::proto::congestion::Path;
 use crate::proto::counters::Counter;
 use crate::proto::decision::Decision;
 use crate::proto::endpoint::Shared;
-use crate::proto::event::Event;
+use crate::proto::event::{AddressUse, Event};
 use crate::proto::path::{Existing, Initial, Local, View};
 use crate::proto::secret::Tuple;
 use crate::proto::subflow::{Birth, Kind, Subflow};
@@ -512,6 +512,9 @@ impl Connection {
         situation.subflows.extend(wanted);
         let metered = !situation.has_unmetered();
         for &address in shared.addresses() {
+            if shared.address_use(address.address) == AddressUse::Existing {
+                continue;
+            }
             let usage = self.usage(shared, address.interface);
             if usage > InterfaceUse::Metered || (metered && usage == InterfaceUse::Metered) {
                 situation.local.push(Local { address, usage });
