@@ -313,6 +313,10 @@ pub(crate) struct StackArgs {
     /// is always busy
     #[arg(long)]
     pub(crate) busy_poll: bool,
+    /// Leave by any route over the interfaces in use, also where the host's routing policy leads elsewhere: past a VPN
+    /// that takes all traffic, for example. What the host refuses (prohibit, blackhole, unreachable) stays refused
+    #[arg(long)]
+    pub(crate) any_route: bool,
     /// Most octets that all connections may hold together (suffixes K, M, G). As they become scarce, windows become
     /// smaller
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
@@ -443,6 +447,7 @@ impl StackArgs {
         builder.pcap = self.pcap.clone();
         builder.events = self.events.clone();
         builder.busy_poll = self.busy_poll;
+        builder.any_route = self.any_route;
         builder.control = true;
         builder.endpoint.blackhole_timeout = self.blackhole_timeout;
         builder.endpoint.memory = self.memory as u64;

@@ -3,6 +3,8 @@
 use super::Error;
 use super::af_xdp::{Bind, BindError, CopyMode, FRAME_SIZE, Socket, Umem};
 use super::interface::{AttachMode, InterfaceReport, SINGLE_BUFFER_MTU};
+use super::netlink::Netlink;
+use super::occupant::Occupant;
 use super::transmit::Transmitter;
 use super::xdp::{XdpError, XdpMode, XdpProgram};
 use crate::proto::Instant;
@@ -76,6 +78,21 @@ fn frames_per_queue(queues: u32) -> u32 {
     }
 }
 
+/// Which program keeps ours from an interface: one on the interface itself, or one on an interface above it.
+fn occupied_by(index: u32) -> Option<String> {
+    let links = Netlink::new().and_then(|mut netlink| netlink.links()).ok()?;
+    let link = links.iter().find(|link| link.index == index)?;
+    if let Some(program) = link.xdp_program {
+        return Some(Occupant::of(program).reason(&link.name, link.xdp_mode));
+    }
+    let upper = links.iter().find(|upper| upper.below == Some(index) && upper.xdp_program.is_some())?;
+    let why = Occupant::of(upper.xdp_program?).reason(&upper.name, upper.xdp_mode);
+    Some(format!(
+        "the kernel takes an XDP program there only while {}, which is on top of it, has none. Of {}: {why}",
+        upper.name, upper.name
+    ))
+}
+
 impl Attachment {
     /// Brings an interface into use. What the report says about mode and reason is brought up to date.
     pub(super) fn new(
@@ -86,7 +103,13 @@ impl Attachment {
         manner: Manner,
     ) -> Result<Self, Error> {
         let (index, name) = (report.index, report.name.clone());
-        let failed = |source: XdpError| Error::Xdp { interface: Some(name.clone()), source };
+        let failed = |source: XdpError| {
+            let occupied = matches!(source, XdpError::Occupied { ours: false, .. });
+            match occupied.then(|| occupied_by(index)).flatten() {
+                Some(reason) => Error::InterfaceUnusable { name: name.clone(), reason },
+                None => Error::Xdp { interface: Some(name.clone()), source },
+            }
+        };
         let transmitter = Transmitter::new(index, report.super_segments)
             .map_err(|source| Error::Transmit { interface: name.clone(), source })?;
         let native = report.mode.as_deref() == Some(XdpMode::Native.as_str());

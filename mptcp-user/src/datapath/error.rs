@@ -86,6 +86,35 @@ pub enum Error {
         /// Names of the interfaces in use.
         interfaces: String,
     },
+    /// The host's routes or rules refuse packets to the destination.
+    #[error(
+        "the routing of this host refuses packets to {remote}{}: a route or rule of type {kind} (see `ip route get {remote}{}` and `ip rule`)",
+        .local.map_or(String::new(), |local| format!(" from {local}")),
+        .local.map_or(String::new(), |local| format!(" from {local}"))
+    )]
+    RouteRefused {
+        /// The destination.
+        remote: IpAddr,
+        /// The address asked for.
+        local: Option<IpAddr>,
+        /// Type of the route or rule.
+        kind: &'static str,
+    },
+    /// The host sends packets to the destination out by an interface that can't be used, or not by that of the address
+    /// asked for.
+    #[error(
+        "this host sends packets to {remote} out by {interface} ({reason}): use regular TCP, bind to an address that the rules lead elsewhere (--local), or leave by {interfaces} in spite of the routing policy (--any-route)"
+    )]
+    RoutedElsewhere {
+        /// The destination.
+        remote: IpAddr,
+        /// Name of the interface.
+        interface: String,
+        /// Why that won't do.
+        reason: String,
+        /// Names of the interfaces in use.
+        interfaces: String,
+    },
     /// The destination is this host.
     #[error(
         "{0} is an address of this host: programs on one host reach each other by regular TCP, not by this stack"

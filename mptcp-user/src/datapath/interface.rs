@@ -3,6 +3,7 @@
 use super::af_xdp;
 use super::ethtool::Ethtool;
 use super::netlink::{Address, Link, Netlink, XdpFeatures, xdp_features};
+use super::occupant::Occupant;
 use super::xdp::XdpMode;
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -182,9 +183,7 @@ impl HostFacts {
             return Some(format!("belongs to {controller}: use that one"));
         }
         if let Some(program) = link.xdp_program {
-            return Some(format!(
-                "another XDP program is attached (id {program}): stop the program that it belongs to, or detach it with `ip link set dev {name} xdp off`"
-            ));
+            return Some(Occupant::of(program).reason(name, link.xdp_mode));
         }
         if !link.up {
             return Some(format!("the interface is down: `ip link set dev {name} up`"));
@@ -338,6 +337,7 @@ mod tests {
             rx_queues: 1,
             gso_max_size: 65_536,
             xdp_program: None,
+            xdp_mode: "xdp",
             controller: None,
             below: None,
             service_tags: false,
@@ -350,6 +350,7 @@ mod tests {
             interface: link.index,
             global: true,
             preferred: true,
+            deprecated: false,
         };
         HostFacts {
             addresses: links.iter().map(address).collect(),
@@ -465,7 +466,8 @@ mod tests {
         assert!(with(|facts| facts.af_xdp = false).contains("CONFIG_XDP_SOCKETS"));
         assert!(with(|facts| facts.links[0].up = false).contains("ip link set dev nic0 up"));
         assert!(with(|facts| facts.links[0].running = false).contains("carrier"));
-        assert!(with(|facts| facts.links[0].xdp_program = Some(7)).contains("xdp off"));
+        // An identifier that no program has.
+        assert!(with(|facts| facts.links[0].xdp_program = Some(u32::MAX)).contains("dev nic0 xdp off"));
         assert!(with(|facts| facts.links[0].loopback = true).contains("loopback"));
         assert!(with(|facts| facts.links[0].ethernet = false).contains("Ethernet"));
         assert!(with(|facts| facts.addresses.clear()).contains("ip address add"));

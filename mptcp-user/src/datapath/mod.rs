@@ -11,6 +11,7 @@ pub mod ethtool;
 pub mod interface;
 pub(crate) mod mailbox;
 pub mod netlink;
+mod occupant;
 mod path;
 pub mod port;
 mod receive;

@@ -3,12 +3,14 @@
 //! The kernel's answers are cached per pair of addresses, and asked again when it says that something changed. A
 //! next hop whose link-layer address is not known is resolved by the kernel; a few segments wait for it.
 
-use super::netlink::{Neighbour, Netlink, Reachability, Route, RouteKind};
-use crate::proto::Instant;
+use super::netlink::{
+    Answer, Flow, Neighbour, Netlink, Question, Reachability, Route, RouteKind, RouteLimits, Verdict,
+};
+use crate::proto::{Instant, SubflowSlot};
 use crate::wire::Segment;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Pairs of addresses in the cache; at this many, all are forgotten.
@@ -17,6 +19,15 @@ const MAX_ROUTES: usize = 1 << 16;
 const MAX_ARRIVALS: usize = 1 << 12;
 /// Next hops that are being resolved at once: bounds what a flood of spoofed SYNs can make us ask.
 const MAX_PENDING: usize = 1024;
+/// Packets are never made smaller than this: the engine's floors with their headers.
+const MIN_MTU_V4: u32 = 552;
+const MIN_MTU_V6: u32 = 1280;
+/// How long subflows are told that the MTU of their route is another one: as often as they send something.
+const RENEWED: Duration = Duration::from_secs(60);
+/// An MSS that is announced is never smaller (`net.ipv4.route.min_adv_mss`).
+const MIN_ADVERTISED: u32 = 256;
+/// Subflows that we have begun and that the engine has not told of yet: it does so in the same round.
+const MAX_OPENING: usize = 1 << 16;
 /// Segments that wait for one next hop.
 const MAX_WAITING: usize = 64;
 /// How long to wait before the kernel is asked again to resolve a next hop.
@@ -38,6 +49,8 @@ pub(super) enum Hop {
         interface: u32,
         /// Link-layer address of the next hop.
         mac: [u8; 6],
+        /// How large packets may be, by the route.
+        limits: PathLimits,
     },
     /// To a next hop that is not resolved yet.
     Resolving {
@@ -50,9 +63,44 @@ pub(super) enum Hop {
     NoRoute,
 }
 
+/// The subflows that we have begun: for them the host's policy counts. An answer goes back by the interface that the
+/// question came in by.
+#[derive(Default)]
+struct Begun {
+    /// Those that the engine has not told of yet.
+    opening: HashSet<(SocketAddr, SocketAddr)>,
+    slots: HashSet<SubflowSlot>,
+    /// How many there are between two addresses.
+    pairs: HashMap<(IpAddr, IpAddr), u32>,
+}
+
+/// How large the packets on a path may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct PathLimits {
+    /// Octets of a packet, IP header included; 0: as many as the interface takes.
+    pub(super) mtu: u32,
+    /// Largest MSS to announce; 0: what the MTU makes it.
+    pub(super) mss: u16,
+    /// The route had another MTU a moment ago, which subflows may still go by.
+    pub(super) renewed: bool,
+}
+
+impl PathLimits {
+    /// As `ipv4_default_advmss` and `ip6_default_advmss` of the kernel have it: a route's MTU lowers what is announced,
+    /// too.
+    fn new(limits: &RouteLimits, ipv6: bool) -> Self {
+        let headers = if ipv6 { 60 } else { 40 };
+        let mtu = limits.mtu.map_or(0, |mtu| mtu.max(if ipv6 { MIN_MTU_V6 } else { MIN_MTU_V4 }));
+        let from_mtu = limits.mtu.map(|mtu| mtu.saturating_sub(headers).max(MIN_ADVERTISED));
+        let mss = from_mtu.into_iter().chain(limits.advmss).min().unwrap_or(0);
+        Self { mtu, mss: mss.min(u32::from(u16::MAX)) as u16, renewed: false }
+    }
+}
+
 struct CachedRoute {
     generation: u64,
     hop: Hop,
+    limits: PathLimits,
     /// When to ask again although nothing is known to have changed: where there was no way.
     expires: Option<Instant>,
     /// The next hop is known but stale, and should be confirmed now and then.
@@ -77,7 +125,16 @@ pub(super) struct Paths {
     arrivals: HashMap<(IpAddr, IpAddr), u32>,
     next_hops: HashMap<(u32, IpAddr), NextHop>,
     /// The kernel's own way to where a connection was opened last: until when it is believed, and in which generation.
-    own_way: Option<(IpAddr, Route, Instant, u64)>,
+    own_way: Option<(SocketAddr, Answer, Instant, u64)>,
+    /// Names of the interfaces that may be used.
+    names: HashMap<u32, String>,
+    begun: Begun,
+    /// Subflows that may not be begun: in which generation, and until when that is believed.
+    refused: HashMap<(IpAddr, SocketAddr), (u64, Instant)>,
+    /// The user asks for every route that leads there, whatever the host's rules say.
+    any_route: bool,
+    /// The user that this process belongs to: there may be rules for it.
+    user: u32,
     pending: usize,
     /// Raised when anything changes that a cached answer may depend on.
     generation: u64,
@@ -90,7 +147,7 @@ impl Paths {
     /// Netlink does not answer.
     pub(super) fn new(netlink: Netlink) -> io::Result<Self> {
         let mut paths = Self::without_neighbours(netlink);
-        paths.refresh()?;
+        paths.refresh()?; // nothing waits yet
         Ok(paths)
     }
 
@@ -102,9 +159,118 @@ impl Paths {
             arrivals: HashMap::new(),
             next_hops: HashMap::new(),
             own_way: None,
+            names: HashMap::new(),
+            begun: Begun::default(),
+            refused: HashMap::new(),
+            any_route: false,
+            // SAFETY: no pointers involved; the call can't fail.
+            user: unsafe { libc::geteuid() },
             pending: 0,
             generation: 0,
         }
+    }
+
+    /// From now on every route over the right interface will do, whatever the host's rules say. What the host refuses
+    /// stays refused.
+    pub(super) fn take_any_route(&mut self) {
+        self.any_route = true;
+        self.generation += 1;
+    }
+
+    /// Whether the host's rules do not count.
+    pub(super) fn takes_any_route(&self) -> bool {
+        self.any_route
+    }
+
+    /// What an interface is called: there may be rules for it.
+    pub(super) fn name_interface(&mut self, interface: u32, name: &str) {
+        self.names.insert(interface, name.to_owned());
+        self.generation += 1;
+    }
+
+    /// Whether we may begin a subflow between these ends; the reason if not. Path managers ask again and again, so a no is
+    /// remembered for a while.
+    pub(super) fn may_begin(
+        &mut self,
+        now: Instant,
+        local: IpAddr,
+        remote: SocketAddr,
+    ) -> Result<(), String> {
+        if let Some((generation, until)) = self.refused.get(&(local, remote))
+            && *generation == self.generation
+            && now < *until
+        {
+            return Err("no way, as a moment ago".into());
+        }
+        let reason = match self.verdict(local, remote.ip(), Some(remote.port())) {
+            Ok(Verdict::Allowed(_)) => return Ok(()),
+            Ok(Verdict::Elsewhere(interface)) => {
+                format!("the host sends packets for there out by interface {interface}")
+            }
+            Ok(Verdict::Refused(_)) => "the host's routing refuses packets to there".into(),
+            Ok(Verdict::Own) => "an address of this host".into(),
+            Ok(Verdict::NotForTcp) => "a broadcast or multicast address".into(),
+            Ok(Verdict::NoRoute) => "no route".into(),
+            Err(error) => format!("asking for a route: {error}"),
+        };
+        if self.refused.len() >= MAX_ARRIVALS {
+            self.refused.clear();
+        }
+        self.refused.insert((local, remote), (self.generation, now + NO_ROUTE_AGAIN));
+        Err(reason)
+    }
+
+    /// We have begun a subflow: its segments go by the host's policy as long as it lives.
+    pub(super) fn begin(&mut self, local: SocketAddr, remote: SocketAddr) {
+        if self.begun.opening.len() < MAX_OPENING {
+            self.begun.opening.insert((local, remote));
+        }
+    }
+
+    /// A subflow has a slot now.
+    pub(super) fn subflow_added(&mut self, slot: SubflowSlot, local: SocketAddr, remote: SocketAddr) {
+        if self.begun.opening.remove(&(local, remote)) && self.begun.slots.insert(slot) {
+            let count = self.begun.pairs.entry((local.ip(), remote.ip())).or_default();
+            *count += 1;
+            if *count == 1 {
+                self.routes.remove(&(local.ip(), remote.ip()));
+            }
+        }
+    }
+
+    /// A subflow has left its slot.
+    pub(super) fn subflow_removed(&mut self, slot: SubflowSlot, local: IpAddr, remote: IpAddr) {
+        if self.begun.slots.remove(&slot)
+            && let Some(count) = self.begun.pairs.get_mut(&(local, remote))
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.begun.pairs.remove(&(local, remote));
+                self.routes.remove(&(local, remote));
+            }
+        }
+    }
+
+    /// What the host's policy says of a subflow that we want to begin.
+    ///
+    /// # Errors
+    /// Netlink does not answer.
+    pub(super) fn verdict(
+        &mut self,
+        local: IpAddr,
+        remote: IpAddr,
+        port: Option<u16>,
+    ) -> io::Result<Verdict> {
+        let Some(interface) = self.interface_of(local) else { return Ok(Verdict::NoRoute) };
+        let interface_name = self.names.get(&interface).map_or("", String::as_str);
+        let flow =
+            Flow { source: local, destination: remote, port, interface, interface_name, user: self.user };
+        let verdict = self.netlink.policy(&flow)?;
+        if !self.any_route || !matches!(verdict, Verdict::Elsewhere(_) | Verdict::NoRoute) {
+            return Ok(verdict);
+        }
+        let route = self.netlink.route_over(remote, local, interface)?;
+        Ok(route.map_or(verdict, Verdict::Allowed))
     }
 
     /// The socket to ask the kernel with.
@@ -139,16 +305,19 @@ impl Paths {
         self.generation += 1;
     }
 
-    /// News were lost: all next hops are asked for again.
+    /// News were lost: all next hops are asked for again. Gives what waited for those that are known now, as
+    /// [`learn`](Self::learn) does.
     ///
     /// # Errors
     /// Netlink does not answer.
-    pub(super) fn refresh(&mut self) -> io::Result<()> {
+    pub(super) fn refresh(&mut self) -> io::Result<Vec<(bool, VecDeque<Segment>)>> {
         self.generation += 1;
-        for neighbour in self.netlink.neighbours()? {
-            self.learn(&neighbour);
-        }
-        Ok(())
+        let neighbours = self.netlink.neighbours()?;
+        let known: HashSet<(u32, IpAddr)> =
+            neighbours.iter().map(|neighbour| (neighbour.interface, neighbour.address)).collect();
+        self.next_hops.retain(|key, entry| known.contains(key) || !entry.waiting.is_empty());
+        self.pending = self.next_hops.values().filter(|entry| entry.mac.is_none()).count();
+        Ok(neighbours.iter().filter_map(|neighbour| self.learn(neighbour)).collect())
     }
 
     /// A SYN came in. Where it came in by another interface than that of the address it is for, and the kernel's own
@@ -182,16 +351,34 @@ impl Paths {
     ///
     /// # Errors
     /// Netlink does not answer.
-    pub(super) fn own_way(&mut self, now: Instant, remote: IpAddr) -> io::Result<Option<Route>> {
-        if let Some((known, route, expires, generation)) = self.own_way
+    pub(super) fn own_way(&mut self, now: Instant, remote: SocketAddr) -> io::Result<Answer> {
+        if let Some((known, answer, expires, generation)) = self.own_way
             && (known, generation) == (remote, self.generation)
             && now < expires
         {
-            return Ok(Some(route));
+            return Ok(answer);
         }
-        let route = self.netlink.route(remote, None, None)?;
-        self.own_way = route.map(|route| (remote, route, now + OWN_WAY_AGAIN, self.generation));
-        Ok(route)
+        let question = Question { port: Some(remote.port()), ..Question::to(remote.ip()) };
+        let answer = self.netlink.ask_route(&question)?;
+        self.own_way = Some((remote, answer, now + OWN_WAY_AGAIN, self.generation));
+        Ok(answer)
+    }
+
+    /// The way for an answer to what came in for this address: out by its interface, unless the host refuses it.
+    fn answering_way(&mut self, local: IpAddr, remote: IpAddr, interface: u32) -> io::Result<Option<Route>> {
+        let question = Question { source: Some(local), ..Question::to(remote) };
+        match self.netlink.ask_route(&question)? {
+            Answer::Way(route) if route.kind != RouteKind::Unicast => Ok(None),
+            Answer::Way(route) if route.interface == interface => Ok(Some(route)),
+            Answer::Refused(_) => Ok(None),
+            _ => self.netlink.route_over(remote, local, interface),
+        }
+    }
+
+    /// How large the packets between two addresses may be.
+    pub(super) fn limits(&mut self, now: Instant, local: IpAddr, remote: IpAddr) -> PathLimits {
+        self.hop(now, local, remote);
+        self.routes.get(&(local, remote)).map_or(PathLimits::default(), |cached| cached.limits)
     }
 
     /// Which way a segment between two addresses goes.
@@ -213,25 +400,41 @@ impl Paths {
     #[cold]
     fn look_up(&mut self, now: Instant, local: IpAddr, remote: IpAddr) -> Hop {
         let Some(own) = self.interface_of(local) else { return Hop::NoRoute };
-        let (interface, route) = match self.way_back(local, remote) {
-            Some(route) => (route.interface, route),
-            None => match self.netlink.route_over(remote, local, own) {
-                Ok(Some(route)) => (own, route),
-                _ => {
-                    self.remember((local, remote), Hop::NoRoute, Some(now + NO_ROUTE_AGAIN), None);
-                    return Hop::NoRoute;
-                }
-            },
+        let way = if self.begun.pairs.contains_key(&(local, remote)) {
+            self.verdict(local, remote, None).map(|verdict| match verdict {
+                Verdict::Allowed(route) => Some(route),
+                _ => None,
+            })
+        } else {
+            match self.way_back(local, remote) {
+                Some(route) => Ok(Some(route)),
+                None => self.answering_way(local, remote, own),
+            }
         };
+        let Ok(Some(route)) = way else {
+            let expires = Some(now + NO_ROUTE_AGAIN);
+            self.remember((local, remote), Hop::NoRoute, PathLimits::default(), expires, None);
+            return Hop::NoRoute;
+        };
+        let interface = route.interface;
+        let mut limits = PathLimits::new(&route.limits, remote.is_ipv6());
+        let mut expires = route.limits.expires.map(|seconds| now + Duration::from_secs(seconds.into()));
+        if let Some(before) = self.routes.get(&(local, remote)).map(|cached| cached.limits)
+            && before.mtu != 0
+            && before.mtu != limits.mtu
+        {
+            limits.renewed = true;
+            expires = Some(expires.map_or(now + RENEWED, |expires| expires.min(now + RENEWED)));
+        }
         let next_hop = route.next_hop(remote);
         let entry = self.next_hops.get(&(interface, next_hop));
         let (hop, stale) = match entry.map(|entry| (entry.mac, entry.stale)) {
             Some((Some(mac), stale)) => {
-                (Hop::Ready { interface, mac }, stale.then_some((interface, next_hop)))
+                (Hop::Ready { interface, mac, limits }, stale.then_some((interface, next_hop)))
             }
             _ => (Hop::Resolving { interface, next_hop }, None),
         };
-        self.remember((local, remote), hop, None, stale);
+        self.remember((local, remote), hop, limits, expires, stale);
         if let Some((interface, next_hop)) = stale {
             self.confirm(now, interface, next_hop);
         }
@@ -242,13 +445,14 @@ impl Paths {
         &mut self,
         pair: (IpAddr, IpAddr),
         hop: Hop,
+        limits: PathLimits,
         expires: Option<Instant>,
         stale: Option<(u32, IpAddr)>,
     ) {
         if self.routes.len() >= MAX_ROUTES {
             self.routes.clear();
         }
-        self.routes.insert(pair, CachedRoute { generation: self.generation, hop, expires, stale });
+        self.routes.insert(pair, CachedRoute { generation: self.generation, hop, limits, expires, stale });
     }
 
     fn confirm(&mut self, now: Instant, interface: u32, next_hop: IpAddr) {

@@ -13,7 +13,7 @@ use super::crypto::Key;
 use super::decision::{Decided, Decision, Decisions};
 use super::distance::Distances;
 use super::dormant::{Dormant, Rests};
-use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
+use super::event::{AddressUse, ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 use super::fast_close::FastCloseWait;
 use super::info::ConnectionInfo;
 use super::memory::Memory;
@@ -81,6 +81,8 @@ pub(crate) struct Shared {
     /// The time of the call that is being attended to.
     now: Instant,
     addresses: Vec<LocalAddress>,
+    /// What addresses are for, where that is not everything.
+    address_uses: Vec<(IpAddr, AddressUse)>,
     /// Names of the interfaces that addresses are on.
     interface_names: BTreeMap<u32, Box<str>>,
     /// The place of a connection, and the subflow's in it.
@@ -201,6 +203,11 @@ impl Shared {
 
     pub(crate) fn address(&self, address: IpAddr) -> Option<LocalAddress> {
         self.addresses.iter().find(|known| known.address == address).copied()
+    }
+
+    /// What one of our addresses is for.
+    pub(crate) fn address_use(&self, address: IpAddr) -> AddressUse {
+        self.address_uses.iter().find(|(known, _)| *known == address).map_or(AddressUse::Any, |known| known.1)
     }
 
     /// The name of an interface; empty if nobody has said.
@@ -376,6 +383,7 @@ impl Endpoint {
                 decisions: None,
                 now: Instant::ZERO,
                 addresses: Vec::new(),
+                address_uses: Vec::new(),
                 interface_names: BTreeMap::new(),
                 tuples: HashMap::with_hasher(keyed.clone()),
                 tokens: HashMap::with_hasher(keyed.clone()),
@@ -765,6 +773,34 @@ impl Endpoint {
             self.with(now, id, |connection, shared| {
                 connection.handle_unreachable(shared, now, subflow as usize, &unreachable);
             });
+        }
+    }
+
+    /// The host's route for a subflow takes packets of at most `mtu` octets, IP header included, which is less than the
+    /// interface takes. `None`: there is no such limit any more. `true`: packets become smaller with it, and those that
+    /// were sent larger go again.
+    pub fn limit_path(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        mtu: Option<u32>,
+    ) -> bool {
+        let mut smaller = false;
+        let tuple = (local, remote);
+        if let Some(&(place, subflow)) = self.shared.tuples.get(&tuple.into())
+            && let Some(id) = self.id_at(place)
+        {
+            self.with(now, id, |connection, _| smaller = connection.limit_path(subflow as usize, mtu));
+        }
+        smaller
+    }
+
+    /// Whether an address may be used for more than the connections that are made to it or from it.
+    pub fn set_address_use(&mut self, address: IpAddr, address_use: AddressUse) {
+        self.shared.address_uses.retain(|(known, _)| *known != address);
+        if address_use != AddressUse::Any {
+            self.shared.address_uses.push((address, address_use));
         }
     }
 

@@ -40,6 +40,18 @@ pub struct LocalAddress {
     pub backup: bool,
 }
 
+/// What an address of this host is for, besides the connections that are made to it or from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AddressUse {
+    /// Further subflows, and peers are told of it.
+    #[default]
+    Any,
+    /// Further subflows; only peers on the same link are told of it, since others have no way to it.
+    Link,
+    /// Nothing else: a link-local address (RFC 4291 section 2.5.6), or one that is deprecated (RFC 4862 section 5.5.4).
+    Existing,
+}
+
 /// An ICMP or ICMPv6 error that quotes a segment we sent (the driver has matched the quoted four-tuple).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unreachable {

@@ -48,7 +48,9 @@ pub use config::{
 pub use counters::{Counter, Counters};
 pub use decision::{Candidate, CongestionCause, Decided, Decision, ReinjectionCause, Wait};
 pub use endpoint::{ConnectError, Endpoint, ListenError};
-pub use event::{CloseReason, ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
+pub use event::{
+    AddressUse, CloseReason, ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable,
+};
 pub use info::{ConnectionInfo, ConnectionState, FallbackReason, HeadOfLineInfo, SubflowInfo, SubflowState};
 pub use interface_rule::{InterfaceRule, InterfaceUse};
 pub use right_sizing::QueueSizes;

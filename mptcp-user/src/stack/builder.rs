@@ -28,6 +28,10 @@ pub struct StackBuilder {
     /// Look for packets all the time instead of sleeping when there are none: the shortest delays, for a processor of its
     /// own.
     pub busy_poll: bool,
+    /// Let connections and subflows leave by any route over the right interface, also where the host's routing policy
+    /// (`ip rule`, tunnels that take all traffic) leads elsewhere. What the host refuses stays refused. Answers always
+    /// leave by the interface that the peer's SYN was for.
+    pub any_route: bool,
     /// Bounds on what peers can make the stack keep.
     pub endpoint: EndpointConfig,
     /// Looks at the host. Tests put another one in its place to see what happens on other hosts.
@@ -45,6 +49,7 @@ impl Default for StackBuilder {
             control: false,
             connection: ConnectionConfig::default(),
             busy_poll: false,
+            any_route: false,
             endpoint: EndpointConfig::default(),
             probe: HostFacts::gather,
         }
@@ -106,6 +111,7 @@ impl StackBuilder {
             pcap: self.pcap,
             events: self.events,
             busy_poll: self.busy_poll,
+            any_route: self.any_route,
             endpoint: self.endpoint,
             probe: self.probe,
         };

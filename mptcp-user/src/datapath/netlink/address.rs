@@ -19,6 +19,8 @@ pub struct Address {
     pub global: bool,
     /// Usable for new connections: duplicate address detection is over and the address is not deprecated.
     pub preferred: bool,
+    /// No longer for new connections, those that have it keep it (RFC 4862 section 5.5.4).
+    pub deprecated: bool,
 }
 
 impl Address {
@@ -30,6 +32,7 @@ impl Address {
         let mut preferred = !header.flags.intersects(unusable)
             || header.flags.contains(AddressHeaderFlags::Optimistic)
                 && !header.flags.contains(AddressHeaderFlags::Dadfailed);
+        let mut deprecated = header.flags.contains(AddressHeaderFlags::Deprecated);
         let (mut local, mut address) = (None, None);
         for attribute in message.attributes {
             match attribute {
@@ -37,6 +40,7 @@ impl Address {
                 AddressAttribute::Local(own) => local = Some(own),
                 AddressAttribute::Address(own) => address = Some(own),
                 AddressAttribute::Flags(flags) if flags.intersects(unusable_long) => {
+                    deprecated |= flags.contains(AddressFlags::Deprecated);
                     preferred &=
                         flags.contains(AddressFlags::Optimistic) && !flags.contains(AddressFlags::Dadfailed);
                 }
@@ -48,7 +52,7 @@ impl Address {
             matches!(header.scope, AddressScope::Universe | AddressScope::Site | AddressScope::Other(_))
                 && !address.is_loopback()
                 && !address.is_unspecified();
-        Some(Self { address, interface: header.index, global, preferred })
+        Some(Self { address, interface: header.index, global, preferred, deprecated })
     }
 }
 

@@ -39,11 +39,45 @@ pub struct Link {
     pub gso_max_size: u32,
     /// Identifier of an XDP program that is attached.
     pub xdp_program: Option<u32>,
+    /// How that is attached, by the word that `ip link set dev NAME … off` takes.
+    pub xdp_mode: &'static str,
     /// Index of the bridge, bond or team it belongs to.
     pub controller: Option<u32>,
 }
 
+/// Kinds of interfaces that lead through another network or to this host only. A route over one of them is a decision
+/// of the host, never one way among several to the same network.
+const TUNNELS: [&str; 21] = [
+    "dummy",
+    "erspan",
+    "geneve",
+    "gre",
+    "gretap",
+    "gtp",
+    "ifb",
+    "ip6erspan",
+    "ip6gre",
+    "ip6gretap",
+    "ip6tnl",
+    "ipip",
+    "ovpn",
+    "ppp",
+    "sit",
+    "tun",
+    "vti",
+    "vti6",
+    "vxlan",
+    "wireguard",
+    "xfrm",
+];
+
 impl Link {
+    /// Whether the interface leads to a network by itself: an Ethernet link that is no tunnel.
+    pub fn is_plain(&self) -> bool {
+        let tunnel = self.kind.as_deref().is_some_and(|kind| TUNNELS.contains(&kind));
+        self.ethernet && !self.loopback && !tunnel
+    }
+
     pub(super) fn parse(message: LinkMessage) -> Option<Self> {
         let header = message.header;
         let mut link = Link {
@@ -61,6 +95,7 @@ impl Link {
             rx_queues: 1,
             gso_max_size: 65_536,
             xdp_program: None,
+            xdp_mode: "xdp",
             controller: None,
         };
         for attribute in message.attributes {
@@ -94,6 +129,14 @@ impl Link {
                         _ => None,
                     });
                     link.xdp_program = program.filter(|_| attached);
+                    for part in &parts {
+                        match part {
+                            LinkXdp::Attached(XdpAttached::SocketBuffer) => link.xdp_mode = "xdpgeneric",
+                            LinkXdp::Attached(XdpAttached::Driver) => link.xdp_mode = "xdpdrv",
+                            LinkXdp::Attached(XdpAttached::Hardware) => link.xdp_mode = "xdpoffload",
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }

@@ -8,14 +8,19 @@ mod features;
 mod link;
 mod monitor;
 mod neighbour;
+mod nexthop;
+mod policy;
+mod raw;
 mod route;
+mod rule;
 
 pub use address::Address;
 pub use features::{XdpFeatures, xdp_features};
 pub use link::Link;
 pub use monitor::{Change, Monitor};
 pub use neighbour::{Neighbour, Reachability};
-pub use route::{Route, RouteKind};
+pub use policy::{Flow, Verdict};
+pub use route::{Answer, Question, Refusal, Route, RouteKind, RouteLimits};
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -42,6 +47,18 @@ impl Netlink {
 
     /// Sends one message and collects the answers; a refusal is an error with the kernel's number.
     fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let mut answers = Vec::new();
+        self.ask_each(message, flags, |answer| answers.push(answer))?;
+        Ok(answers)
+    }
+
+    /// Sends one message and shows each answer.
+    fn ask_each(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        mut show: impl FnMut(RouteNetlinkMessage),
+    ) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut packet = NetlinkMessage::from(message);
         packet.header.flags = NLM_F_REQUEST | flags;
@@ -51,7 +68,6 @@ impl Netlink {
         packet.serialize(&mut octets);
         self.socket.send(&octets, 0)?;
         let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
-        let mut answers = Vec::new();
         loop {
             let (received, _) = self.socket.recv_from_full()?;
             for (sequence, payload) in messages(&received) {
@@ -60,17 +76,17 @@ impl Netlink {
                 }
                 match payload {
                     Parsed::Message(message) => {
-                        answers.push(message);
+                        show(message);
                         if !dump {
-                            return Ok(answers);
+                            return Ok(());
                         }
                     }
-                    Parsed::Done => return Ok(answers),
+                    Parsed::Done => return Ok(()),
                     Parsed::Error(error) => return Err(error),
                     // Of no use to us, or newer than the crate that reads it.
                     Parsed::Unknown => {
                         if !dump {
-                            return Ok(answers);
+                            return Ok(());
                         }
                     }
                 }
@@ -80,6 +96,14 @@ impl Netlink {
 
     fn dump(&mut self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.ask(message, NLM_F_DUMP)
+    }
+
+    fn dump_each(
+        &mut self,
+        message: RouteNetlinkMessage,
+        show: impl FnMut(RouteNetlinkMessage),
+    ) -> io::Result<()> {
+        self.ask_each(message, NLM_F_DUMP, show)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::super::Error;
 use super::super::channel::{Channel, Handle};
-use super::super::path::Hop;
 use super::Shard;
 use crate::proto::{CloseReason, ConnectionId, Event, Instant, ListenerId, Unreachable};
 use mptcp_common::event::{EVENT_HARD, EVENT_TOO_BIG, EventKind};
@@ -49,6 +48,11 @@ impl Shard {
             }
             Event::Closed(id, reason) => self.closed(time, id, reason),
             Event::SubflowAdded { slot, local, remote } => {
+                self.paths.subflow_added(slot, local, remote);
+                let limits = self.paths.limits(time, local.ip(), remote.ip());
+                if limits.mtu > 0 {
+                    self.endpoint.limit_path(time, local, remote, Some(limits.mtu));
+                }
                 self.ports.add_user(local.port());
                 if self.removals.revive(local, remote) {
                     self.ports.remove_user(local.port());
@@ -57,7 +61,10 @@ impl Shard {
                     tracing::warn!("subflow {local} – {remote} can't be received: {error}");
                 }
             }
-            Event::SubflowRemoved { local, remote, .. } => self.removals.add(local, remote),
+            Event::SubflowRemoved { slot, local, remote } => {
+                self.paths.subflow_removed(slot, local.ip(), remote.ip());
+                self.removals.add(local, remote);
+            }
             Event::TokenAdded(token) => {
                 if let Err(error) = self.maps.insert_token(token, 0) {
                     tracing::warn!("the peer can't add subflows to a connection: {error}");
@@ -183,19 +190,21 @@ impl Shard {
         interface: u32,
         remote: SocketAddr,
     ) {
-        // Through the cache: path managers try again and again what has no way yet.
-        let port = match self.paths.hop(time, local, remote.ip()) {
-            Hop::NoRoute => Err(format!("no route over interface {interface}")),
-            _ => self.port_for(local, remote).map_err(|error| error.to_string()),
-        };
+        let port = self
+            .paths
+            .may_begin(time, local, remote)
+            .and_then(|()| self.port_for(local, remote).map_err(|error| error.to_string()));
         match port {
             Ok(port) => {
-                if !self.endpoint.open_subflow(time, connection, SocketAddr::new(local, port), remote) {
+                let local = SocketAddr::new(local, port);
+                if self.endpoint.open_subflow(time, connection, local, remote) {
+                    self.paths.begin(local, remote);
+                } else {
                     self.ports.release_if_unused(port);
                 }
             }
             Err(reason) => {
-                tracing::debug!("no subflow from {local} to {remote}: {reason}");
+                tracing::debug!("no subflow from {local} to {remote} over interface {interface}: {reason}");
                 self.endpoint.open_subflow_failed(time, connection, local, remote);
             }
         }

@@ -8,9 +8,11 @@
 mod events;
 mod news;
 mod ports;
+mod reach;
 mod removals;
 mod requests;
 mod run;
+mod stacked;
 mod traffic;
 
 use super::af_xdp::Budget;
@@ -69,6 +71,8 @@ pub(crate) struct ShardConfig {
     pub(crate) events: Option<PathBuf>,
     /// Look for packets all the time, never sleep.
     pub(crate) busy_poll: bool,
+    /// Leave by every route that leads there, whatever the host's rules say.
+    pub(crate) any_route: bool,
     /// Bounds of the engine.
     pub(crate) endpoint: EndpointConfig,
     /// Looks at the host.
@@ -141,6 +145,8 @@ pub(crate) struct Shard {
     log: Option<EventLog>,
     /// When to look for interfaces that have become usable.
     recheck: Option<Instant>,
+    /// News were lost and could not be asked for again: to be done at the next look.
+    news_lost: bool,
     draining: Option<Drain>,
     /// Buffers that are used again each round.
     commands: Vec<Command>,
@@ -223,6 +229,7 @@ impl Shard {
             capture,
             log,
             recheck: None,
+            news_lost: false,
             draining: None,
             commands: Vec::new(),
             touched: Vec::new(),
@@ -230,6 +237,9 @@ impl Shard {
             coalescing: Vec::new(),
             config,
         };
+        if shard.config.any_route {
+            shard.paths.take_any_route();
+        }
         shard.endpoint.watch_decisions(shard.log.is_some());
         let mut refused = Vec::new();
         for report in chosen {
@@ -263,6 +273,7 @@ impl Shard {
             reason: "it has no link-layer address".into(),
         })?;
         let (index, name) = (report.index, report.name.clone());
+        let above = self.detach_above(facts, index);
         let attachment = Attachment::new(
             &mut self.program,
             &mut self.places,
@@ -273,7 +284,9 @@ impl Shard {
                 zero_copy: self.config.zero_copy,
                 multi_buffer: facts.multi_buffer,
             },
-        )?;
+        );
+        self.attach_again(&above);
+        let attachment = attachment?;
         let register = || -> std::io::Result<()> {
             if self.listening {
                 for socket in &attachment.sockets {
@@ -289,6 +302,7 @@ impl Shard {
         tracing::debug!("attached to {name}: {}", attachment.report.reason);
         self.attachments.push(attachment);
         self.endpoint.name_interface(index, &name);
+        self.paths.name_interface(index, &name);
         for address in facts.usable_addresses(index) {
             self.add_address(now(), index, address);
         }
@@ -310,6 +324,8 @@ impl Shard {
             attachment.report.addresses.push(address);
         }
         self.paths.add_local(address, interface);
+        let address_use = self.address_use(interface, address);
+        self.endpoint.set_address_use(address, address_use);
         self.endpoint.add_local_address(now, LocalAddress { address, interface, mtu, backup: false });
     }
 
@@ -430,6 +446,9 @@ impl Shard {
     fn housekeeping(&mut self, time: Instant) {
         if self.recheck.is_some_and(|due| due <= time) {
             self.recheck = None;
+            if self.news_lost {
+                self.resynchronise(time);
+            }
             self.look_for_interfaces(time);
         }
         for attachment in &mut self.attachments {

@@ -2,7 +2,7 @@
 
 use super::super::netlink::{Address, Change, Link};
 use super::{SETTLE, Shard};
-use crate::proto::Instant;
+use crate::proto::{AddressUse, Instant};
 use std::net::IpAddr;
 
 impl Shard {
@@ -22,6 +22,9 @@ impl Shard {
             Change::Routes => {
                 self.paths.forget_routes();
                 self.endpoint.routes_changed(time);
+                if self.has_bridges() {
+                    self.recheck.get_or_insert(time + SETTLE);
+                }
             }
             Change::Neighbour(neighbour) => {
                 if let Some((reachable, waiting)) = self.paths.learn(&neighbour) {
@@ -45,6 +48,7 @@ impl Shard {
         if attachment.report.name != link.name {
             attachment.report.name.clone_from(&link.name);
             self.endpoint.name_interface(link.index, &link.name);
+            self.paths.name_interface(link.index, &link.name);
         }
         let Some(attachment) = self.attachment(link.index) else { return };
         attachment.mac = link.mac.unwrap_or(attachment.mac);
@@ -53,7 +57,7 @@ impl Shard {
         if !changed {
             return;
         }
-        let addresses = attachment.report.addresses.clone();
+        let addresses = std::mem::take(&mut attachment.report.addresses);
         let name = &link.name;
         if up {
             tracing::info!("{name} is up");
@@ -62,14 +66,46 @@ impl Shard {
             self.paths.forget_interface(link.index);
         }
         for address in addresses {
-            if up {
-                self.add_address(time, link.index, address);
-            } else {
+            if !up && self.paths.interface_of(address) == Some(link.index) {
                 self.remove_address(time, address);
             }
         }
+        if up {
+            self.ask_for_addresses(time, link.index);
+        }
         self.paths.forget_routes();
         self.publish_reports();
+    }
+
+    /// Takes in the addresses that an interface has now. While it was down, its news were not acted on.
+    fn ask_for_addresses(&mut self, time: Instant, index: u32) {
+        match self.paths.netlink().addresses() {
+            Ok(addresses) => self.compare_addresses(time, index, &addresses),
+            Err(error) => {
+                tracing::warn!("asking for addresses: {error}");
+                self.news_lost = true;
+                self.recheck.get_or_insert(time + SETTLE);
+            }
+        }
+    }
+
+    /// Takes in which of these addresses an interface has, and forgets those that it has not any more.
+    fn compare_addresses(&mut self, time: Instant, index: u32, addresses: &[Address]) {
+        let of_it = || addresses.iter().filter(|address| address.interface == index);
+        let gone: Vec<IpAddr> = self
+            .paths
+            .locals()
+            .filter(|(local, interface)| {
+                *interface == index && of_it().all(|address| address.address != *local)
+            })
+            .map(|(local, _)| local)
+            .collect();
+        for local in gone {
+            self.lose_address(time, index, local);
+        }
+        for address in of_it() {
+            self.take_address(time, address, true);
+        }
     }
 
     fn link_gone(&mut self, time: Instant, index: u32) {
@@ -93,22 +129,60 @@ impl Shard {
             self.recheck.get_or_insert(time + SETTLE);
             return;
         }
-        let known = self.paths.interface_of(address.address) == Some(address.interface);
-        // A deprecated address serves the connections that have it, but no new ones; those are told apart too late
-        // to matter.
-        if address.global && address.preferred && !known {
-            self.add_address(time, address.interface, address.address);
+        if self.take_address(time, address, false) {
             self.publish_reports();
         }
     }
 
-    fn address_gone(&mut self, time: Instant, address: &Address) {
-        if let Some(attachment) = self.attachment(address.interface) {
-            attachment.report.addresses.retain(|known| *known != address.address);
+    /// Takes in what is said of an address of an interface in use; of one that is known only if something is different,
+    /// or if the interface has changed. Whether there was anything to do.
+    fn take_address(&mut self, time: Instant, address: &Address, interface_changed: bool) -> bool {
+        let known = self.paths.interface_of(address.address) == Some(address.interface);
+        if !address.global {
+            return false;
         }
-        if self.paths.interface_of(address.address) == Some(address.interface) {
-            self.remove_address(time, address.address);
-            self.publish_reports();
+        if address.preferred {
+            if known && !interface_changed {
+                // It may have been deprecated until now.
+                let address_use = self.address_use(address.interface, address.address);
+                self.endpoint.set_address_use(address.address, address_use);
+                return false;
+            }
+            self.add_address(time, address.interface, address.address);
+            return true;
+        }
+        if known && address.deprecated {
+            // Connections that have it keep it, and new ones may be made to it.
+            if interface_changed {
+                self.add_address(time, address.interface, address.address);
+            }
+            self.endpoint.set_address_use(address.address, AddressUse::Existing);
+        } else if known {
+            // Another host has it, or that is being found out anew.
+            self.lose_address(time, address.interface, address.address);
+            return true;
+        }
+        false
+    }
+
+    fn address_gone(&mut self, time: Instant, address: &Address) {
+        self.lose_address(time, address.interface, address.address);
+        self.publish_reports();
+    }
+
+    /// An interface does not have an address any more. Another one may have the same.
+    fn lose_address(&mut self, time: Instant, index: u32, address: IpAddr) {
+        if let Some(attachment) = self.attachment(index) {
+            attachment.report.addresses.retain(|known| *known != address);
+        }
+        if self.paths.interface_of(address) != Some(index) {
+            return;
+        }
+        self.remove_address(time, address);
+        let other =
+            self.attachments.iter().find(|other| other.up && other.report.addresses.contains(&address));
+        if let Some(other) = other.map(|other| other.index) {
+            self.add_address(time, other, address);
         }
     }
 
@@ -121,9 +195,15 @@ impl Shard {
             self.recheck = Some(time + SETTLE);
             return;
         };
-        for report in facts.reports(self.config.mode) {
-            let wanted = self.config.interfaces.is_empty() || self.config.interfaces.contains(&report.name);
-            if !wanted || !report.usable || self.attachment(report.index).is_some() {
+        self.look_at_bridges();
+        for link in &facts.links {
+            // One in use has our own program attached, which is no obstacle.
+            let wanted = self.config.interfaces.is_empty() || self.config.interfaces.contains(&link.name);
+            if !wanted || self.attachment(link.index).is_some() {
+                continue;
+            }
+            let report = facts.report(link, self.config.mode);
+            if !report.usable {
                 continue;
             }
             let name = report.name.clone();
@@ -134,10 +214,15 @@ impl Shard {
         }
     }
 
-    /// News were lost: compares what is known with what is.
-    fn resynchronise(&mut self, time: Instant) {
+    /// News were lost: compares what is known with what is. If that can't be asked for, it is tried again.
+    pub(super) fn resynchronise(&mut self, time: Instant) {
         let netlink = self.paths.netlink();
-        let (Ok(links), Ok(addresses)) = (netlink.links(), netlink.addresses()) else { return };
+        let (Ok(links), Ok(addresses)) = (netlink.links(), netlink.addresses()) else {
+            self.news_lost = true;
+            self.recheck.get_or_insert(time + SETTLE);
+            return;
+        };
+        self.news_lost = false;
         let gone: Vec<u32> = self
             .attachments
             .iter()
@@ -150,21 +235,23 @@ impl Shard {
         for link in &links {
             self.link_changed(time, link);
         }
-        let lost: Vec<(IpAddr, u32)> = self
-            .paths
-            .locals()
-            .filter(|(local, interface)| {
-                addresses.iter().all(|address| (address.address, address.interface) != (*local, *interface))
-            })
+        let used: Vec<u32> = self
+            .attachments
+            .iter()
+            .filter(|attachment| attachment.up)
+            .map(|attachment| attachment.index)
             .collect();
-        for (address, interface) in lost {
-            self.address_gone(time, &Address { address, interface, global: true, preferred: true });
+        for index in used {
+            self.compare_addresses(time, index, &addresses);
         }
-        for address in &addresses {
-            self.address_changed(time, address);
-        }
-        if let Err(error) = self.paths.refresh() {
-            tracing::warn!("asking for neighbours: {error}");
+        self.publish_reports();
+        match self.paths.refresh() {
+            Ok(resolved) => {
+                for (reachable, waiting) in resolved {
+                    self.resolved(time, reachable, waiting);
+                }
+            }
+            Err(error) => tracing::warn!("asking for neighbours: {error}"),
         }
     }
 }

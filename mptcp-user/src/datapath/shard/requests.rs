@@ -3,7 +3,7 @@
 use super::super::Error;
 use super::super::channel::{Channel, Handle};
 use super::super::mailbox::{Command, Listening, Status};
-use super::super::netlink::{Route, RouteKind};
+use super::super::netlink::{Answer, Route, RouteKind, Verdict};
 use super::super::port::PortError;
 use super::{Connection, Drain, Listener, Shard};
 use crate::proto::{
@@ -195,7 +195,7 @@ impl Shard {
             return Err(Error::BadRemote(remote));
         }
         let wanted = local.map(|local| local.ip()).filter(|ip| !ip.is_unspecified());
-        let address = self.local_for(time, ip, wanted, config)?;
+        let address = self.local_for(time, remote, wanted, config)?;
         self.reserve_announced(config)?;
         let port = match local.map_or(0, |local| local.port()) {
             0 => self.port_for(address, remote),
@@ -206,6 +206,7 @@ impl Shard {
         match self.endpoint.connect(time, local, remote, config.clone()) {
             Ok(id) => {
                 // The events tell that the subflow uses the port; from then on it is counted.
+                self.paths.begin(local, remote);
                 Ok((id, local))
             }
             Err(error) => {
@@ -232,29 +233,34 @@ impl Shard {
         InterfaceRule::first(&config.interface_rules, name)
     }
 
-    /// The local address to connect from.
+    /// The local address to connect from: that of the kernel's own way, or of another one that the host's policy allows.
     fn local_for(
         &mut self,
         time: Instant,
-        remote: IpAddr,
+        remote: SocketAddr,
         wanted: Option<IpAddr>,
         config: &ConnectionConfig,
     ) -> Result<IpAddr, Error> {
         let question = |error| Error::System("asking for a route", error);
-        let direct = self.paths.own_way(time, remote).map_err(question)?;
-        match direct.map(|route| route.kind) {
-            Some(RouteKind::Local) => return Err(Error::OwnAddress(remote)),
-            Some(RouteKind::Other) => return Err(Error::BadRemote(SocketAddr::new(remote, 0))),
-            _ => {}
-        }
-        let no_route = |shard: &Self| Error::NoRoute { remote, interfaces: shard.interface_names() };
         if let Some(local) = wanted {
-            let interface = self
-                .paths
-                .interface_of(local)
-                .ok_or_else(|| Error::BadLocal { local, interfaces: self.interface_names() })?;
-            let route = self.paths.netlink().route_over(remote, local, interface).map_err(question)?;
-            return route.map(|_| local).ok_or_else(|| no_route(self));
+            if self.paths.interface_of(local).is_none() {
+                return Err(Error::BadLocal { local, interfaces: self.interface_names() });
+            }
+            let verdict = self.paths.verdict(local, remote.ip(), Some(remote.port())).map_err(question)?;
+            return match verdict {
+                Verdict::Allowed(_) => Ok(local),
+                other => Err(self.no_way(remote, Some(local), other)),
+            };
+        }
+        let direct = match self.paths.own_way(time, remote).map_err(question)? {
+            Answer::Refused(refusal) => return Err(self.no_way(remote, None, Verdict::Refused(refusal))),
+            Answer::Way(route) => Some(route),
+            Answer::NoRoute => None,
+        };
+        match direct.map(|route| route.kind) {
+            Some(RouteKind::Local) => return Err(self.no_way(remote, None, Verdict::Own)),
+            None | Some(RouteKind::Unicast) => {}
+            Some(_) => return Err(self.no_way(remote, None, Verdict::NotForTcp)),
         }
         if config.interface_rules.is_empty()
             && let Some(Route { interface, source: Some(source), .. }) = direct
@@ -262,23 +268,88 @@ impl Shard {
         {
             return Ok(source);
         }
-        // The kernel would go elsewhere, or the rules may want it: the best of our own interfaces.
+        let elsewhere = direct.map(|route| route.interface);
+        if let Some(interface) = elsewhere
+            && !self.paths.takes_any_route()
+            && !self.is_plain(interface)
+        {
+            return Err(self.no_way(remote, None, Verdict::Elsewhere(interface)));
+        }
+        let kernels = direct.and_then(|route| route.source);
+        self.best_local(remote, kernels, config).map_err(question)?.map_err(|refused| {
+            let elsewhere = elsewhere.filter(|interface| !self.uses(*interface)).map(Verdict::Elsewhere);
+            self.no_way(remote, None, elsewhere.unwrap_or(refused))
+        })
+    }
+
+    /// The best of our own addresses from which the host's policy allows a way: the kernel would go by an interface that
+    /// is not in use, or the connection's rules may want another one. Without any, why: a refusal, or no route.
+    fn best_local(
+        &mut self,
+        remote: SocketAddr,
+        kernels: Option<IpAddr>,
+        config: &ConnectionConfig,
+    ) -> std::io::Result<Result<IpAddr, Verdict>> {
         let mut candidates: Vec<(IpAddr, u32)> =
             self.paths.locals().filter(|(local, _)| local.is_ipv4() == remote.is_ipv4()).collect();
         candidates.sort();
-        let kernels = direct.and_then(|route| route.source);
         let mut best: Option<(_, IpAddr)> = None;
+        let mut reason = Verdict::NoRoute;
         for (local, interface) in candidates {
             let usage = self.usage(interface, config);
-            let route = self.paths.netlink().route_over(remote, local, interface).map_err(question)?;
-            if let Some(route) = route.filter(|_| usage > InterfaceUse::Deny) {
-                let rank = (usage, kernels == Some(local), route.prefix, Reverse(route.metric));
-                if best.is_none_or(|(other, _)| rank > other) {
-                    best = Some((rank, local));
+            if usage == InterfaceUse::Deny {
+                continue;
+            }
+            let verdict = self.paths.verdict(local, remote.ip(), Some(remote.port()))?;
+            match verdict {
+                Verdict::Allowed(route) => {
+                    let rank = (usage, kernels == Some(local), route.prefix, Reverse(route.metric));
+                    if best.is_none_or(|(other, _)| rank > other) {
+                        best = Some((rank, local));
+                    }
                 }
+                Verdict::Refused(_) => reason = verdict,
+                _ => {}
             }
         }
-        best.map(|(_, local)| local).ok_or_else(|| no_route(self))
+        Ok(best.map(|(_, local)| local).ok_or(reason))
+    }
+
+    fn uses(&self, interface: u32) -> bool {
+        self.attachments.iter().any(|attachment| attachment.index == interface)
+    }
+
+    /// Whether an interface leads to a network by itself, and is no tunnel.
+    fn is_plain(&mut self, interface: u32) -> bool {
+        let links = self.paths.netlink().links().unwrap_or_default();
+        links.iter().any(|link| link.index == interface && link.is_plain())
+    }
+
+    /// Why there is no way to a destination, with the remedy.
+    fn no_way(&self, remote: SocketAddr, local: Option<IpAddr>, verdict: Verdict) -> Error {
+        let (ip, interfaces) = (remote.ip(), self.interface_names());
+        match verdict {
+            Verdict::Own => Error::OwnAddress(ip),
+            Verdict::NotForTcp => Error::BadRemote(remote),
+            Verdict::Refused(refusal) => Error::RouteRefused { remote: ip, local, kind: refusal.as_str() },
+            Verdict::Elsewhere(index) => {
+                let facts = (self.config.probe)().ok();
+                let link =
+                    facts.as_ref().and_then(|facts| facts.links.iter().find(|link| link.index == index));
+                let interface = link.map_or_else(|| format!("interface {index}"), |link| link.name.clone());
+                let report =
+                    facts.as_ref().zip(link).map(|(facts, link)| facts.report(link, self.config.mode));
+                let reason = match (report, local) {
+                    (_, Some(local)) if self.uses(index) => {
+                        format!("although {local} is another one's address")
+                    }
+                    (Some(report), _) if !report.usable => report.reason,
+                    _ => "it is not among the interfaces in use".into(),
+                };
+                Error::RoutedElsewhere { remote: ip, interface, reason, interfaces }
+            }
+            Verdict::Allowed(_) | Verdict::NoRoute => Error::NoRoute { remote: ip, interfaces },
+        }
     }
 
     /// A port for a subflow between these ends.

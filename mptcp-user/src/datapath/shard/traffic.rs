@@ -1,7 +1,7 @@
 //! Packets in, packets out.
 
 use super::super::af_xdp::Budget;
-use super::super::path::Hop;
+use super::super::path::{Hop, PathLimits};
 use super::super::receive::Receiver;
 use super::super::transmit::Flushed;
 use super::{KEY_TRANSMIT, Shard};
@@ -41,6 +41,15 @@ fn gather(held: &mut Vec<Segment>, segment: Segment, receiver: &mut Receiver, mu
         Ok(()) => receiver.counters.coalesced += 1,
         Err(segment) => emit(std::mem::replace(&mut held[place], *segment)),
     }
+}
+
+/// Octets of the largest packet of a segment, IP header included.
+fn largest_packet(segment: &Segment) -> usize {
+    let headers = if segment.src.is_ipv4() { 40 } else { 60 };
+    let options = segment.options.emit().map_or(0, |options| options.len());
+    let payload = segment.payload.len();
+    let cut = if segment.gso_size == 0 { payload } else { payload.min(usize::from(segment.gso_size)) };
+    headers + options + cut
 }
 
 impl Shard {
@@ -90,12 +99,39 @@ impl Shard {
 
     fn send(&mut self, time: Instant, segment: Segment) {
         match self.paths.hop(time, segment.src.ip(), segment.dst.ip()) {
-            Hop::Ready { interface, mac } => self.push(interface, mac, segment),
+            Hop::Ready { interface, mac, limits } if limits == PathLimits::default() => {
+                self.push(interface, mac, segment);
+            }
+            Hop::Ready { interface, mac, limits } => self.send_within(time, interface, mac, limits, segment),
             Hop::Resolving { interface, next_hop } => {
                 self.paths.wait(time, interface, next_hop, segment);
             }
             Hop::NoRoute => self.unreachable(time, &segment),
         }
+    }
+
+    /// Sends a segment by a route that has something to say of the size of packets. One that is too large is dropped, and
+    /// the engine is told, as the kernel tells its own sockets (`EMSGSIZE`).
+    fn send_within(
+        &mut self,
+        time: Instant,
+        interface: u32,
+        mac: [u8; 6],
+        limits: PathLimits,
+        mut segment: Segment,
+    ) {
+        if limits.mss > 0 && segment.flags.has(Flags::SYN) {
+            segment.options.mss = segment.options.mss.map(|mss| mss.min(limits.mss));
+        }
+        let mtu = (limits.mtu > 0).then_some(limits.mtu);
+        let too_large = mtu.is_some_and(|mtu| largest_packet(&segment) > mtu as usize);
+        if too_large || limits.renewed {
+            let smaller = self.endpoint.limit_path(time, segment.src, segment.dst, mtu);
+            if too_large && smaller {
+                return;
+            }
+        }
+        self.push(interface, mac, segment);
     }
 
     fn push(&mut self, interface: u32, mac: [u8; 6], segment: Segment) {

@@ -7,7 +7,7 @@ use crate::proto::counters::Counter;
 use crate::proto::crypto;
 use crate::proto::decision::ReinjectionCause;
 use crate::proto::endpoint::Shared;
-use crate::proto::event::SubflowSlot;
+use crate::proto::event::{AddressUse, SubflowSlot};
 use crate::proto::remote_address::may_be_named;
 use crate::proto::subflow::link_mss;
 use crate::proto::{Instant, InterfaceUse, LocalAddress};
@@ -247,6 +247,15 @@ impl Addresses {
     }
 }
 
+/// Whether a peer that has connected to or from `initial` can have a way to one of our addresses.
+fn may_be_told(shared: &Shared, initial: IpAddr, local: &LocalAddress) -> bool {
+    match shared.address_use(local.address) {
+        AddressUse::Any => true,
+        AddressUse::Link => shared.address(initial).is_some_and(|known| known.interface == local.interface),
+        AddressUse::Existing => false,
+    }
+}
+
 impl Connection {
     /// The subflow that carries what there is to tell of addresses: one that is thought to work, and whose own address
     /// is not what is to be told of.
@@ -294,6 +303,7 @@ impl Connection {
             return;
         }
         let Some(initial) = self.paths.initial else { return };
+        let locals = locals.filter(|local| may_be_told(shared, initial.local, local));
         let mut addresses: Vec<IpAddr> = locals.map(|local| local.address).collect();
         // Most peers can use those of the connection's own family; they come first.
         addresses.sort_by_key(|address| address.is_ipv4() != initial.remote.is_ipv4());

@@ -11,9 +11,9 @@ use crate::proto::decision::{CongestionCause, Decision};
 use crate::proto::endpoint::Shared;
 use crate::proto::event::{CloseReason, Unreachable};
 use crate::proto::info::{FallbackReason, SubflowState};
-use crate::proto::subflow::Kind;
 use crate::proto::subflow::sack::Blocks;
 use crate::proto::subflow::send::{AckInput, AckOutcome};
+use crate::proto::subflow::{Kind, link_mss};
 use crate::wire::{Flags, MptcpOption, Payload, ResetReason, Segment, SeqNumber, Version};
 use std::time::Duration;
 
@@ -373,6 +373,18 @@ impl Connection {
         if revived {
             self.manage_paths(shared, now);
         }
+    }
+
+    /// The host's route for the subflow at `index` takes packets of at most `mtu` octets; `None`: as many as the link.
+    /// Whether packets become smaller with it.
+    pub(crate) fn limit_path(&mut self, index: usize, mtu: Option<u32>) -> bool {
+        let Some(subflow) = self.subflow(index) else { return false };
+        let mss = mtu.map(|mtu| link_mss(subflow.local, mtu));
+        let before = subflow.snd.path_mtu.size();
+        subflow.snd.path_mtu.route_changed(mss);
+        let smaller = subflow.snd.path_mtu.size() < before;
+        self.follow_path_mtu(index);
+        smaller
     }
 
     /// Packets are of another size from now on, if the path's MTU turned out to be another one.

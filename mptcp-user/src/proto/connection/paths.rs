@@ -10,7 +10,7 @@ use crate::proto::congestion::Path;
 use crate::proto::counters::Counter;
 use crate::proto::decision::Decision;
 use crate::proto::endpoint::Shared;
-use crate::proto::event::{Event, SubflowSlot};
+use crate::proto::event::{AddressUse, Event, SubflowSlot};
 use crate::proto::path::{Existing, Initial, Local, View};
 use crate::proto::secret::Tuple;
 use crate::proto::subflow::{Birth, Kind, Subflow};
@@ -530,6 +530,9 @@ impl Connection {
         situation.subflows.extend(wanted);
         let metered = !situation.has_unmetered();
         for &address in shared.addresses() {
+            if shared.address_use(address.address) == AddressUse::Existing {
+                continue;
+            }
             let usage = self.usage(shared, address.interface);
             if usage > InterfaceUse::Metered || (metered && usage == InterfaceUse::Metered) {
                 situation.local.push(Local { address, usage });

@@ -46,6 +46,8 @@ pub(crate) struct PathMtu {
     /// What our link takes, and what the peer does.
     link: u16,
     peer: u16,
+    /// What the host's route takes, if that is less; 0: it says nothing.
+    route: u16,
     /// What is sent.
     size: u16,
     /// Smallest size found not to pass; more than our link and the peer take if none was.
@@ -73,6 +75,7 @@ impl PathMtu {
             v6,
             link,
             peer: u16::MAX - 1,
+            route: 0,
             size: link,
             fails: link + 1,
             probe: None,
@@ -94,9 +97,10 @@ impl PathMtu {
         self.size
     }
 
-    /// What our link and the peer take.
+    /// What our link, the host's route and the peer take.
     fn limit(&self) -> u16 {
-        self.link.min(self.peer)
+        let limit = self.link.min(self.peer);
+        if self.route == 0 { limit } else { limit.min(self.route) }
     }
 
     fn base(&self) -> u16 {
@@ -204,6 +208,17 @@ impl PathMtu {
         (self.probe, self.lost) = (None, 0);
         self.rests_until = Some(now + RAISE_AFTER);
         true
+    }
+
+    /// The host's route to the peer takes packets of this size at most (RFC 1191 section 6.1: the host's word, so it needs
+    /// no proof). `None`: the route says nothing.
+    pub(crate) fn route_changed(&mut self, route: Option<u16>) {
+        let route = route.map_or(0, |route| route.clamp(1, u16::MAX - 1));
+        if route == std::mem::replace(&mut self.route, route) {
+            return;
+        }
+        self.size = self.size.min(self.limit());
+        self.search_anew();
     }
 
     /// Our link takes packets of another size from now on: larger ones are tried, smaller ones sent at once.
@@ -347,5 +362,18 @@ mod tests {
         assert!((3984..=4000).contains(&mtu.size()), "{}", mtu.size());
         mtu.link_changed(1460);
         assert_eq!((mtu.size(), mtu.wanted(at(2))), (1460, None));
+    }
+
+    #[test]
+    fn a_route_with_a_smaller_mtu_counts_as_long_as_it_is_there() {
+        let mut mtu = PathMtu::new(false, 1460);
+        mtu.route_changed(Some(1260));
+        assert_eq!(mtu.size(), 1260, "before the handshake");
+        mtu.agree(1400);
+        assert_eq!((mtu.size(), mtu.wanted(at(1))), (1260, None));
+        mtu.link_changed(1300);
+        assert_eq!(mtu.size(), 1260, "the link has less to say");
+        mtu.route_changed(None);
+        assert_eq!((mtu.size(), mtu.wanted(at(2))), (1260, Some(1300)), "larger packets are tried first");
     }
 }
