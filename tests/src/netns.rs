@@ -132,6 +132,10 @@ impl Namespace {
         let fd = self.fd.as_raw_fd();
         let mut command = Command::new(program);
         command.stdin(Stdio::null());
+        // A system call that the sandbox of `mptcp` does not know of ends it: every test proves that the list is whole.
+        if std::env::var_os("MPTCP_SANDBOX").is_none() {
+            command.env("MPTCP_SANDBOX", "kill");
+        }
         // SAFETY: between fork and exec only system calls are made, nothing is allocated. The descriptor stays open:
         // a fork has a copy of the table of its parent, which holds the guard while it spawns.
         unsafe {

@@ -2,6 +2,7 @@
 #![allow(rustdoc::broken_intra_doc_links)] // help texts write IPv6 addresses in brackets
 
 use super::address::{ListenAddress, Target};
+use super::sandbox::{Needs, Sandbox, raise_locked_memory};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use mptcp_user::observe::control::SubflowEnd;
@@ -321,6 +322,9 @@ pub(crate) struct StackArgs {
     /// smaller
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
     pub(crate) memory: usize,
+    /// Once all is set up, give up all privileges and system calls that are not needed any more: docs/privileges.md
+    #[arg(long, value_enum, env = "MPTCP_SANDBOX", hide_env = true, default_value_t = Sandbox::On)]
+    pub(crate) sandbox: Sandbox,
     /// Record all segments of this stack, both directions, all interfaces, as pcapng (tcpdump on this host does
     /// not see what XDP takes)
     #[arg(long, value_name = "FILE")]
@@ -434,8 +438,14 @@ impl ConnectionArgs {
 }
 
 impl StackArgs {
+    /// Gives up what is not needed any more, now that the stack is made and listens. Listeners and subflows use `port`.
+    pub(crate) fn enter_sandbox(&self, connection: &ConnectionArgs, port: Option<u16>) {
+        self.sandbox.enter(Needs::of_stack(connection.announce_port.into_iter().chain(port)));
+    }
+
     /// A stack of these interfaces, whose connections are made from `connection` unless said otherwise.
     pub(crate) fn builder(&self, connection: ConnectionConfig) -> StackBuilder {
+        raise_locked_memory();
         let mut builder = Stack::builder();
         builder.interfaces = self.interfaces.clone();
         builder.mode = match self.mode {

@@ -5,7 +5,7 @@ use super::args::ConnectArgs;
 use super::exit::{ExitCode, Failure};
 use super::listen::in_use;
 use super::report::Reporter;
-use super::session::{Files, PATIENCE, Session};
+use super::session::{Kept, PATIENCE, Session};
 use super::signals::Signals;
 use anyhow::{Context, Result};
 use mptcp_user::proto::ConnectionConfig;
@@ -22,7 +22,7 @@ pub(crate) async fn run(args: ConnectArgs) -> Result<ExitCode> {
         (_, _, Some(SocketAddr::V6(_))) => Family::V6,
         _ => Family::Any,
     };
-    let files = Files::open(&args.data, true, false)?;
+    let (kept, files) = Kept::open(&args.data, true)?;
     let reporter = Reporter::new(&args.data)?;
     let config = ConnectionConfig { connect_timeout: args.timeout, ..args.connection.config() };
     let deadline = Instant::now() + args.timeout;
@@ -38,6 +38,7 @@ pub(crate) async fn run(args: ConnectArgs) -> Result<ExitCode> {
         code = signals.wanted() => return Ok(code),
         stack = args.stack.builder(config.clone()).build() => stack.context("can't start the stack")?,
     };
+    args.stack.enter_sandbox(&args.connection, args.local.map(|local| local.port()));
     tracing::info!("using {}", in_use(&stack));
     let connected = tokio::select! {
         code = signals.wanted() => Ok(Err(code)),
@@ -53,6 +54,7 @@ pub(crate) async fn run(args: ConnectArgs) -> Result<ExitCode> {
                 data: args.data,
                 user_timeout,
                 keep_open: false,
+                kept,
                 reporter,
                 signals,
             };

@@ -2,6 +2,7 @@
 
 use super::exit::ExitCode;
 use super::output::{print_error, print_json};
+use super::sandbox::{Needs, Sandbox};
 use super::signals::Signals;
 use anyhow::{Context, Result};
 use mptcp_user::lab::{BoxSettings, ConfigError, Lab, LabConfig, LabReport, LinkSettings, Outage, units};
@@ -87,6 +88,9 @@ pub(crate) struct LabArgs {
     /// End after so many seconds instead of with Ctrl-C
     #[arg(short, long, value_name = "SECONDS")]
     seconds: Option<u64>,
+    /// Once all is set up, give up all privileges and system calls that are not needed any more
+    #[arg(long, value_enum, env = "MPTCP_SANDBOX", hide_env = true, default_value_t = Sandbox::On)]
+    sandbox: Sandbox,
     /// Print what was forwarded as JSON on standard output instead of as a table
     #[arg(long)]
     json: bool,
@@ -120,6 +124,7 @@ impl LabArgs {
 pub(crate) async fn run(args: LabArgs) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let mut lab = Lab::open(&args.first, &args.second, &args.config()?)?;
+    args.sandbox.enter(Needs::of_emulator());
     let stop = Arc::new(AtomicBool::new(false));
     let switch = lab.switch();
     let mut down = signal(SignalKind::user_defined1()).context("can't listen to signals")?;

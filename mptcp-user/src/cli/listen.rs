@@ -3,14 +3,14 @@
 use super::args::ListenArgs;
 use super::exit::ExitCode;
 use super::report::Reporter;
-use super::session::{Files, PATIENCE, Session};
+use super::session::{Files, Kept, PATIENCE, Session};
 use super::signals::Signals;
 use anyhow::{Context, Result};
 use mptcp_user::stack::{MptcpListener, Stack};
 
 pub(crate) async fn run(args: ListenArgs) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let files = Files::open(&args.data, !args.keep_open, false)?;
+    let (kept, files) = Kept::open(&args.data, !args.keep_open)?;
     let reporter = Reporter::new(&args.data)?;
     let stack = tokio::select! {
         code = signals.wanted() => return Ok(code),
@@ -19,8 +19,14 @@ pub(crate) async fn run(args: ListenArgs) -> Result<ExitCode> {
     let user_timeout = args.connection.user_timeout;
     let keep_open = args.keep_open;
     let mut session =
-        Session { command: "listen", data: args.data, user_timeout, keep_open, reporter, signals };
-    let outcome = serve(&stack, &mut session, &args.address, files).await;
+        Session { command: "listen", data: args.data, user_timeout, keep_open, kept, reporter, signals };
+    let outcome = match stack.listen(args.address.0).await {
+        Ok(listener) => {
+            args.stack.enter_sandbox(&args.connection, Some(args.address.0.port()));
+            serve(&stack, &mut session, listener, files).await
+        }
+        Err(error) => Err(error).with_context(|| format!("can't listen on {}", args.address.0)),
+    };
     stack.shutdown(PATIENCE).await;
     outcome
 }
@@ -28,11 +34,9 @@ pub(crate) async fn run(args: ListenArgs) -> Result<ExitCode> {
 async fn serve(
     stack: &Stack,
     session: &mut Session,
-    address: &super::address::ListenAddress,
+    mut listener: MptcpListener,
     files: Files,
 ) -> Result<ExitCode> {
-    let mut listener =
-        stack.listen(address.0).await.with_context(|| format!("can't listen on {}", address.0))?;
     tracing::info!("listening on {} over {}", listener.local_addr(), in_use(stack));
     let mut files = Some(files);
     loop {
@@ -44,7 +48,7 @@ async fn serve(
         tracing::info!("connection from {} to {}", stream.peer_addr(), stream.local_addr());
         let files = match files.take() {
             Some(files) => files,
-            None => Files::open(&session.data, false, true)?,
+            None => session.kept.again(&session.data)?,
         };
         let outcome = session.run(stack, stream, files).await;
         match outcome {

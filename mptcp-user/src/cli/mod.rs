@@ -17,6 +17,7 @@ mod output;
 mod progress;
 mod pump;
 mod report;
+mod sandbox;
 mod session;
 mod signals;
 mod ss;

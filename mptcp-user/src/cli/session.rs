@@ -8,11 +8,13 @@ use super::pump::{Input, Output, Pump};
 use super::report::{InterfaceUse, Reporter, Statistics};
 use super::signals::Signals;
 use anyhow::{Context, Result};
-use mptcp_user::proto::CloseReason;
+use mptcp_user::proto::{CloseReason, ConnectionInfo};
 use mptcp_user::stack::{MptcpStream, Stack};
 use std::fs::File;
 use std::future::poll_fn;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -29,6 +31,7 @@ pub(super) struct Session {
     pub(super) user_timeout: Duration,
     /// Serves one connection after the other.
     pub(super) keep_open: bool,
+    pub(super) kept: Kept,
     pub(super) reporter: Reporter,
     pub(super) signals: Signals,
 }
@@ -41,18 +44,57 @@ pub(super) struct Files {
     interactive: bool,
 }
 
-impl Files {
-    /// Opens the files that the command line names. Without `use_stdin`, only a file is sent. `again` adds
-    /// to an output file that an earlier connection of this process has made.
-    pub(super) fn open(data: &DataArgs, use_stdin: bool, again: bool) -> Result<Self> {
+/// The files that the command line names, as they were opened first. Later connections may find the process without
+/// the right to open them, and never with the right to open one for writing.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    input: Option<File>,
+    output: Option<File>,
+}
+
+impl Kept {
+    /// Opens the files of the first connection. Without `use_stdin`, only a file is sent.
+    pub(super) fn open(data: &DataArgs, use_stdin: bool) -> Result<(Self, Files)> {
+        let mut kept = Self::default();
+        if let Some(path) = &data.file {
+            let file =
+                File::open(path).with_context(|| format!("can't open {} to send it", path.display()))?;
+            kept.input = Some(file);
+        }
+        if let Some(path) = &data.output {
+            let file = File::create(path)
+                .with_context(|| format!("can't create {} for the output", path.display()))?;
+            kept.output = Some(file);
+        }
+        let input =
+            kept.input.as_ref().map(File::try_clone).transpose().context("can't copy a descriptor")?;
+        let files = kept.files(input, use_stdin)?;
+        Ok((kept, files))
+    }
+
+    /// Opens the files of a further connection: the same file is sent from its beginning, and what is received is added
+    /// to the output of those before.
+    pub(super) fn again(&self, data: &DataArgs) -> Result<Files> {
+        let input = data.file.as_ref().map(|path| match (File::open(path), &self.input) {
+            (Err(error), Some(file)) if error.kind() == io::ErrorKind::PermissionDenied => file.try_clone(),
+            (opened, _) => opened,
+        });
+        let name = || data.file.as_deref().unwrap_or(Path::new("")).display().to_string();
+        let input = input.transpose().with_context(|| format!("can't open {} to send it", name()))?;
+        self.files(input, false)
+    }
+
+    fn files(&self, input: Option<File>, use_stdin: bool) -> Result<Files> {
         let mut total = None;
         let mut interactive = false;
-        let input = match &data.file {
-            Some(path) => {
-                let file =
-                    File::open(path).with_context(|| format!("can't open {} to send it", path.display()))?;
+        let input = match input {
+            Some(file) => {
                 total = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
-                Input::from_reader(file)?
+                match total {
+                    // A descriptor of an earlier connection has the place that was read up to.
+                    Some(_) => Input::from_reader(FromStart { file, place: 0 })?,
+                    None => Input::from_reader(file)?,
+                }
             }
             None if use_stdin => {
                 interactive |= io::stdin().is_terminal();
@@ -61,21 +103,39 @@ impl Files {
             }
             None => Input::nothing(),
         };
-        let output = match &data.output {
-            Some(path) => {
-                let mut options = File::options();
-                options.create(true).write(true).append(again).truncate(!again);
-                let file = options
-                    .open(path)
-                    .with_context(|| format!("can't create {} for the output", path.display()))?;
-                Output::to_writer(file)?
-            }
+        let output = match &self.output {
+            Some(file) => Output::to_writer(file.try_clone().context("can't copy a descriptor")?)?,
             None => {
                 interactive |= io::stdout().is_terminal();
                 Output::to_writer(standard_output()?)?
             }
         };
-        Ok(Self { input, output, total, interactive })
+        Ok(Files { input, output, total, interactive })
+    }
+}
+
+/// Reads a regular file, wherever others who have the same descriptor are in it.
+struct FromStart {
+    file: File,
+    place: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let octets = self.file.read_at(buffer, self.place)?;
+        self.place += octets as u64;
+        Ok(octets)
+    }
+}
+
+/// How many subflows the peer has accepted, and how many were tried in vain.
+fn subflows_that_worked(connection: &ConnectionInfo) -> String {
+    let worked = connection.subflows.iter().filter(|subflow| subflow.confirmed).count();
+    let failed = connection.subflows.len() - worked;
+    let plural = if worked == 1 { "" } else { "s" };
+    match failed {
+        0 => format!("{worked} subflow{plural}"),
+        _ => format!("{worked} subflow{plural} ({failed} more did not come about)"),
     }
 }
 
@@ -121,10 +181,10 @@ impl Session {
         }
         let connection = stream.info().await;
         tracing::info!(
-            "{sent} octets sent, {received} received in {:.3} s ({}) over {} subflow(s), {}",
+            "{sent} octets sent, {received} received in {:.3} s ({}) over {}, {}",
             time.as_secs_f64(),
             rate(sent + received, time.as_secs_f64()),
-            connection.subflows.len(),
+            subflows_that_worked(&connection),
             match connection.fallback {
                 None => "Multipath TCP".to_owned(),
                 Some(reason) => format!("regular TCP: {reason:?}"),

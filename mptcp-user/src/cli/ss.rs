@@ -4,7 +4,7 @@ use super::args::SsArgs;
 use super::exit::{ExitCode, Failure};
 use super::output::print;
 use anyhow::{Context, Result};
-use mptcp_user::observe::control::{Question, ask_all, directory};
+use mptcp_user::observe::control::{Question, ask_all, directory, unusable};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -43,16 +43,21 @@ async fn look(args: &SsArgs) -> Result<String> {
 /// What the processes say; an error tells why they can't be asked.
 pub(super) async fn fetch(pid: Option<u32>, question: &Question) -> Result<Vec<Value>> {
     let directory = directory();
-    ask_all(&directory, pid, question)
-        .await
+    let answers = ask_all(&directory, pid, question).await;
+    if answers.as_ref().is_ok_and(Vec::is_empty)
+        && let Some(reason) = unusable(&directory)
+    {
+        tracing::warn!("{reason}");
+    }
+    answers
         .map_err(|error| {
             let denied = error.kind() == ErrorKind::PermissionDenied;
             let failed = anyhow::Error::new(error);
             if denied {
-                let what = format!(
+                let what = unusable(&directory).unwrap_or_else(|| format!(
                     "only the user that runs the mptcp processes (root, usually) may look into {}; try sudo",
                     directory.display()
-                );
+                ));
                 failed.context(Failure::new(ExitCode::Host, what))
             } else {
                 failed.context(format!("can't look into {}", directory.display()))

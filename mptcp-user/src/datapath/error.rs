@@ -35,7 +35,7 @@ pub enum Error {
     },
     /// Capabilities are missing.
     #[error(
-        "missing {}: run as root, or give the program what it needs with `setcap cap_net_admin,cap_net_raw,cap_bpf+ep PROGRAM`",
+        "missing {}: run as root, or give the program what it needs with `setcap cap_net_admin,cap_net_raw,cap_bpf,cap_perfmon,cap_ipc_lock+ep PROGRAM` (docs/privileges.md)",
         .missing.join(", ")
     )]
     Privileges {

@@ -49,7 +49,9 @@ pub struct InterfaceReport {
 }
 
 /// Capabilities that running a stack takes, with their numbers.
-const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (39, "CAP_BPF")];
+const CAPABILITIES: [(u32, &str); 4] =
+    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+/// Has the last two of these in it.
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Largest MTU whose packets fit one buffer in native XDP.
@@ -314,7 +316,9 @@ fn missing_capabilities() -> Vec<&'static str> {
     let has = |bit: u32| effective >> bit & 1 == 1;
     CAPABILITIES
         .into_iter()
-        .filter(|(bit, name)| !(has(*bit) || *name == "CAP_BPF" && has(CAP_SYS_ADMIN)))
+        .filter(|(bit, name)| {
+            !(has(*bit) || matches!(*name, "CAP_BPF" | "CAP_PERFMON") && has(CAP_SYS_ADMIN))
+        })
         .map(|(_, name)| name)
         .collect()
 }

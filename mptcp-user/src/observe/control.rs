@@ -102,11 +102,35 @@ fn prepare(directory: &Path) -> io::Result<()> {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let own = unsafe { libc::geteuid() };
     if !found.is_dir() || found.uid() != own || found.mode() & 0o077 != 0 {
-        let what =
-            format!("{} must be a directory of this user that nobody else can enter", directory.display());
+        let what = unusable(directory).unwrap_or_else(|| {
+            format!(
+                "{} belongs to another user: let {DIRECTORY_VARIABLE} name a directory of your own",
+                directory.display()
+            )
+        });
         return Err(io::Error::new(ErrorKind::PermissionDenied, what));
     }
     Ok(())
+}
+
+/// Why the mode of a directory keeps processes from listening there, or their user from asking them, with the remedy.
+pub fn unusable(directory: &Path) -> Option<String> {
+    // Not there: no process has made it.
+    let found = std::fs::symlink_metadata(directory).ok()?;
+    let (name, mode) = (directory.display(), found.mode() & 0o777);
+    if !found.is_dir() {
+        return Some(format!("{name} is no directory, so no mptcp process can be seen: remove it"));
+    }
+    if mode & 0o077 != 0 {
+        return Some(format!(
+            "the mode of {name} is {mode:04o}, so mptcp processes do not use it: only its owner may enter. `chmod 700 {name}`, then start them anew"
+        ));
+    }
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let own = found.uid() == unsafe { libc::geteuid() };
+    (own && mode != 0o700).then(|| {
+        format!("the mode of {name} is {mode:04o}, which keeps out its owner, too: `chmod 700 {name}`")
+    })
 }
 
 /// The sockets in a directory, with the process ids that their names tell.
@@ -322,6 +346,13 @@ mod tests {
         std::fs::set_permissions(&directory.0, std::fs::Permissions::from_mode(0o755)).unwrap();
         let error = ControlSocket::bind(&directory.0).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("0755") && error.to_string().contains("chmod 700"), "{error}");
+        std::fs::set_permissions(&directory.0, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(unusable(&directory.0).unwrap().contains("0600"));
+        std::fs::set_permissions(&directory.0, std::fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(unusable(&directory.0), None);
+        assert!(unusable(Path::new("/dev/null")).unwrap().contains("is no directory"));
+        assert_eq!(unusable(Path::new("/nonexistent")), None);
     }
 
     #[test]

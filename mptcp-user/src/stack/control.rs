@@ -55,7 +55,11 @@ pub(super) async fn start(
     let (socket, file) = match ControlSocket::bind(&directory()).await {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::debug!("no control socket, this process will not be seen by `mptcp ss`: {error}");
+            let directory = directory();
+            tracing::warn!(
+                "`mptcp ss` will not see this process, which can't listen in {}: {error}",
+                directory.display()
+            );
             return None;
         }
     };

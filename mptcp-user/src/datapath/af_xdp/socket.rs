@@ -74,7 +74,9 @@ pub enum BindError {
     #[error("the interface is gone or down")]
     NoInterface,
     /// Not enough memory or locked-memory limit.
-    #[error("no memory for packet buffers; raise the limit on locked memory (`ulimit -l`): {0}")]
+    #[error(
+        "no memory for packet buffers: give the process CAP_IPC_LOCK, or raise its limit on locked memory (`ulimit -l`, LimitMEMLOCK= of a systemd unit): {0}"
+    )]
     Memory(io::Error),
     /// Anything else.
     #[error("{0} failed: {1}")]

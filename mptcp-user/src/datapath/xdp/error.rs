@@ -12,7 +12,7 @@ use std::io;
 pub enum XdpError {
     /// Capabilities are missing.
     #[error(
-        "not permitted to load XDP programs: run as root, or with the capabilities CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON"
+        "not permitted to load XDP programs: run as root of the host, or with its capabilities CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON (those of a user namespace, as in a container without privileges, do not count)"
     )]
     NotPermitted,
     /// The kernel can't do it.
