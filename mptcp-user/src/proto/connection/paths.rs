@@ -243,6 +243,7 @@ impl Connection {
     }
 
     /// The peer wants another subflow: SYN with MP_JOIN and our token. An error is why it is to be refused.
+    //= RFC 8684 3.2-1
     pub(crate) fn accept_join(
         &mut self,
         shared: &mut Shared,
@@ -305,6 +306,7 @@ impl Connection {
         self.half_open() > MAX_HALF_OPEN / 2
     }
 
+    //= RFC 8684 5-2
     fn drop_oldest_half_open(&mut self, shared: &mut Shared) {
         let half_open = self.living().filter(|(_, subflow)| subflow.is_half_open());
         if let Some((index, _)) = half_open.min_by_key(|(_, subflow)| subflow.heard) {
@@ -360,6 +362,8 @@ impl Connection {
     }
 
     /// The subflow at `index` did not work out.
+    //= RFC 8684 3.4.1-9
+    //= RFC 8684 3.9.3-3
     pub(super) fn refuse_path(&mut self, now: Instant, index: usize) {
         if let Some((local, remote)) = self.subflow(index).map(|subflow| subflow.tuple()) {
             self.refuse(now, local.ip(), remote);
@@ -435,6 +439,7 @@ impl Connection {
     }
 
     /// Whether there is enough to carry for several paths to be of use, or has been.
+    //= RFC 8684 3.9.2-1
     fn is_worth_more_paths(&self) -> bool {
         self.send.buffer.end() + self.receive.nxt >= self.config.subflow_start.octets
     }
