@@ -94,6 +94,7 @@ fn table() -> String {
 }
 
 #[test]
+//= RFC 8684 3.3.7-1 (test)
 fn coupled_subflows_take_no_more_than_one_tcp() {
     let now = table();
     table::compare("coupled.txt", &now, 3, 0.05);

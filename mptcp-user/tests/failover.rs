@@ -90,6 +90,7 @@ fn a_slow_reserve_costs_what_its_rate_and_delay_make() {
 }
 
 #[test]
+//= RFC 8684 3.3.3-7 (test)
 fn a_single_path_is_replaced_within_half_a_second() {
     assert!(longest((10, 25), "single-path") < 500);
 }

@@ -274,7 +274,9 @@ fn what_becomes_of_multipath_tcp_is_what_the_committed_table_says() {
          Boxes that begin to strip options from all paths while several subflows carry data leave no one stream that regular\n\
          TCP could go on with: there the subflows are reset, and new ones opened in their place.\n\n\
          The table is made in simulation by `mptcp-user/tests/zoo.rs`, which also tries all pairs of boxes: through each of\n\
-         them that regular TCP gets through, Multipath TCP does.\n\n\
+         them that regular TCP gets through, Multipath TCP does, with one exception: where one box strips options from the\n\
+         subflows that there are, and another acknowledges the data of those that are joined then, without Data ACKs, these\n\
+         are reset as RFC 8684 section 3.7 demands.\n\n\
          | middlebox | on the first path | on the second path | on both |\n| --- | --- | --- | --- |\n",
     );
     let mut failed = Vec::new();
@@ -299,6 +301,10 @@ fn what_becomes_of_multipath_tcp_is_what_the_committed_table_says() {
     );
 }
 
+/// Boxes that regular TCP gets through and Multipath TCP does not, in either order: the first ends the subflows on which the
+/// options cease to get through, the other acknowledges data on the next ones without Data ACKs (RFC 8684 section 3.7).
+const KNOWN: [[&str; 2]; 1] = [["Multipath TCP stripped after 80 ms", "data acknowledged early, reverse"]];
+
 #[test]
 fn through_every_pair_of_boxes_a_transfer_completes_if_regular_tcp_s_does() {
     let mut cases = Vec::new();
@@ -319,7 +325,9 @@ fn through_every_pair_of_boxes_a_transfer_completes_if_regular_tcp_s_does() {
         let result = named(pair, *place, true);
         // Only where it matters: regular TCP nearly always completes.
         let fails = !result.complete && named(pair, *place, false).complete;
-        fails.then(|| format!("{}: {:?}", name(pair, *place), result.closed))
+        let names = [pair[0].name, pair[1].name];
+        let known = KNOWN.iter().any(|known| *known == names || [known[1], known[0]] == names);
+        (fails && !known).then(|| format!("{}: {:?}", name(pair, *place), result.closed))
     })
     .into_iter()
     .flatten()

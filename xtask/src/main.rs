@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod citations;
 mod demo;
 mod ebpf;
 mod host;
@@ -51,7 +52,7 @@ enum Habit {
     /// Measure against the kernel (root; `--help` for its options)
     #[command(disable_help_flag = true)]
     Bench(Rest),
-    /// Check formatting, lints, documentation and dependencies
+    /// Check formatting, lints, documentation, dependencies, and what cites RFC 8684
     Lint,
     /// All that CI does: test, lint, check the stored XDP program
     Ci,

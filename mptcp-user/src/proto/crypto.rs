@@ -28,6 +28,9 @@ impl std::fmt::Debug for Key {
 
 impl Key {
     /// Derives token and IDSN: the most significant 32 and the least significant 64 bits of the key's hash.
+    //= RFC 8684 3.1-11
+    //= RFC 8684 3.1-12
+    //= RFC 8684 3.1-13
     pub(crate) fn new(version: Version, key: u64) -> Self {
         let octets = key.to_be_bytes();
         let (head, tail) = match version {
@@ -114,6 +117,9 @@ mod tests {
 
     // Vectors computed independently (Python's hashlib and hmac) from the formulas of the RFCs.
     #[test]
+    //= RFC 8684 3.1-11 (test)
+    //= RFC 8684 3.1-12 (test)
+    //= RFC 8684 3.1-13 (test)
     fn token_and_idsn_of_a_known_key() {
         let v1 = Key::new(Version::V1, 0x0102_0304_0506_0708);
         let v0 = Key::new(Version::V0, 0x0102_0304_0506_0708);

@@ -60,6 +60,7 @@ impl DataSender {
     }
 
     /// The peer offers `window` octets from `offset` on.
+    //= RFC 8684 3.3.5-1
     pub(crate) fn take_window(&mut self, offset: u64, window: u64) {
         self.edge = self.edge.max(offset + window);
         self.largest_window = self.largest_window.max(window);
@@ -73,6 +74,7 @@ impl DataSender {
     }
 
     /// The peer acknowledged everything before `offset`. The caller has checked that it was sent.
+    //= RFC 8684 3.3.2-1
     pub(crate) fn acknowledge(&mut self, offset: u64) {
         self.una = self.una.max(offset);
         self.nxt = self.nxt.max(self.una.min(self.buffer.end()));
@@ -254,6 +256,7 @@ impl DataReceiver {
     /// in units of the scale at all times: what is left of an earlier promise is rounded down, and accepted all the same
     /// (RFC 7323 section 2.4 and appendix F). Rounding up would let a peer that sends single octets push the edge before
     /// it for ever. The edge moves by a worthwhile step or not at all (RFC 9293 section 3.8.6.2.2).
+    //= RFC 8684 3.3.4-1
     pub(crate) fn advertise(&mut self, scale: u8, mss: u64) -> u16 {
         let step = mss.min(self.capacity() / 2);
         let granted = self.edge.saturating_sub(self.nxt);
@@ -299,6 +302,7 @@ impl DataReceiver {
 
     /// Takes in octets at an offset; `true` if the application has something new to read. Octets beyond the
     /// window, or beyond the end of the data, are dropped.
+    //= RFC 8684 3.8-1
     pub(crate) fn insert(&mut self, now: Instant, start: u64, mut payload: Payload) -> bool {
         let mut start = start;
         if start < self.nxt {
@@ -486,6 +490,7 @@ mod tests {
     }
 
     #[test]
+    //= RFC 8684 3.3.4-1 (test)
     fn the_right_edge_of_the_window_never_moves_left() {
         let mut receiver = DataReceiver::new(50);
         assert_eq!(receiver.advertise(0, 1), 50);

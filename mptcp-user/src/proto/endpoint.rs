@@ -140,6 +140,7 @@ impl Shared {
     }
 
     /// Multipath TCP did not work with a destination: for a while, regular TCP will be spoken with it.
+    //= RFC 8684 3.9.3-1
     pub(crate) fn remember_blackhole(&mut self, connection: ConnectionId, destination: SocketAddr) {
         let first = self.config.blackhole_timeout;
         if let Some(wait) = self.blackholes.failed(self.now, destination, first) {
@@ -300,6 +301,7 @@ impl Shared {
         }
     }
 
+    //= RFC 8684 3.2-8
     fn reply_reset_because(&mut self, segment: &Segment, reason: Option<ResetReason>) {
         if segment.flags.has(Flags::RST) {
             return;
@@ -312,6 +314,8 @@ impl Shared {
     }
 
     /// A key whose token no other connection has.
+    //= RFC 8684 3.1-21
+    //= RFC 8684 5-1
     fn new_key(&mut self, version: Version) -> Key {
         loop {
             let key = Key::new(version, self.rng.random());
@@ -601,6 +605,8 @@ impl Endpoint {
     }
 
     /// A SYN of an unknown four-tuple: a further subflow, a new connection, or nothing for us.
+    //= RFC 8684 3.2-7
+    //= RFC 8684 3.2-13
     fn handle_syn(&mut self, now: Instant, syn: &Segment) {
         if let Some(Join::Syn { token, backup, .. }) = syn.options.join() {
             self.shared.count(Counter::MpJoinSynRx);
@@ -736,6 +742,8 @@ impl Endpoint {
     }
 
     /// A new connection of a listener. `first` is the segment that says whether the peer speaks Multipath TCP.
+    //= RFC 8684 3.1-16
+    //= RFC 8684 3.1-18
     fn accept(&mut self, now: Instant, id: u32, first: &Segment, opening: Opening<'_>, key: Option<u64>) {
         let Some(listener) = self.shared.listeners.get_mut(&id) else { return };
         let Ok(policies) = Policies::new(&listener.config) else { return };
@@ -1148,6 +1156,7 @@ mod tests {
 
     /// RFC 8684 section 3.1: a token must be unique on its host. A key whose token another connection has is not used.
     #[test]
+    //= RFC 8684 3.1-21 (test)
     fn a_key_whose_token_is_taken_is_drawn_again() {
         let mut endpoint = Endpoint::new(EndpointConfig::default(), [3; 32]);
         let mut rng = endpoint.shared.rng.clone();

@@ -38,6 +38,7 @@ impl FastCloseWait {
     }
 
     /// When the acknowledgment leaves again, if it was last sent at `sent`.
+    //= RFC 8684 3.5-4
     pub(crate) fn repeats_at(&self, sent: Instant) -> Option<Instant> {
         (self.repeated < REPEATS).then(|| sent + self.rto * (1 << self.repeated))
     }
@@ -61,6 +62,7 @@ impl FastCloseWait {
 
     /// What answers a segment of the peer that is no reset: `sent` is where our sequence numbers had got to. An
     /// acknowledgment with the option is repeated by time alone: more segments were under way when it left.
+    //= RFC 8684 3.5-6
     pub(crate) fn answer(
         &self,
         (local, remote): Tuple,

@@ -215,6 +215,7 @@ impl PreJoins {
     }
 
     /// Keeps one, in place of another with the same four-tuple; gives those that went for it.
+    //= RFC 8684 5-2
     pub(crate) fn insert(
         &mut self,
         now: Instant,

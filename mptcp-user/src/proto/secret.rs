@@ -57,6 +57,7 @@ impl Secret {
 
     /// Initial sequence number: those of one four-tuple rise with time, so that an earlier connection's segments
     /// are old to the next one; those of different ones are unrelated (RFC 6528 section 3).
+    //= RFC 8684 3-4
     pub(crate) fn initial_sequence(&self, now: Instant, tuple: Tuple) -> SeqNumber {
         let clock = (now.as_nanos() / SEQUENCE_TICK_NANOS) as u32;
         SeqNumber((self.derive(Purpose::InitialSequence, tuple, ()) as u32).wrapping_add(clock))
@@ -94,6 +95,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
+    //= RFC 8684 3-4 (test)
     fn sequence_numbers_rise_for_one_tuple_and_are_unrelated_for_others() {
         let secret = Secret::new(&mut ChaCha12Rng::seed_from_u64(1));
         let tuple =

@@ -96,6 +96,7 @@ impl TimeWaits {
     }
 
     /// Repeats MP_FASTCLOSE where it has not been answered, as long as there are not more than `most` replies.
+    //= RFC 8684 3.5-3
     pub(crate) fn repeat_fast_closes(&mut self, now: Instant, replies: &mut VecDeque<Segment>, most: usize) {
         while let Some(&(at, tuple)) = self.fast_closes.first()
             && at <= now

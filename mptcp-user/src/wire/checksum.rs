@@ -158,6 +158,7 @@ pub fn tcp_pseudo_header(src: IpAddr, dst: IpAddr, len: u32) -> Checksum {
 /// The pseudo-header of a DSS checksum (RFC 8684 section 3.3.1): the data sequence number with all its 64 bits
 /// whatever the option carries, the relative subflow sequence number, the length (DATA_FIN included), zero.
 #[inline]
+//= RFC 8684 3.3.1-7
 pub fn dss_pseudo_header(dsn: DataSeq, subflow_seq: u32, len: u16) -> Checksum {
     let mut sum = Checksum::new();
     sum.add_u32((dsn.0 >> 32) as u32);
@@ -214,6 +215,7 @@ mod tests {
     }
 
     #[test]
+    //= RFC 8684 3.3.1-7 (test)
     fn the_dss_pseudo_header_counts_all_64_bits() {
         // 0001 + 0002 + 0003 + 0004 + 0000 + 0010 + 0002 + 0000, and the data 0102 0300.
         let data = Payload::from(vec![1, 2, 3]);

@@ -92,6 +92,7 @@ impl DataSeq {
     /// The 64-bit number closest to `self` whose low 32 bits are `low`: what a 4-octet DSN or Data ACK stands for
     /// (RFC 8684 section 3.3.1).
     #[inline]
+    //= RFC 8684 3.3.1-6
     pub fn expand(self, low: u32) -> Self {
         self + i64::from(low.wrapping_sub(self.0 as u32) as i32) as u64
     }
@@ -102,6 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
+    //= RFC 8684 3.3.1-3 (test)
     fn order_survives_the_wrap() {
         assert!(SeqNumber(u32::MAX).before(SeqNumber(3)));
         assert_eq!(SeqNumber(2).distance(SeqNumber(u32::MAX)), 3);
@@ -112,6 +114,7 @@ mod tests {
     }
 
     #[test]
+    //= RFC 8684 3.3.1-6 (test)
     fn a_short_number_expands_to_the_nearest_long_one() {
         let near = DataSeq(0x1_ffff_fff0);
         assert_eq!(near.expand(0xffff_fff8), DataSeq(0x1_ffff_fff8));

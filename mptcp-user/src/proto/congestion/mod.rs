@@ -303,6 +303,7 @@ fn additive(path: &Path, delivered: u64, increase: f64, credit: &mut f64) -> u64
 
 /// The paths that a coupled algorithm reckons with when something happens on the one in place `index`: that one, with its
 /// whole window, and those that carry data. Place, path, and window in octets.
+//= RFC 8684 3.3.7-1
 fn coupled(index: usize, paths: &[Path]) -> impl Iterator<Item = (usize, &Path, f64)> {
     paths.iter().enumerate().filter_map(move |(place, path)| match () {
         () if place == index => Some((place, path, path.cwnd as f64)),

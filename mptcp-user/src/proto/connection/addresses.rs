@@ -104,12 +104,14 @@ pub(super) struct Addresses {
 
 impl Addresses {
     /// The addresses that the connection begins with.
+    //= RFC 8684 3.2-2
     pub(super) fn begin(&mut self, local: IpAddr, remote: SocketAddr) {
         self.local_ids.push(LocalId { address: local, port: None, id: 0 });
         self.remote.push(Remote { id: 0, address: remote });
     }
 
     /// The identifier of one of our addresses; none if all are taken.
+    //= RFC 8684 3.4.1-3
     pub(super) fn local_id(&mut self, address: IpAddr, port: Option<u16>) -> Option<u8> {
         if let Some(known) = self.known_id(address, port) {
             return Some(known);
@@ -230,6 +232,7 @@ impl Addresses {
     }
 
     /// We no longer have this address. `false`: there is more to tell than fits.
+    //= RFC 8684 3.4.1-5
     fn remove_local(&mut self, address: IpAddr) -> bool {
         self.announcements.retain(|known| known.address != address);
         let mut told = true;
@@ -269,6 +272,7 @@ impl Connection {
     }
 
     /// The next thing to tell of addresses.
+    //= RFC 8684 3.4.1-2
     pub(super) fn address_news(&mut self, now: Instant) -> Option<MptcpOption> {
         if let Some(echo) = self.addresses.echoes.pop_at(0) {
             return Some(MptcpOption::AddAddr(echo));
@@ -333,6 +337,7 @@ impl Connection {
     }
 
     /// An address of this host is gone: its subflows are over, the peer is told on the others.
+    //= RFC 8684 3.4.2-1
     pub(super) fn address_removed(&mut self, shared: &mut Shared, now: Instant, address: IpAddr) {
         if !self.is_multipath() {
             return;
@@ -353,6 +358,8 @@ impl Connection {
     }
 
     /// ADD_ADDR: authentic ones are remembered, echoed, and may lead to subflows.
+    //= RFC 8684 3.4.1-1
+    //= RFC 8684 3.4.1-4
     pub(super) fn take_add_address(&mut self, shared: &mut Shared, now: Instant, add: &AddAddr) {
         if add.echo {
             let known = self.addresses.echoed(now, add);
@@ -375,6 +382,8 @@ impl Connection {
         }
         // Who can authenticate an address has both keys.
         self.fully_established = true;
+        //= RFC 8684 3.4.1-8
+        //= RFC 8684 3.9.1-1
         let address = SocketAddr::new(add.address, add.port.unwrap_or(initial.remote.port()));
         let named = self.remember_remote(shared, now, Remote { id: add.address_id, address });
         if named != Named::Taken {
@@ -395,6 +404,8 @@ impl Connection {
 
     /// An identifier that a subflow has goes on meaning the same address until the peer has removed it (RFC 8684
     /// section 3.4.1). One that is said again may be tried again.
+    //= RFC 8684 3.4.1-6
+    //= RFC 8684 3.4.1-7
     fn remember_remote(&mut self, shared: &Shared, now: Instant, new: Remote) -> Named {
         let Some(initial) = self.paths.initial else { return Named::Refused };
         let in_use = self
@@ -445,6 +456,9 @@ impl Connection {
     /// REMOVE_ADDR: no new subflows go there. Those that exist are asked whether they are alive, and end unless they
     /// answer (RFC 8684 section 3.4.2); until then the others do their work. Who still has the address closes its
     /// subflows by itself.
+    //= RFC 8684 3.4.2-2
+    //= RFC 8684 3.4.2-3
+    //= RFC 8684 3.8-2
     pub(super) fn take_remove_address(&mut self, shared: &mut Shared, now: Instant, ids: &[u8]) {
         shared.count(Counter::RmAddr);
         for id in ids {

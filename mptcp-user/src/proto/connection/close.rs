@@ -42,6 +42,8 @@ pub(super) enum EndCause {
 
 impl Connection {
     /// Moves the close on as far as it can go. Called after everything that may matter to it.
+    //= RFC 8684 3.3.3-3
+    //= RFC 8684 3.3.3-4
     pub(crate) fn progress_close(&mut self, shared: &mut Shared, now: Instant) {
         if self.closed.is_some() {
             return;
@@ -74,6 +76,7 @@ impl Connection {
 
     /// The peer has ended the last subflow that there was, in its direction. Ours goes on there (RFC 8684 section 3.3.3) until
     /// all of our stream is acknowledged, or another subflow can take it.
+    //= RFC 8684 3.3.3-5
     fn leave_half_closed(&mut self) {
         let done = self.send.is_done();
         let others = self.living().any(|(_, subflow)| {
@@ -132,6 +135,7 @@ impl Connection {
     }
 
     /// The last subflow has ended: done, or waiting for another one.
+    //= RFC 8684 3.3.3-7
     fn without_subflows(&mut self, shared: &mut Shared, now: Instant) {
         let done = self.send.is_done() && self.receive.finished;
         let reason = if self.reset_seen { CloseReason::Reset } else { CloseReason::AllPathsLost };
@@ -293,6 +297,7 @@ impl Connection {
     }
 
     /// Queues everything in flight on a subflow for the others.
+    //= RFC 8684 3.3.6-1
     pub(super) fn reinject_outstanding(
         &mut self,
         shared: &mut Shared,
@@ -317,6 +322,7 @@ impl Connection {
     }
 
     /// Resets every subflow at the next opportunity to send.
+    //= RFC 8684 3.5-5
     pub(super) fn reset_all_subflows(&mut self) {
         for subflow in self.subflows.iter_mut().flatten() {
             subflow.reset_due = Some(None);

@@ -23,6 +23,8 @@ pub(super) enum Trust {
 
 impl Connection {
     /// The subflow can't be gone on with, and another between the same addresses would fare no better.
+    //= RFC 8684 3.3-3
+    //= RFC 8684 3.7-4
     pub(super) fn distrust(&mut self, shared: &mut Shared, now: Instant, index: usize, trust: Trust) {
         let Some(subflow) = self.subflow(index) else { return };
         subflow.reset_due = Some(Some(match trust {
@@ -36,6 +38,8 @@ impl Connection {
 
     /// Data was acknowledged on a joined subflow without a Data ACK: options do not get through there, and it is reset
     /// (RFC 8684 section 3.7). Once one has come, those may be missing that would say nothing new (section 3.3.2).
+    //= RFC 8684 3.3.2-3
+    //= RFC 8684 3.7-3
     pub(super) fn lacks_data_ack(
         &mut self,
         shared: &mut Shared,
@@ -90,6 +94,7 @@ impl Connection {
     }
 
     /// Moves what is in order on the subflow to the data level.
+    //= RFC 8684 3.7-8
     fn deliver(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         let mut readable = false;
         'subflow: while let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) {
@@ -162,6 +167,8 @@ impl Connection {
     /// In-order octets without a mapping: the path strips options. As long as the two streams correspond one to one
     /// the connection falls back (`true`; RFC 8684 section 3.7), also where there were checksums: what arrives is what a
     /// regular TCP connection would have brought. Otherwise the subflow can't be trusted any more.
+    //= RFC 8684 3.3.1-2
+    //= RFC 8684 3.7-6
     fn unmapped(&mut self, shared: &mut Shared, now: Instant, index: usize, start: u64) -> bool {
         let fits = self.corresponds(index, start);
         let Some(subflow) = self.subflow(index) else { return false };
@@ -182,6 +189,7 @@ impl Connection {
     /// what a regular TCP connection would have brought, and the connection falls back to that (`true`); the peer is
     /// told with MP_FAIL. Otherwise the subflow is given up with MP_FAIL, and its data comes again over the others
     /// (RFC 8684 section 3.7).
+    //= RFC 8684 3.7-7
     fn checksum_failed(
         &mut self,
         shared: &mut Shared,

@@ -16,6 +16,7 @@ const MAPPING_SLACK: i64 = 1 << 17;
 
 impl Connection {
     /// Takes all options of a segment. `window` is the segment's window in octets.
+    //= RFC 8684 3.3.8-2
     pub(super) fn take_options(
         &mut self,
         shared: &mut Shared,
@@ -77,6 +78,7 @@ impl Connection {
 
     /// The third ACK of MP_JOIN comes again until it is answered, and nothing else leaves there before: it is answered at
     /// once (RFC 8684 section 3.2). `false` on subflows that have none.
+    //= RFC 8684 3.2-4
     fn answers_join(&mut self, index: usize) -> bool {
         let Some(subflow) = self.subflow(index) else { return false };
         let passive = matches!(subflow.kind, Kind::JoinPassive { .. });
@@ -133,6 +135,7 @@ impl Connection {
         }
     }
 
+    //= RFC 8684 3.3.1-4
     fn take_mapping(
         &mut self,
         shared: &mut Shared,
@@ -213,6 +216,7 @@ impl Connection {
 
     /// The peer falls back: its octets follow each other from here on, and there are no options any more. "Here" may be the
     /// past: the start of the last segment that the peer knows to have arrived intact (RFC 8684 section 3.7).
+    //= RFC 8684 3.7-16
     fn take_infinite_mapping(
         &mut self,
         shared: &mut Shared,
@@ -235,6 +239,7 @@ impl Connection {
 
     /// The peer has fallen back and takes what comes on this subflow for the stream, which it is not: nothing may reach it
     /// any more, least of all a FIN, which would be the end of its stream.
+    //= RFC 8684 3.7-11
     pub(super) fn cannot_follow(&mut self, shared: &mut Shared, index: usize) {
         let Some(subflow) = self.subflow(index) else { return };
         shared.count(Counter::FallbackFailed);

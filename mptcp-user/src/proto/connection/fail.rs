@@ -39,6 +39,7 @@ impl Connection {
     /// MP_FAIL: the peer found a wrong checksum on the only subflow and goes on without mappings. With a reset, when there
     /// are more subflows, it says only why, and the reset does the rest. Not where the streams no longer correspond: then
     /// there is nothing that could be gone on with.
+    //= RFC 8684 3.7-10
     pub(super) fn take_fail(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         shared.count(Counter::MpFailRx);
         if self.may_follow_fallback(index) {
@@ -115,6 +116,8 @@ impl Connection {
 
     /// The checksum of a mapping is there although none was negotiated, or missing although it was: the subflow is not what
     /// the two sides agreed on (RFC 8684 section 3.3). In version 0 a checksum too much is ignored (RFC 6824 section 3.3).
+    //= RFC 8684 3.3-1
+    //= RFC 8684 3.3-2
     pub(super) fn breaks_agreement(
         &mut self,
         shared: &mut Shared,

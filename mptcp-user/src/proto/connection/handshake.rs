@@ -98,6 +98,8 @@ impl Connection {
     }
 
     /// Decides by the SYN/ACK whether the connection is Multipath TCP.
+    //= RFC 8684 3.1-17
+    //= RFC 8684 3.7-1
     fn settle_initial(&mut self, shared: &mut Shared, now: Instant, segment: &Segment) {
         self.send.take_window(0, u64::from(segment.window));
         let reason = match self.mode {
@@ -139,6 +141,7 @@ impl Connection {
     }
 
     /// Both keys are known.
+    //= RFC 8684 3.1-8
     fn become_multipath(&mut self, capable: MpCapable, remote_key: u64) {
         self.mode = Mode::Multipath;
         self.remote_key = Some(Key::new(self.version, remote_key));
@@ -147,6 +150,9 @@ impl Connection {
     }
 
     /// The SYN/ACK of our MP_JOIN: its HMAC proves that the peer has the keys (RFC 8684 section 3.2).
+    //= RFC 8684 3.2-9
+    //= RFC 8684 3.2-10
+    //= RFC 8684 3.9.3-2
     fn on_join_answer(
         &mut self,
         shared: &mut Shared,
@@ -189,6 +195,8 @@ impl Connection {
     }
 
     /// `true` if the segment completed the handshake and is to be processed further.
+    //= RFC 8684 3.2-11
+    //= RFC 8684 3.2-12
     pub(super) fn on_syn_received(
         &mut self,
         shared: &mut Shared,
@@ -285,6 +293,7 @@ impl Connection {
     }
 
     /// The third ACK of the initial subflow: with the option and both keys, the connection is Multipath TCP.
+    //= RFC 8684 3.1-19
     fn on_initial_third_ack(
         &mut self,
         shared: &mut Shared,

@@ -49,6 +49,9 @@ impl Connection {
         self.progress_close(shared, now);
     }
 
+    //= RFC 8684 3-3
+    //= RFC 8684 3.4.2-5
+    //= RFC 8684 3.7-5
     fn on_synchronised(&mut self, shared: &mut Shared, now: Instant, index: usize, mut segment: Segment) {
         let plain = !self.is_multipath();
         let Some(subflow) = self.subflow(index) else { return };
@@ -146,6 +149,7 @@ impl Connection {
     /// A FIN without any option of ours ends a subflow and not the stream (RFC 8684 section 3.3.3), unless it is that of a
     /// peer that has fallen back. It has, if options of it have never come, or if it acknowledges data without a Data ACK
     /// (section 3.7): it takes our FIN in answer to its own for the end of our stream, too.
+    //= RFC 8684 3.3.3-6
     fn take_plain_fin(&mut self, shared: &mut Shared, now: Instant, index: usize, ack: i64) {
         let fell_back = !self.dss_received || ack as u64 > self.send.una + 1;
         if fell_back && self.is_multipath() && !self.receive.has_end() && self.may_follow_fallback(index) {
@@ -210,6 +214,7 @@ impl Connection {
         }
     }
 
+    //= RFC 8684 3.6-1
     fn on_reset(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: &Segment) {
         let Some(subflow) = self.subflow(index) else { return };
         if segment.seq != subflow.rcv.ack_seq() {
@@ -279,6 +284,7 @@ impl Connection {
         self.end_subflow(shared, now, index);
     }
 
+    //= RFC 8684 3.5-1
     pub(super) fn is_fast_close(&self, shared: &mut Shared, option: &MptcpOption) -> bool {
         let authentic = matches!(option, MptcpOption::FastClose(close)
             if crypto::same_secret(&close.receiver_key.to_be_bytes(), &self.local_key.key.to_be_bytes()));

@@ -13,6 +13,7 @@ use crate::wire::{Flags, Join, ResetReason, Segment};
 
 impl Connection {
     /// The peer wants another subflow: SYN with MP_JOIN and our token. An error is why it is to be refused.
+    //= RFC 8684 3.2-1
     pub(crate) fn answer_join(
         &mut self,
         shared: &mut Shared,

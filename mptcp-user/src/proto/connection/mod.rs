@@ -288,6 +288,7 @@ impl Connection {
     }
 
     /// What the SYN of the peer says of Multipath TCP; `wanted`: whether the listener would have it.
+    //= RFC 8684 3.1-14
     pub(crate) fn peer_syn(&mut self, capable: Option<&MpCapable>, wanted: bool) {
         self.refused_by_peer = wanted && capable.is_none();
         if let Some(capable) = capable {
@@ -303,6 +304,7 @@ impl Connection {
     }
 
     /// Data sequence number of our octet at `offset`.
+    //= RFC 8684 3.3.1-3
     fn local_dsn(&self, offset: u64) -> DataSeq {
         self.local_key.idsn + 1 + offset
     }
@@ -429,6 +431,7 @@ impl Connection {
     }
 
     /// Those of these subflows that data goes by if it can: neither stale ones nor backups while there are others.
+    //= RFC 8684 3.3.8-1
     fn usable(&self, usable: fn(&Subflow) -> bool) -> impl Iterator<Item = (usize, &Subflow)> + Clone {
         let tier =
             |subflow: &Subflow| u8::from(subflow.backup || subflow.peer_backup) + 2 * u8::from(subflow.stale);
@@ -514,6 +517,8 @@ impl Connection {
 
     /// Continues as regular TCP over the only subflow (RFC 8684 section 3.7). The octets of the two levels
     /// correspond one to one from the start, which `contiguous` has seen to.
+    //= RFC 8684 3.7-13
+    //= RFC 8684 3.7-15
     fn fall_back(&mut self, shared: &mut Shared, now: Instant, reason: FallbackReason) {
         if matches!(self.mode, Mode::Plain(_)) {
             return;

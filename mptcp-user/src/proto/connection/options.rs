@@ -32,6 +32,7 @@ use crate::wire::{
 
 impl Connection {
     /// Options of a SYN or SYN/ACK.
+    //= RFC 8684 3.1-3
     pub(super) fn handshake_options(&self, now: Instant, index: usize) -> Option<TcpOptions> {
         Some(self.handshake_options_of(now, self.subflows.get(index)?.as_deref()?))
     }
@@ -75,6 +76,9 @@ impl Connection {
     }
 
     /// Options of a segment with data, or with a subflow's FIN.
+    //= RFC 8684 3.1-1
+    //= RFC 8684 3.3.1-5
+    //= RFC 8684 3.7-2
     pub(super) fn data_options(&self, now: Instant, subflow: &Subflow, sent: &Sent) -> TcpOptions {
         let mut options = TcpOptions { timestamps: subflow.timestamps(now), ..TcpOptions::default() };
         let first = self.client && !self.fully_established;
@@ -102,6 +106,7 @@ impl Connection {
     }
 
     /// Options of a DATA_FIN without data: a mapping of one octet that is not there (RFC 8684 section 3.3.3).
+    //= RFC 8684 3.3.3-1
     pub(super) fn data_fin_options(&self, now: Instant, index: usize) -> TcpOptions {
         let timestamps = self.subflows[index].as_deref().and_then(|subflow| subflow.timestamps(now));
         let mut options = TcpOptions { timestamps, ..TcpOptions::default() };
@@ -119,6 +124,8 @@ impl Connection {
     }
 
     /// Options of a segment that only acknowledges, with what there is to tell besides.
+    //= RFC 8684 3.3.2-2
+    //= RFC 8684 3.7-14
     pub(super) fn acknowledgment_options(&mut self, now: Instant, index: usize) -> TcpOptions {
         let data_ack = self.remote_dsn(self.receive.nxt);
         let multipath = self.is_multipath();
@@ -183,6 +190,7 @@ impl Connection {
     }
 
     /// After a fallback: from this octet on the two streams correspond one to one (RFC 8684 section 3.7).
+    //= RFC 8684 3.3-4
     fn infinite_mapping(&self, start: u64) -> Option<MptcpOption> {
         self.infinite_until?;
         let mapping = Mapping {
@@ -197,6 +205,7 @@ impl Connection {
     }
 
     /// MP_CAPABLE with both keys: the third ACK, and the first data until the peer is known to have the keys.
+    //= RFC 8684 3.1-2
     fn capable_option(&self, data: Option<(u16, Option<u16>)>) -> MptcpOption {
         MptcpOption::Capable(MpCapable {
             checksum: self.checksum,
@@ -241,12 +250,16 @@ pub(crate) fn stateless_syn_ack_options(
 }
 
 /// Whether MP_CAPABLE offers what we can do: HMAC with the version's hash and no extensions (RFC 8684 section 3.1).
+//= RFC 8684 3.1-4
+//= RFC 8684 3.1-7
+//= RFC 8684 3.1-10
 pub(crate) fn is_usable(capable: &MpCapable, versions: Versions) -> bool {
     versions.accept(capable.version) && capable.hmac && !capable.extensible
 }
 
 /// Takes away what gives way to the rest, until the options fit; the order is in this file's head. The first of
 /// several Multipath TCP options is the acknowledgment, the last one is why the segment leaves.
+//= RFC 8684 6-1
 fn fit(options: &mut TcpOptions) {
     while options.wire_len() > OPTION_SPACE && options.sack.pop().is_some() {}
     while options.wire_len() > OPTION_SPACE && options.mptcp.len() > 1 {
@@ -280,6 +293,7 @@ mod tests {
     }
 
     #[test]
+    //= RFC 8684 6-1 (test)
     fn blocks_give_way_first_then_the_data_ack_then_the_timestamps() {
         let kept = |options: &TcpOptions| {
             (options.sack.len(), options.dss().is_some(), options.timestamps.is_some())

@@ -137,6 +137,7 @@ impl Connection {
         None
     }
 
+    //= RFC 8684 3.5-2
     fn transmit_reset(
         &mut self,
         shared: &mut Shared,
@@ -174,6 +175,7 @@ impl Connection {
         segment
     }
 
+    //= RFC 8684 3.2-5
     fn transmit_handshake(&mut self, shared: &mut Shared, now: Instant, index: usize) -> Option<Segment> {
         let receive = &mut self.receive;
         let subflow = self.subflows.get_mut(index)?.as_deref_mut()?;
@@ -398,6 +400,7 @@ impl Connection {
     }
 
     /// DATA_FIN without data: a mapping of one octet that is not there (RFC 8684 section 3.3.3).
+    //= RFC 8684 3.3.3-2
     fn transmit_data_fin(&mut self, now: Instant) -> Option<Segment> {
         let owed = self.send.finished && self.send.all_sent() && !self.send.is_done();
         if !self.is_multipath() || !owed || (self.send.fin_sent && !self.send.fin_due) {
@@ -570,6 +573,7 @@ impl Connection {
     }
 
     /// Dresses octets of the scoreboard as a segment.
+    //= RFC 8684 4-1
     fn data_segment(&mut self, now: Instant, index: usize, sent: Sent) -> Segment {
         let Some(subflow) = self.subflows[index].as_deref() else {
             unreachable!("the record is this subflow's")

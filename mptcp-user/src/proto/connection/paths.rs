@@ -364,6 +364,8 @@ impl Connection {
     }
 
     /// The subflow at `index` did not work out.
+    //= RFC 8684 3.4.1-9
+    //= RFC 8684 3.9.3-3
     pub(super) fn refuse_path(&mut self, now: Instant, index: usize, why: Why) {
         let initial = self.paths.initial.map(|initial| initial.remote);
         if let Some(subflow) = self.subflow(index) {
@@ -453,6 +455,7 @@ impl Connection {
     }
 
     /// Whether there is enough to carry for several paths to be of use, or has been.
+    //= RFC 8684 3.9.2-1
     fn is_worth_more_paths(&self) -> bool {
         self.send.buffer.end() + self.receive.nxt >= self.config.subflow_start.octets
     }

@@ -256,6 +256,7 @@ impl Connection {
     }
 
     /// The peer has said that the address of this subflow is gone, and the subflow does not prove otherwise.
+    //= RFC 8684 3.4.2-4
     fn answer_overdue(&mut self, shared: &mut Shared, index: usize) {
         let others = self.works_without(index);
         if let Some(subflow) = self.subflow(index) {
@@ -267,6 +268,7 @@ impl Connection {
         }
     }
 
+    //= RFC 8684 3.1-20
     fn handshake_timeout(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         let offered = self.mode == Mode::Handshake(true);
         let attempts = if shared.crowded(self.listener) { 1 } else { SYN_ACK_ATTEMPTS };
@@ -332,6 +334,7 @@ impl Connection {
 
     /// A subflow's retransmission timer expired: the path may be dead. Its data goes over the others at once
     /// (RFC 8684 section 3.3.6), while the subflow keeps trying.
+    //= RFC 8684 3.3.6-2
     fn subflow_timeout(&mut self, shared: &mut Shared, now: Instant, index: usize, first: bool) {
         shared.count(Counter::Timeouts);
         if first {

@@ -184,6 +184,8 @@ fn single_path_moves_to_a_better_interface_that_comes() {
 }
 
 #[test]
+//= RFC 8684 3.4.1-9 (test)
+//= RFC 8684 3.9.3-3 (test)
 fn what_was_refused_is_not_asked_for() {
     for name in ["full-mesh", "backup", "single-path"] {
         let mut case = Case::new(name);

@@ -80,6 +80,7 @@ pub(crate) struct RxMappings {
 impl RxMappings {
     /// Adds a mapping; one that contradicts an earlier one is ignored (the first one counts). `next`: subflow offset of the
     /// next octet expected.
+    //= RFC 8684 3.3.1-1
     pub(crate) fn add(&mut self, mapping: RxMapping, next: u64) -> Added {
         self.seen = true;
         let at = self.list.partition_point(|known| known.end() <= mapping.start);
@@ -127,6 +128,7 @@ impl RxMappings {
     }
 
     /// Maps the first part of in-order octets; what is left of `payload` is to be mapped next.
+    //= RFC 8684 3.7-9
     pub(crate) fn map(&mut self, start: u64, payload: &mut Payload) -> Mapped {
         if let Some((from, shift)) = self.infinite
             && start >= from
@@ -186,6 +188,7 @@ mod tests {
     }
 
     #[test]
+    //= RFC 8684 3.3.1-1 (test)
     fn octets_go_where_the_first_mapping_for_them_says() {
         let mut mappings = RxMappings::default();
         assert_eq!(mappings.add(mapping(11, 5, 100, None), 1), Added::Taken);
@@ -229,6 +232,7 @@ mod tests {
     }
 
     #[test]
+    //= RFC 8684 3.7-9 (test)
     fn a_checksum_is_verified_over_the_whole_mapping() {
         let octets: Payload = b"some octets of data".to_vec().into();
         let sum = dss_checksum(DataSeq(500), 1, 19, &octets);

@@ -383,6 +383,7 @@ impl Subflow {
     }
 
     /// New data may be sent.
+    //= RFC 8684 3.2-6
     pub(crate) fn can_send(&self) -> bool {
         matches!(self.state, SubflowState::Established | SubflowState::CloseWait)
             && self.confirmed

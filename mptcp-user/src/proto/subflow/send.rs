@@ -178,6 +178,7 @@ impl SendSide {
     }
 
     /// The peer offers `window` octets after `ack`. A window that is closed, yet answered for, is life.
+    //= RFC 8684 3.3.5-2
     pub(crate) fn take_window(&mut self, now: Instant, ack: u64, window: u64) {
         self.edge = self.edge.max(ack + window);
         self.largest_window = self.largest_window.max(window);

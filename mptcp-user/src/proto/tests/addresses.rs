@@ -77,6 +77,7 @@ fn an_address_leaves_the_peer_time_to_deal_with_the_one_before() {
 }
 
 #[test]
+//= RFC 8684 3.4.1-2 (test)
 fn an_echo_that_is_lost_does_not_hold_up_the_other_addresses() {
     let seen = Seen::default();
     // Long delays, so that the transfer outlasts the wait for the echo.
@@ -198,6 +199,8 @@ fn sent_during(pair: &mut Pair, time: Duration) -> Vec<u64> {
 }
 
 #[test]
+//= RFC 8684 3.2-13 (test)
+//= RFC 8684 3.4.1-4 (test)
 fn addresses_are_announced_with_a_port_of_their_own_and_joined_there() {
     let both = [Versions::One, Versions::Zero];
     for (versions, v6) in both.into_iter().flat_map(|versions| [(versions, false), (versions, true)]) {
@@ -227,6 +230,7 @@ fn an_address_that_is_not_to_be_joined_is_announced_with_another_port() {
 }
 
 #[test]
+//= RFC 8684 3.1-8 (test)
 fn a_peer_that_does_not_want_joins_to_its_first_address_gets_none() {
     for (who, client_flag, server_flag) in [("client", false, true), ("server", true, false)] {
         let config = ConnectionConfig {
@@ -281,6 +285,7 @@ fn ndiffports_spreads_over_ports_of_the_same_two_addresses() {
 }
 
 #[test]
+//= RFC 8684 3.4.1-7 (test)
 fn up_to_32_subflows_are_possible_and_no_more() {
     for (limit, expected) in [(32, 32), (100, 32), (5, 5)] {
         let config = ConnectionConfig {
@@ -296,6 +301,8 @@ fn up_to_32_subflows_are_possible_and_no_more() {
 }
 
 #[test]
+//= RFC 8684 3.2-2 (test)
+//= RFC 8684 3.4.2-1 (test)
 fn several_addresses_that_go_are_told_in_one_option() {
     let config = ConnectionConfig::default();
     let mut pair = busy_pair(4, &config, &config);
@@ -339,6 +346,8 @@ fn forge_removal(pair: &mut Pair, ids: &'static [u8]) {
 }
 
 #[test]
+//= RFC 8684 3.4.2-2 (test)
+//= RFC 8684 3.4.2-3 (test)
 fn a_subflow_that_answers_outlives_the_removal_of_its_address() {
     let config = ConnectionConfig::default();
     let mut pair = busy_pair(2, &config, &config);
@@ -349,6 +358,8 @@ fn a_subflow_that_answers_outlives_the_removal_of_its_address() {
 }
 
 #[test]
+//= RFC 8684 3.4.1-6 (test)
+//= RFC 8684 3.4.2-4 (test)
 fn a_subflow_whose_address_is_said_to_be_gone_and_does_not_answer_ends_at_once() {
     let config = ConnectionConfig::default();
     let mut pair = busy_pair(2, &config, &config);
@@ -361,6 +372,7 @@ fn a_subflow_whose_address_is_said_to_be_gone_and_does_not_answer_ends_at_once()
 }
 
 #[test]
+//= RFC 8684 3.3.8-1 (test)
 fn priorities_change_in_both_directions_while_data_flows() {
     for versions in [Versions::One, Versions::Zero] {
         let config = ConnectionConfig { versions, ..ConnectionConfig::default() };
@@ -444,6 +456,8 @@ fn denied_interfaces_are_not_used_and_metered_ones_only_while_nothing_else_works
 }
 
 #[test]
+//= RFC 8684 3.4.1-3 (test)
+//= RFC 8684 3.4.1-5 (test)
 fn an_address_that_comes_back_is_announced_and_joined_under_another_identifier() {
     let config = ConnectionConfig::default();
     let server = ConnectionConfig { path_manager: "signal".into(), ..config.clone() };

@@ -133,6 +133,7 @@ fn many_syns_are_not_multiplied() {
 
 /// Found by `cargo xtask soak` (pair 82905): whoever acknowledges the SYN/ACK is there, even if all that had the keys was lost.
 #[test]
+//= RFC 8684 3.1-1 (test)
 fn a_peer_whose_keys_are_lost_time_and_again_is_not_given_up() {
     let mut pair = Pair::new(1, vec![PathConfig::default()], false, &ConnectionConfig::default());
     let mut left = 12;

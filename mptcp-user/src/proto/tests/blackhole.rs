@@ -34,6 +34,7 @@ fn count(pair: &Pair, counter: Counter) -> u64 {
 }
 
 #[test]
+//= RFC 8684 3.9.3-1 (test)
 fn a_destination_whose_way_loses_the_option_is_spared_it_for_a_while() {
     let mut pair = Pair::new(1, vec![PathConfig::default()], false, &ConnectionConfig::default());
     pair.middlebox = Some(blackhole());

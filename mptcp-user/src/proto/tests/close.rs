@@ -20,6 +20,7 @@ fn assert_complete(pair: &Pair, octets: usize) {
 }
 
 #[test]
+//= RFC 8684 3.3.3-4 (test)
 fn a_path_that_died_does_not_hold_up_the_end() {
     for died in [0, 1] {
         let mut pair = pair();
@@ -50,6 +51,8 @@ fn a_join_that_nobody_answers_does_not_hold_up_the_end() {
 
 /// A subflow that nobody answers has the initial RTO, which is no reason to wait that long on the others.
 #[test]
+//= RFC 8684 3.3.3-1 (test)
+//= RFC 8684 3.3.3-2 (test)
 fn a_lost_data_fin_is_repeated_whatever_becomes_of_a_join() {
     let mut pair = pair();
     let mut lost = false;

@@ -35,6 +35,7 @@ fn assert_both_fell_back((client, server): &(ConnectionInfo, ConnectionInfo)) {
 }
 
 #[test]
+//= RFC 8684 3.7-1 (test)
 fn an_option_stripped_from_the_syn_makes_it_regular_tcp() {
     let both = stripped(2, |from_client, segment| from_client && is_syn(segment));
     assert_both_fell_back(&both);
@@ -42,6 +43,7 @@ fn an_option_stripped_from_the_syn_makes_it_regular_tcp() {
 }
 
 #[test]
+//= RFC 8684 3.1-17 (test)
 fn an_option_stripped_from_the_syn_ack_makes_it_regular_tcp() {
     let both = stripped(2, |from_client, segment| !from_client && is_syn(segment));
     assert_both_fell_back(&both);
@@ -109,6 +111,7 @@ fn a_timeout_before_the_options_disappear_leaves_a_working_connection() {
 /// What the subflow has delivered counts for the data when the connection falls back: the buffer was full, and nothing
 /// else will say that there is room.
 #[test]
+//= RFC 8684 3.7-13 (test)
 fn a_full_buffer_is_not_full_for_ever_when_options_disappear() {
     for from in [0, 1, 5, 20, 60] {
         let config = ConnectionConfig { send_buffer: 30_000, ..ConnectionConfig::default() };
@@ -244,6 +247,7 @@ fn a_stream_that_a_gateway_makes_shorter_ends_all_the_same() {
 }
 
 #[test]
+//= RFC 8684 3.7-7 (test)
 fn a_wrong_checksum_on_one_of_several_subflows_ends_that_one_with_mp_fail() {
     let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
     let mut pair = Pair::new(5, vec![PathConfig::default(); 2], false, &config);
@@ -256,6 +260,7 @@ fn a_wrong_checksum_on_one_of_several_subflows_ends_that_one_with_mp_fail() {
 
 /// A peer that has fallen back reads one stream from the subflow from then on: where that can't be, it must not read on.
 #[test]
+//= RFC 8684 3.7-11 (test)
 fn a_fallback_that_can_t_be_followed_ends_the_subflow_and_not_the_stream() {
     let mut pair = Pair::new(5, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
     let (mut count, resets) = (0, Rc::new(Cell::new(0)));
@@ -294,6 +299,7 @@ fn tiring(octets: usize) -> Middlebox {
 }
 
 #[test]
+//= RFC 8684 3.3.1-2 (test)
 fn options_that_disappear_from_all_of_several_subflows_make_new_subflows() {
     for checksum in [false, true] {
         let config = ConnectionConfig { checksum, ..ConnectionConfig::default() };
@@ -318,6 +324,7 @@ fn options_that_disappear_from_all_of_several_subflows_make_new_subflows() {
 }
 
 #[test]
+//= RFC 8684 3.7-6 (test)
 fn options_that_never_come_back_end_a_connection_of_several_subflows() {
     let mut pair = Pair::new(7, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
     let mut count = 0;
@@ -338,6 +345,7 @@ fn options_that_never_come_back_end_a_connection_of_several_subflows() {
 
 /// Segments lose the mappings of all but the first octets that they are made of; checksums are in use.
 #[test]
+//= RFC 8684 3.7-15 (test)
 fn a_mapping_that_is_missing_on_the_only_subflow_makes_it_regular_tcp_also_with_checksums() {
     let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
     let mut pair = Pair::new(8, vec![PathConfig::default()], false, &config);

@@ -16,6 +16,7 @@ fn fallbacks(pair: &mut Pair) -> (Option<FallbackReason>, Option<FallbackReason>
 }
 
 #[test]
+//= RFC 8684 3.1-18 (test)
 fn regular_tcp_on_either_side_is_spoken_with() {
     let multipath = ConnectionConfig::default();
     let paths = || vec![PathConfig::default(); 2];
@@ -36,6 +37,7 @@ fn strip(mut which: impl FnMut(bool, &Segment) -> bool + 'static) -> super::pair
 }
 
 #[test]
+//= RFC 8684 3.7-5 (test)
 fn options_that_disappear_make_it_regular_tcp() {
     let syn = |segment: &Segment| segment.flags.has(Flags::SYN);
     let cases: Vec<super::pair::Middlebox> = vec![
@@ -57,6 +59,7 @@ fn options_that_disappear_make_it_regular_tcp() {
 }
 
 #[test]
+//= RFC 8684 3.1-20 (test)
 fn a_syn_that_only_passes_without_the_option_is_sent_without_it() {
     let mut pair = Pair::new(1, vec![PathConfig::default()], false, &ConnectionConfig::default());
     pair.middlebox = Some(Box::new(|_, segment| {
@@ -69,6 +72,8 @@ fn a_syn_that_only_passes_without_the_option_is_sent_without_it() {
 }
 
 #[test]
+//= RFC 8684 3.2-9 (test)
+//= RFC 8684 3.2-10 (test)
 fn a_forged_join_is_refused() {
     // The HMAC of the SYN/ACK, then that of the third ACK, is changed on the way.
     for in_third_ack in [false, true] {
@@ -199,6 +204,7 @@ fn a_gateway_that_changes_the_data_of_the_only_subflow_makes_it_regular_tcp() {
 }
 
 #[test]
+//= RFC 8684 3.7-8 (test)
 fn a_gateway_on_one_of_two_paths_costs_that_path() {
     let config = ConnectionConfig { checksum: true, ..ConnectionConfig::default() };
     let mut pair = Pair::new(1, vec![PathConfig::default(); 2], false, &config);
@@ -273,6 +279,7 @@ fn a_join_under_way_does_not_keep_the_connection_from_falling_back() {
 /// A client without anything to send finishes at once. The third ACK is lost, and so is every repeated SYN/ACK that would
 /// make it come again: the DATA_FIN has no room for the keys, so that they have to go before it each time.
 #[test]
+//= RFC 8684 3.1-2 (test)
 fn a_lost_third_ack_before_a_data_fin_is_made_up_for() {
     let mut pair = Pair::new(1, vec![PathConfig::default()], false, &ConnectionConfig::default());
     let (mut answers, mut keys) = (0, 0);

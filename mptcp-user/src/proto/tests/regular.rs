@@ -144,6 +144,7 @@ fn a_peer_that_keeps_its_window_closed_but_answers_is_kept() {
 
 /// RFC 5961 sections 3 to 5: what someone who does not see the connection can send.
 #[test]
+//= RFC 8684 3-3 (test)
 fn blind_segments_are_answered_and_change_nothing() {
     let (mut pair, seen) = silent(&plain());
     let last = seen.borrow()[1].clone().expect("the client has sent something");

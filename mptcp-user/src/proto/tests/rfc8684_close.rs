@@ -34,6 +34,7 @@ fn answer(script: &mut Script, octets: usize) {
 }
 
 #[test]
+//= RFC 8684 3.3.3-3 (test)
 fn data_fin_and_fin_in_one_segment_leave_the_answer_to_be_sent() {
     for role in ROLES {
         for payload in [&b"a question"[..], b""] {
@@ -57,6 +58,7 @@ fn data_fin_and_fin_in_one_segment_leave_the_answer_to_be_sent() {
 }
 
 #[test]
+//= RFC 8684 3.3.3-5 (test)
 fn a_fin_on_the_last_subflow_does_not_stop_what_we_send() {
     for role in ROLES {
         let mut script = Script::established(role, &ConnectionConfig::default());
@@ -158,6 +160,7 @@ fn abort(role: Role, joined: bool) -> (Script, Vec<Segment>) {
 }
 
 #[test]
+//= RFC 8684 3.5-6 (test)
 fn a_reset_with_mp_fastclose_that_overtakes_a_segment_is_repeated_in_answer_to_the_challenge() {
     for role in ROLES.into_iter().filter(|role| role.version == Version::V1) {
         let (mut script, lost) = abort(role, true);
@@ -187,6 +190,9 @@ fn a_reset_with_mp_fastclose_that_overtakes_a_segment_is_repeated_in_answer_to_t
 }
 
 #[test]
+//= RFC 8684 3.5-2 (test)
+//= RFC 8684 3.5-3 (test)
+//= RFC 8684 3.5-4 (test)
 fn version_0_repeats_an_acknowledgment_with_mp_fastclose_until_a_reset_answers_it() {
     for role in ROLES.into_iter().filter(|role| role.version == Version::V0) {
         for answered in [false, true] {
@@ -221,6 +227,7 @@ fn closes(script: &Script, flow: usize, key: u64, rst: bool) -> Segment {
 }
 
 #[test]
+//= RFC 8684 3.5-5 (test)
 fn mp_fastclose_of_the_peer_resets_all_other_subflows() {
     for role in ROLES {
         for rst in [false, true] {
@@ -243,6 +250,7 @@ fn mp_fastclose_of_the_peer_resets_all_other_subflows() {
 }
 
 #[test]
+//= RFC 8684 3.5-1 (test)
 fn mp_fastclose_with_a_wrong_key_does_not_end_the_connection() {
     for role in ROLES {
         for (joined, flow) in [(false, 0), (true, 0), (true, 1)] {
@@ -284,6 +292,7 @@ fn a_reset_that_is_out_of_order_is_challenged_whatever_option_it_has() {
 }
 
 #[test]
+//= RFC 8684 3.6-1 (test)
 fn a_reset_without_mp_fastclose_ends_a_subflow_only() {
     let role = ROLES[0];
     let mut script = Script::joined(role, &ConnectionConfig::default());

@@ -21,6 +21,7 @@ fn assert_reset(role: Role, out: &[Segment], expected: ResetReason) {
 }
 
 #[test]
+//= RFC 8684 3.3.3-6 (test)
 fn a_fin_without_options_is_not_the_end_of_the_stream() {
     for role in ROLES {
         let mut script = Script::established(role, &ConnectionConfig::default());
@@ -74,6 +75,7 @@ fn a_fin_without_options_after_a_fallback_is_the_end_of_the_stream() {
 }
 
 #[test]
+//= RFC 8684 3.3-1 (test)
 fn a_mapping_without_the_checksum_that_was_negotiated_resets_the_subflow() {
     for role in ROLES {
         for (payload, data_fin) in [(&b"some"[..], false), (b"some", true), (b"", true)] {
@@ -95,6 +97,7 @@ fn a_mapping_without_the_checksum_that_was_negotiated_resets_the_subflow() {
 }
 
 #[test]
+//= RFC 8684 3.3-2 (test)
 fn a_checksum_that_was_not_negotiated_resets_the_subflow_in_version_1_and_is_ignored_in_version_0() {
     for role in ROLES {
         let mut script = Script::established(role, &ConnectionConfig::default());
@@ -112,6 +115,7 @@ fn a_checksum_that_was_not_negotiated_resets_the_subflow_in_version_1_and_is_ign
 }
 
 #[test]
+//= RFC 8684 3.3-3 (test)
 fn first_data_with_the_keys_but_without_its_checksum_resets_the_subflow() {
     let role = ROLES[0];
     for (checksum, sent) in [(true, None), (false, Some(7))] {
@@ -130,6 +134,8 @@ fn first_data_with_the_keys_but_without_its_checksum_resets_the_subflow() {
 
 /// Data of the script whose checksum is wrong, or MP_FAIL of a script for which the endpoint's was.
 #[test]
+//= RFC 8684 3.3-4 (test)
+//= RFC 8684 3.7-10 (test)
 fn mp_fail_is_answered_with_mp_fail_until_an_octet_is_acknowledged_that_left_with_it() {
     for role in ROLES {
         let mut script = Script::established(role, &with_checksum());
@@ -250,6 +256,8 @@ fn infinite(script: &Script, back: u32) -> Segment {
 }
 
 #[test]
+//= RFC 8684 3.7-14 (test)
+//= RFC 8684 3.7-16 (test)
 fn an_infinite_mapping_that_acts_on_the_past_is_followed() {
     for role in ROLES {
         for back in [0, 1, 5, 10] {
@@ -287,6 +295,9 @@ fn an_infinite_mapping_where_the_streams_do_not_correspond_resets_the_subflow() 
 }
 
 #[test]
+//= RFC 8684 3.3.2-3 (test)
+//= RFC 8684 3.7-3 (test)
+//= RFC 8684 3.7-4 (test)
 fn an_additional_subflow_acknowledged_without_a_data_ack_is_reset() {
     for role in ROLES {
         for with_data_acks in [0, 1, 20] {

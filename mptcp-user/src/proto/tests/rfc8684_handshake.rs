@@ -20,6 +20,9 @@ fn change_keys(change: impl Fn(&mut MpCapable)) -> impl Fn(&mut Segment) {
 }
 
 #[test]
+//= RFC 8684 3.1-7 (test)
+//= RFC 8684 3.1-10 (test)
+//= RFC 8684 3.1-19 (test)
 fn a_third_ack_with_wrong_keys_or_flags_makes_it_regular_tcp() {
     type Change = fn(&mut MpCapable);
     let changes: [(bool, Change); 5] = [
@@ -66,6 +69,8 @@ fn first_data_with_wrong_keys_is_not_taken_for_the_peer_s() {
 }
 
 #[test]
+//= RFC 8684 3.2-1 (test)
+//= RFC 8684 3.2-4 (test)
 fn the_third_ack_of_a_join_is_answered_at_once_each_time() {
     for role in SERVERS {
         let mut script = Script::established(role, &ConnectionConfig::default());
@@ -83,6 +88,8 @@ fn the_third_ack_of_a_join_is_answered_at_once_each_time() {
 }
 
 #[test]
+//= RFC 8684 3.2-11 (test)
+//= RFC 8684 3.2-12 (test)
 fn a_join_whose_third_ack_has_lost_its_option_is_reset_at_once() {
     for role in SERVERS {
         for data in [false, true] {
@@ -104,6 +111,8 @@ fn a_join_whose_third_ack_has_lost_its_option_is_reset_at_once() {
 }
 
 #[test]
+//= RFC 8684 3.2-5 (test)
+//= RFC 8684 3.2-6 (test)
 fn the_third_ack_of_the_client_s_join_is_repeated_until_it_is_answered() {
     for role in [ROLES[1], ROLES[3]] {
         let mut script = Script::established(role, &ConnectionConfig::default());
@@ -120,6 +129,7 @@ fn the_third_ack_of_the_client_s_join_is_repeated_until_it_is_answered() {
 }
 
 #[test]
+//= RFC 8684 3.3.8-2 (test)
 fn a_priority_with_an_address_id_is_obeyed_in_version_0_only() {
     for role in ROLES {
         let mut script = Script::joined(role, &ConnectionConfig::default());
@@ -144,6 +154,7 @@ fn a_priority_with_an_address_id_is_obeyed_in_version_0_only() {
 }
 
 #[test]
+//= RFC 8684 3.3.2-2 (test)
 fn the_data_ack_beside_sack_blocks_has_64_bits() {
     for role in ROLES {
         let mut script = Script::established(role, &ConnectionConfig::default());

@@ -133,6 +133,8 @@ fn attacker_subflows(pair: &Pair) -> usize {
 }
 
 #[test]
+//= RFC 8684 3.2-7 (test)
+//= RFC 8684 3.2-8 (test)
 fn a_join_with_a_token_of_no_connection_is_refused_without_state() {
     let (mut pair, tap) = transferring(&ConnectionConfig::default());
     let wrong = token(&tap) ^ 1;
@@ -153,6 +155,7 @@ fn a_join_with_a_token_of_no_connection_is_refused_without_state() {
 }
 
 #[test]
+//= RFC 8684 3.9.3-2 (test)
 fn a_join_by_who_knows_the_token_and_not_the_keys_fails_with_its_third_ack() {
     let (mut pair, tap) = transferring(&ConnectionConfig::default());
     let syn = join_syn(1024, token(&tap));
@@ -191,6 +194,7 @@ fn a_server_that_does_not_know_the_keys_is_not_joined() {
 }
 
 #[test]
+//= RFC 8684 5-1 (test)
 fn a_recorded_join_is_worth_nothing_when_it_is_played_again() {
     let (mut pair, tap) = transferring(&ConnectionConfig::default());
     let recorded = |find: fn(&Join) -> bool| {
@@ -253,6 +257,7 @@ fn options_before_the_third_ack_of_a_join_mean_nothing() {
 }
 
 #[test]
+//= RFC 8684 5-2 (test)
 fn a_flood_of_joins_leaves_bounded_state_and_a_legitimate_join_still_passes() {
     let (mut pair, tap) = transferring(&ConnectionConfig::default());
     let token = token(&tap);
@@ -303,6 +308,7 @@ fn a_join_that_is_not_completed_is_given_up() {
 }
 
 #[test]
+//= RFC 8684 3.4.1-1 (test)
 fn an_address_that_is_not_authentic_is_not_connected_to() {
     let (mut pair, tap) = transferring(&ConnectionConfig::default());
     // The server does not open subflows; to the client such addresses matter.
@@ -351,6 +357,8 @@ fn an_address_that_is_not_authentic_is_not_connected_to() {
 }
 
 #[test]
+//= RFC 8684 3.4.2-5 (test)
+//= RFC 8684 3.8-2 (test)
 fn a_forged_remove_addr_never_takes_the_last_subflow() {
     let (mut pair, tap) = transferring(&ConnectionConfig::default());
     let remove =
@@ -409,6 +417,7 @@ fn data_ack(tap: &Tap) -> DataSeq {
 }
 
 #[test]
+//= RFC 8684 3.8-1 (test)
 fn octets_mapped_far_outside_the_window_go_nowhere() {
     for far in [1 << 40, 1 << 62, u64::MAX - (1 << 40)] {
         let (mut pair, tap) = transferring(&ConnectionConfig::default());
@@ -445,6 +454,7 @@ fn a_mapping_of_other_octets_than_the_segments_is_not_kept() {
 }
 
 #[test]
+//= RFC 8684 4-1 (test)
 fn a_mapping_that_contradicts_the_first_one_does_not_count() {
     let (mut pair, tap) =
         transferring(&ConnectionConfig { scheduler: "round-robin".into(), ..ConnectionConfig::default() });
@@ -488,6 +498,7 @@ fn a_mapping_that_contradicts_the_first_one_does_not_count() {
 }
 
 #[test]
+//= RFC 8684 3.3.2-1 (test)
 fn a_data_ack_of_what_was_never_sent_releases_nothing() {
     let (mut pair, tap) = transferring(&ConnectionConfig::default());
     let mine = tap

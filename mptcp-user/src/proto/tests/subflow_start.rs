@@ -33,6 +33,7 @@ fn wait_for_second(pair: &mut Pair) -> Duration {
 }
 
 #[test]
+//= RFC 8684 3.9.2-1 (test)
 fn a_short_connection_has_one_path_and_its_peer_is_told_of_no_other() {
     let (mut pair, seen) = pair(&ConnectionConfig::default());
     pair.exchange(64, 64);

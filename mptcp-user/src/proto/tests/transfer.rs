@@ -46,6 +46,9 @@ fn nothing_at_all_is_transferred_and_closed() {
 }
 
 #[test]
+//= RFC 8684 3.4.1-8 (test)
+//= RFC 8684 3.7-2 (test)
+//= RFC 8684 3.9.1-1 (test)
 fn two_paths_carry_one_stream_in_both_families() {
     for v6 in [false, true] {
         let mut pair = Pair::new(2, vec![PathConfig::default(); 2], v6, &ConnectionConfig::default());
@@ -72,6 +75,7 @@ fn the_checksum_holds_over_clean_paths() {
 }
 
 #[test]
+//= RFC 8684 3.3.5-2 (test)
 fn random_networks_deliver_the_stream_exactly() {
     let number = |name| std::env::var(name).ok().map(|text: String| text.parse::<u64>().expect(name));
     let seeds = match number("MPTCP_PAIR_SEED") {
@@ -122,6 +126,8 @@ fn random_networks_deliver_the_stream_exactly() {
 }
 
 #[test]
+//= RFC 8684 3.3.6-1 (test)
+//= RFC 8684 3.3.6-2 (test)
 fn a_path_that_dies_in_the_middle_costs_less_than_a_second() {
     let mut pair = Pair::new(4, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
     let data = pattern(20_000_000, 1);
@@ -165,6 +171,7 @@ fn an_address_that_goes_takes_its_subflow_with_it_and_one_that_comes_brings_one(
 }
 
 #[test]
+//= RFC 8684 3.3.5-1 (test)
 fn a_reader_that_stops_closes_the_window_and_opens_it_again() {
     let config = ConnectionConfig { receive_buffer: 100_000, ..ConnectionConfig::default() };
     let mut pair = Pair::new(6, vec![PathConfig::default(); 2], false, &config);

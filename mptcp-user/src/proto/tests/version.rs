@@ -25,6 +25,8 @@ fn transfer(pair: &mut Pair) -> (ConnectionInfo, ConnectionInfo, Vec<Segment>) {
 }
 
 #[test]
+//= RFC 8684 3.1-6 (test)
+//= RFC 8684 3.1-14 (test)
 fn version_0_carries_data_over_two_paths() {
     for (loss, checksum) in [(0.0, false), (0.0, true), (0.02, true)] {
         for v6 in [false, true] {
@@ -68,6 +70,9 @@ fn a_lost_third_ack_of_version_0_is_made_up_for_by_the_first_mapping() {
 }
 
 #[test]
+//= RFC 8684 3.1-3 (test)
+//= RFC 8684 3.1-4 (test)
+//= RFC 8684 3.1-16 (test)
 fn what_only_one_side_speaks_is_not_spoken() {
     let reason = Some(FallbackReason::NoMpCapable);
     for (asked, spoken, expected) in [

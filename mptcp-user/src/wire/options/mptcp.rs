@@ -263,6 +263,8 @@ impl Reader<'_> {
 }
 
 /// Parses one option, given all its octets.
+//= RFC 8684 3-5
+//= RFC 8684 3.1-22
 pub(super) fn parse(option: &[u8], flags: Flags) -> Parsed {
     let mut reader = Reader(option.get(2..).unwrap_or_default());
     let Some(first) = reader.u8() else { return Parsed::Malformed };
@@ -303,6 +305,8 @@ fn exactly_u64(mut reader: Reader<'_>) -> Option<u64> {
 
 impl MpCapable {
     /// Flag H and nothing else: what the SYN of version 1 has.
+    //= RFC 8684 3.1-6
+    //= RFC 8684 3.1-9
     pub fn new(version: Version) -> Self {
         Self {
             version,
@@ -581,6 +585,8 @@ impl MptcpOption {
     }
 
     /// Appends the option to an area that has room for it.
+    //= RFC 8684 3.2-3
+    //= RFC 8684 3.6-2
     pub(super) fn emit(&self, area: &mut ArrayVec<u8, { super::OPTION_SPACE }>) {
         let mut out = Writer(area);
         out.bytes(&[KIND_MPTCP, self.len() as u8]);

@@ -29,6 +29,7 @@ const KEY_B: u64 = 0xa1a2_a3a4_a5a6_a7a8;
 
 /// RFC 8684 figure 4: length, version and presence of the keys per step.
 #[test]
+//= RFC 8684 3.1-9 (test)
 fn mp_capable_of_version_1_has_4_12_20_22_and_24_octets() {
     is(MptcpOption::Capable(MpCapable::new(Version::V1)), SYN, &[30, 4, 0x01, 0x01]);
     is(
@@ -80,6 +81,7 @@ fn mp_capable_in_a_form_that_does_not_fit_the_flags_is_malformed() {
 }
 
 #[test]
+//= RFC 8684 3.1-22 (test)
 fn a_syn_of_a_later_version_is_read_as_one_of_ours() {
     let options = TcpOptions::parse(&[30, 8, 0x02, 0x81, 9, 9, 9, 9], SYN);
     assert_eq!(options.capable(), Some(&MpCapable { checksum: true, ..MpCapable::new(Version::V1) }));
@@ -88,6 +90,7 @@ fn a_syn_of_a_later_version_is_read_as_one_of_ours() {
 
 /// RFC 8684 figures 5, 6 and 7.
 #[test]
+//= RFC 8684 3.2-3 (test)
 fn mp_join_has_12_16_and_24_octets() {
     is(
         MptcpOption::Join(Join::Syn { backup: true, address_id: 3, token: 0xdead_beef, nonce: 0x1122_3344 }),
@@ -107,6 +110,7 @@ fn mp_join_has_12_16_and_24_octets() {
 
 /// RFC 8684 figure 9.
 #[test]
+//= RFC 8684 3.3.1-4 (test)
 fn dss_has_what_its_flags_say() {
     is(
         MptcpOption::Dss(Dss { data_ack: Some((DataSeq(0xaabb_ccdd), false)), ..Dss::default() }),
@@ -199,6 +203,7 @@ fn add_addr_of_both_versions_and_families() {
 
 /// RFC 8684 figures 13, 11, 16, 14, 15.
 #[test]
+//= RFC 8684 3.6-2 (test)
 fn the_small_options() {
     is(
         MptcpOption::RemoveAddr(RemoveAddr { ids: [4, 2, 7].into_iter().collect() }),
@@ -242,6 +247,7 @@ fn a_syn_has_the_layout_that_middleboxes_know() {
 }
 
 #[test]
+//= RFC 8684 3.3.1-5 (test)
 fn the_largest_dss_leaves_no_room_beside_timestamps() {
     let mapping = Mapping { dsn: DataSeq(1), dsn_long: true, subflow_seq: 1, len: 1, checksum: Some(0) };
     let mut options = TcpOptions {
@@ -386,6 +392,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
+    //= RFC 8684 3-5 (test)
     fn what_was_emitted_is_parsed_again(
         (flags, options) in any_flags().prop_flat_map(|flags| (Just(flags), any_options(flags)))
     ) {
