@@ -1,19 +1,53 @@
 //! `cargo xtask lint`.
 
-use super::citations;
-use super::run::{cargo, has, run};
-use anyhow::Result;
+use super::run::{cargo, root, run, target};
+use super::{citations, setup};
+use anyhow::{Context, Result};
+use std::process::{Command, Stdio};
+
+/// Manifests with a lock file of their own.
+const MANIFESTS: [&str; 3] = ["Cargo.toml", "fuzz/Cargo.toml", "mptcp-ebpf/Cargo.toml"];
 
 pub(crate) fn run_all() -> Result<()> {
     citations::check()?;
+    locks()?;
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
-    run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
-    run(cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"])
+    run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
+    run(cargo(&["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"])
         .env("RUSTDOCFLAGS", "-D warnings"))?;
-    if has("cargo-deny", &["--version"]) {
-        run(&mut cargo(&["deny", "check"]))?;
-    } else {
-        eprintln!("xtask: cargo-deny is not installed: licences and advisories were not checked");
+    fuzz_targets()?;
+    dependencies()
+}
+
+/// Every lock file is what its manifest asks for.
+fn locks() -> Result<()> {
+    for manifest in MANIFESTS {
+        let words = ["metadata", "--locked", "--format-version", "1", "--manifest-path", manifest];
+        run(cargo(&words).stdout(Stdio::null())).with_context(|| {
+            format!(
+                "the lock file of {manifest} is not current: run `cargo metadata --manifest-path {manifest} > /dev/null` and commit it"
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// The fuzz targets compile. Nothing is linked, so neither nightly nor a C++ compiler for libFuzzer is needed.
+fn fuzz_targets() -> Result<()> {
+    let words = ["check", "--quiet", "--locked", "--manifest-path", "fuzz/Cargo.toml"];
+    run(cargo(&words)
+        .env("CUSTOM_LIBFUZZER_PATH", "/nonexistent/libfuzzer.a")
+        .env("CARGO_TARGET_DIR", target().join("fuzz-check")))
+}
+
+/// Licences, bans and sources of all dependencies. Not advisories: their database is not on every network.
+fn dependencies() -> Result<()> {
+    let program = setup::cargo_deny().context("the dependencies were not checked")?;
+    for manifest in MANIFESTS {
+        let mut command = Command::new(&program);
+        command.args(["--manifest-path", manifest, "--locked", "--config", "deny.toml", "check"]);
+        command.args(["--hide-inclusion-graph", "licenses", "bans", "sources"]).current_dir(root());
+        run(&mut command)?;
     }
     Ok(())
 }

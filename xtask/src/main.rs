@@ -30,7 +30,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Habit {
-    /// Find or install what building the XDP program takes: a compiler with core's source, bpf-linker
+    /// Find or install what building the XDP program takes (a compiler with core's source, bpf-linker), and cargo-deny
     Setup,
     /// Build the `mptcp` command, optimised
     Build,
@@ -82,7 +82,7 @@ fn habit(habit: Habit) -> Result<()> {
         eprintln!("xtask: {warning}");
     }
     match habit {
-        Habit::Setup => setup::setup().map(|_| ()),
+        Habit::Setup => setup::setup().and_then(|_| setup::cargo_deny()).map(|_| ()),
         Habit::BuildEbpf => ebpf::build(),
         Habit::CheckEbpf => ebpf::check(),
         Habit::Build => build::mptcp().map(|path| println!("{}", path.display())),

@@ -1,6 +1,7 @@
-//! What building the XDP program takes: a compiler that comes with `core`'s source, and `bpf-linker`.
+//! What building the XDP program takes: a compiler that comes with `core`'s source, and `bpf-linker`; and `cargo-deny`,
+//! which checks the dependencies.
 //!
-//! Nothing is put in the way of anything else: Debian's compiler goes to `/usr` as a package, `bpf-linker` into a cache
+//! Nothing is put in the way of anything else: Debian's compiler goes to `/usr` as a package, the others into a cache
 //! folder of this project. What is there is used; what is not is installed, and said.
 
 use super::run::{has, run};
@@ -11,6 +12,9 @@ use std::process::{Command, Stdio};
 
 /// Version of `bpf-linker`.
 const BPF_LINKER: &str = "0.13.0";
+
+/// Version of `cargo-deny`.
+const CARGO_DENY: &str = "0.20.2";
 
 /// Debian's packages: a compiler newer than the release's, with `core`'s source.
 const DEBIAN: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -182,13 +186,47 @@ fn install() -> Result<Compiler> {
     bail!("no compiler with the source of `core` is there, and none could be installed; {remedy}")
 }
 
-/// `bpf-linker` for the compiler's LLVM, built if it is not in the cache.
-fn linker(compiler: &Compiler) -> Result<PathBuf> {
+/// The folder of programs that are built for this project.
+fn cache() -> Result<PathBuf> {
     let cache = match std::env::var_os("XDG_CACHE_HOME") {
         Some(cache) => PathBuf::from(cache),
         None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
     };
-    let folder = cache.join("mptcp").join(format!("bpf-linker-{BPF_LINKER}-llvm-{}", compiler.llvm));
+    Ok(cache.join("mptcp"))
+}
+
+/// `cargo-deny`, built if it is not in the cache. Without optimisation, which it does not need: that takes about a minute
+/// on two processors, and its work a few seconds.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    let folder = cache()?.join(format!("cargo-deny-{CARGO_DENY}"));
+    let program = folder.join("bin/cargo-deny");
+    let works = || has_program(&program);
+    if works() {
+        return Ok(program);
+    }
+    println!("setup: building cargo-deny {CARGO_DENY} (about a minute)");
+    let mut command = clean(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .args(["install", "cargo-deny", "--quiet", "--version", CARGO_DENY, "--locked", "--force", "--debug"])
+        .args(["--no-default-features", "--root"])
+        .arg(&folder)
+        .env("CARGO_TARGET_DIR", folder.join("build"))
+        .env("CARGO_PROFILE_DEV_DEBUG", "0");
+    run(&mut command)?;
+    let _ = std::fs::remove_dir_all(folder.join("build"));
+    ensure!(works(), "cargo-deny was built but does not run: remove {} and try again", folder.display());
+    Ok(program)
+}
+
+/// Whether a program is there and runs.
+fn has_program(program: &Path) -> bool {
+    let output = clean(program).arg("--version").stderr(Stdio::null()).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+/// `bpf-linker` for the compiler's LLVM, built if it is not in the cache.
+fn linker(compiler: &Compiler) -> Result<PathBuf> {
+    let folder = cache()?.join(format!("bpf-linker-{BPF_LINKER}-llvm-{}", compiler.llvm));
     let linker = folder.join("bin/bpf-linker");
     // The linker's search path names this folder, so the link stays; it is renewed since compilers come and go.
     let library = folder.join("llvm/lib/libLLVM.so");
@@ -200,13 +238,7 @@ fn linker(compiler: &Compiler) -> Result<PathBuf> {
         std::os::unix::fs::symlink(&found, &library)
             .with_context(|| format!("can't link {}", library.display()))?;
     }
-    let works = || {
-        clean(&linker)
-            .arg("--version")
-            .stderr(Stdio::null())
-            .output()
-            .is_ok_and(|output| output.status.success())
-    };
+    let works = || has_program(&linker);
     if works() {
         return Ok(linker);
     }
