@@ -141,12 +141,28 @@ fn a_foreign_xdp_program_stays_and_is_named() {
             .unwrap();
     assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
     assert_eq!(finished.status.code(), Some(1), "{}", finished.stderr);
-    for word in ["right1", "XDP program"] {
+    // This process holds it, by a link.
+    let holder = format!("(pid {})", std::process::id());
+    for word in ["right1", "XDP program", &holder, "bpftool link detach id"] {
         assert!(finished.stderr.contains(word), "{word:?} is not said:\n{}", finished.stderr);
     }
     assert!(lab.right.has_xdp("right1").unwrap(), "the foreign program is gone");
     drop(foreign);
     assert_eq!(lab.left_attached(Side::Right).unwrap(), [""; 0]);
+}
+
+#[test]
+fn another_process_of_this_stack_is_recognised() {
+    require_root!();
+    let lab = Lab::with_links(1).unwrap();
+    let first = ours::listen(&lab, &[]).unwrap();
+    let finished = ours::run(&lab, Side::Right, &["connect", "10.77.1.1:5000"]).unwrap();
+    assert_eq!(finished.status.code(), Some(1), "{}", finished.stderr);
+    for word in ["another mptcp process", &format!("pid {}", first.id()), "right1", "-i"] {
+        assert!(finished.stderr.contains(word), "{word:?} is not said:\n{}", finished.stderr);
+    }
+    first.signal(libc::SIGINT);
+    first.finish(PATIENCE).unwrap();
 }
 
 #[test]

@@ -202,3 +202,77 @@ fn news_that_were_lost_come_alone_and_what_is_there_is_asked_for() {
         lab.left.run(|| Netlink::new().and_then(|mut netlink| netlink.addresses()).expect("addresses"));
     assert!(known.iter().any(|address| address.address == ip("10.88.19.200")));
 }
+
+#[test]
+fn an_interface_is_attached_to_after_those_that_are_on_top_of_it() {
+    require_root!();
+    for (kind, words_) in [
+        ("macvlan", "link add link left1 name upper0 type macvlan mode bridge"),
+        ("vlan", "link add link left1 name upper0 type vlan id 7"),
+    ] {
+        let lab = Lab::with_links(1).expect("links");
+        words(
+            &lab,
+            &["address flush dev left1", words_, "address add 10.79.1.1/24 dev upper0", "link set upper0 up"],
+        );
+        if kind == "vlan" {
+            lab.right.ip("link add link right1 name upper0 type vlan id 7").expect("vlan");
+            lab.right.ip("link set upper0 up").expect("up");
+            lab.right.ip("address add 10.79.1.2/24 dev upper0").expect("address");
+        } else {
+            lab.right.ip("address add 10.79.1.2/24 dev right1").expect("address");
+        }
+        let running = Running::new(&lab);
+        running.until("upper0", &["10.79.1.1"]);
+        is_answered(&lab, "10.79.1.1");
+        assert_eq!(running.addresses("left1"), None, "without an address it is not in use");
+        words(&lab, &["address add 10.77.1.1/24 dev left1"]);
+        running.until("left1", &["10.77.1.1"]);
+        assert!(
+            lab.left.has_xdp("left1").expect("asks") && lab.left.has_xdp("upper0").expect("asks"),
+            "{kind}"
+        );
+        is_answered(&lab, "10.77.1.1");
+        is_answered(&lab, "10.79.1.1");
+    }
+}
+
+#[test]
+fn peers_elsewhere_are_not_told_of_the_addresses_of_an_inner_bridge() {
+    require_root!();
+    for outer_port in [false, true] {
+        let lab = Lab::of_family(Family::Ipv4).expect("links");
+        words(
+            &lab,
+            &[
+                "link add docker0 type bridge",
+                "link add port0 type veth peer name inside0",
+                "link set port0 master docker0",
+                "link set port0 up",
+                "link set inside0 up",
+                "link set docker0 up",
+                "address add 172.17.0.1/16 dev docker0",
+            ],
+        );
+        if outer_port {
+            // With a way to everywhere it is a network like any other.
+            words(&lab, &["route add default via 172.17.0.2 dev docker0 metric 700"]);
+        }
+        lab.prepare_kernel(mptcp_tests::lab::Side::Right, Family::Ipv4).expect("limits");
+        let running = Running::new(&lab);
+        running.until("docker0", &["172.17.0.1"]);
+        let remote = SocketAddr::new(ip("10.77.1.1"), PORT);
+        let stream = kernel::connect(&lab.right, Protocol::Mptcp, None, remote, PATIENCE).expect("connects");
+        let told =
+            || mptcp_tests::counters::Counters::read(&lab.right).expect("counters").get("MPTcpExtAddAddr");
+        let expected = 1 + i64::from(outer_port);
+        let end = Instant::now() + PATIENCE;
+        while told() < expected {
+            assert!(Instant::now() < end, "{} addresses told", told());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(told(), expected);
+        drop(stream);
+    }
+}

@@ -172,3 +172,20 @@ fn path_mtus_that_the_kernel_has_learnt_are_used_from_the_first_segment_on() {
         assert_eq!(sizes(&lab, &third, to), (1360 - headers, 1360), "{family}");
     }
 }
+
+#[test]
+fn a_route_whose_mtu_is_locked_lets_routers_cut_packets_and_does_not_listen_to_them() {
+    require_root!();
+    let lab = Lab::with_links(1).unwrap();
+    let third = Namespace::new("third").unwrap();
+    let near = End { namespace: &lab.right, interface: "near", addresses: &["10.78.1.1/24"] };
+    let far = End { namespace: &third, interface: "far", addresses: &["10.78.1.2/24"] };
+    link(&near, &far).unwrap();
+    lab.right.set_mtu("near", 1000).unwrap();
+    lab.right.sysctl("net.ipv4.ip_forward", "1").unwrap();
+    third.ip("route add default via 10.78.1.1").unwrap();
+    lab.left.ip("route add 10.78.1.0/24 via 10.77.1.2 mtu lock 1400").unwrap();
+    assert_eq!(sizes(&lab, &third, "10.78.1.2".parse().unwrap()), (1360, 1400));
+    let fragments = mptcp_tests::counters::Counters::read(&third).unwrap();
+    assert!(fragments.get("IpReasmOKs") > 100, "nothing was cut: {fragments:?}");
+}

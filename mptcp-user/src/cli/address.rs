@@ -1,7 +1,8 @@
 //! Addresses as people write them, and their resolution.
 
 use anyhow::{Context, Result, bail};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use mptcp_user::datapath::interface::index_of;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::str::FromStr;
 
 /// A peer: a name or address, and a port.
@@ -31,7 +32,8 @@ impl FromStr for Target {
             Some(rest) => {
                 let (host, port) =
                     rest.split_once("]:").ok_or("an IPv6 address with port is [ADDRESS]:PORT")?;
-                host.parse::<Ipv6Addr>().map_err(|_| format!("{host} is not an IPv6 address"))?;
+                let (address, _) = split_scope(host)?;
+                address.parse::<Ipv6Addr>().map_err(|_| format!("{host} is not an IPv6 address"))?;
                 (host, port)
             }
             None => text.rsplit_once(':').ok_or("a port is missing: HOST:PORT")?,
@@ -54,11 +56,43 @@ impl FromStr for ListenAddress {
             return Ok(Self(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port_number(text)?)));
         }
         let Target { host, port } = text.parse()?;
+        if host.contains('%') {
+            return scoped(&host, port).map(Self);
+        }
         let address: IpAddr = match host.as_str() {
             "*" => Ipv6Addr::UNSPECIFIED.into(),
             host => host.parse().map_err(|_| format!("{host} is not an address of this host"))?,
         };
         Ok(Self(SocketAddr::new(address, port)))
+    }
+}
+
+/// An address and the name of the interface whose link it is on, if there is one: `fe80::1%eth0`.
+fn split_scope(host: &str) -> Result<(&str, Option<&str>), String> {
+    match host.split_once('%') {
+        Some((_, "")) => Err(format!("an interface is missing: {host}NAME")),
+        Some((address, interface)) => Ok((address, Some(interface))),
+        None => Ok((host, None)),
+    }
+}
+
+/// An address with an interface, as a socket address.
+fn scoped(host: &str, port: u16) -> Result<SocketAddr, String> {
+    let (address, interface) = split_scope(host)?;
+    let ip: Ipv6Addr = address.parse().map_err(|_| format!("{address} is not an IPv6 address"))?;
+    let interface = interface.unwrap_or_default();
+    let index = index_of(interface).ok_or_else(|| format!("there is no interface named {interface}"))?;
+    Ok(SocketAddrV6::new(ip, port, 0, index).into())
+}
+
+/// A local address with a port, which may be 0: `ADDRESS:PORT`, `[IPV6]:PORT` or `[IPV6%INTERFACE]:PORT`.
+pub(crate) fn local_address(text: &str) -> Result<SocketAddr, String> {
+    let parts = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
+    match parts {
+        Some((host, port)) if host.contains('%') => {
+            scoped(host, port.parse().map_err(|_| format!("{port:?} is not a port"))?)
+        }
+        _ => text.parse().map_err(|_| "not ADDRESS:PORT or [IPV6]:PORT".into()),
     }
 }
 
@@ -72,6 +106,9 @@ fn port_number(text: &str) -> Result<u16, String> {
 impl Target {
     /// All addresses of the target in the order in which they should be tried.
     pub(crate) async fn resolve(&self, family: Family) -> Result<Vec<SocketAddr>> {
+        if self.host.contains('%') {
+            return Ok(vec![scoped(&self.host, self.port).map_err(anyhow::Error::msg)?]);
+        }
         let found: Vec<SocketAddr> = tokio::net::lookup_host((self.host.as_str(), self.port))
             .await
             .with_context(|| {
@@ -113,6 +150,22 @@ impl std::fmt::Display for Family {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn link_local_addresses_name_their_interface() {
+        let Ok(ListenAddress(address)) = "[fe80::1%lo]:80".parse() else { panic!("no address") };
+        assert_eq!(address.to_string(), "[fe80::1%1]:80");
+        assert_eq!(
+            local_address("[fe80::1%1]:0"),
+            Ok(SocketAddrV6::new("fe80::1".parse().unwrap(), 0, 0, 1).into())
+        );
+        assert_eq!(local_address("192.0.2.1:0"), Ok("192.0.2.1:0".parse().unwrap()));
+        assert!("[fe80::1%lo]:80".parse::<Target>().is_ok());
+        for wrong in ["[fe80::1%]:80", "[fe80::1%no-such-interface]:80", "[192.0.2.1%lo]:80"] {
+            assert!(wrong.parse::<ListenAddress>().is_err(), "{wrong}");
+        }
+        assert!(local_address("[fe80::1%lo]:x").is_err() && local_address("192.0.2.1").is_err());
+    }
 
     #[test]
     fn targets_are_names_and_addresses_of_both_families() {

@@ -1,7 +1,7 @@
 //! The whole command line at a glance.
 #![allow(rustdoc::broken_intra_doc_links)] // help texts write IPv6 addresses in brackets
 
-use super::address::{ListenAddress, Target};
+use super::address::{ListenAddress, Target, local_address};
 use super::sandbox::{Needs, Sandbox, raise_locked_memory};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -68,7 +68,8 @@ Examples:
 A listener with nothing to send ends its side after the peer has. The kernel keeps all other ports of these
 interfaces.")]
 pub(crate) struct ListenArgs {
-    /// Where to listen: PORT, ADDRESS:PORT or [IPV6]:PORT. A port alone means all addresses of both families
+    /// Where to listen: PORT, ADDRESS:PORT or [IPV6]:PORT, with the interface for an address of one link
+    /// ([fe80::1%eth0]:PORT). A port alone means all addresses of both families
     #[arg(value_name = "[ADDRESS:]PORT")]
     pub(crate) address: ListenAddress,
     /// Serve one connection after the other until a signal ends it. Standard input is not read then: give each
@@ -99,11 +100,12 @@ Examples:
 
 When the input ends, this side of the connection is closed (like `nc -N`) and the peer's answer is still received.")]
 pub(crate) struct ConnectArgs {
-    /// Peer: HOST:PORT, ADDRESS:PORT or [IPV6]:PORT. All addresses of a name are tried in turn
+    /// Peer: HOST:PORT, ADDRESS:PORT or [IPV6]:PORT, with the interface for an address of one link
+    /// ([fe80::1%eth0]:PORT). All addresses of a name are tried in turn
     #[arg(value_name = "HOST:PORT")]
     pub(crate) target: Target,
     /// Local address and port of the first subflow: ADDRESS:PORT or [IPV6]:PORT (port 0: any)
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = local_address)]
     pub(crate) local: Option<std::net::SocketAddr>,
     /// Use IPv4 addresses of the name only
     #[arg(short = '4', conflicts_with = "ipv6")]

@@ -120,6 +120,18 @@ pub enum Error {
         "{0} is an address of this host: programs on one host reach each other by regular TCP, not by this stack"
     )]
     OwnAddress(IpAddr),
+    /// A link-local address does not say which link it means, or one that is not in use.
+    #[error(
+        "{address} is an address of one link only: say by which interface, as in [{address}%{example}]:PORT (in use: {interfaces})"
+    )]
+    NoScope {
+        /// The address.
+        address: IpAddr,
+        /// Name of an interface in use.
+        example: String,
+        /// Names of the interfaces in use.
+        interfaces: String,
+    },
     /// No TCP connection can go there.
     #[error("{0} is not an address that TCP can connect to")]
     BadRemote(SocketAddr),

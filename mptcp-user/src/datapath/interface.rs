@@ -289,6 +289,14 @@ fn single_buffer(
     ))
 }
 
+/// Index of the interface with this name, or with this number, in the thread's network namespace.
+pub fn index_of(name: &str) -> Option<u32> {
+    let terminated = std::ffi::CString::new(name).ok()?;
+    // SAFETY: the name ends with a NUL, and is only read.
+    let index = unsafe { libc::if_nametoindex(terminated.as_ptr()) };
+    if index == 0 { name.parse().ok().filter(|index| *index > 0) } else { Some(index) }
+}
+
 /// Whether the kernel knows the address family; lacking privileges do not matter.
 fn has_af_xdp() -> bool {
     // SAFETY: no pointers involved.

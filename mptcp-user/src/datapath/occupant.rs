@@ -46,7 +46,7 @@ impl Occupant {
                 None => "its pid can't be told from here".into(),
             };
             return format!(
-                "another process with this stack uses the interface ({who}; XDP program {}): one process at a time can, so end that one or give each its own interfaces (-i)",
+                "another mptcp process uses the interface ({who}; XDP program {}): one at a time can, so end that one or give each its own interfaces (-i)",
                 self.id
             );
         }
@@ -150,6 +150,6 @@ mod tests {
         );
         says(&occupant("filter", None, Some(3)), &["bpftool link detach id 3"]);
         says(&occupant("filter", None, None), &["ip link set dev eth0 xdpgeneric off"]);
-        says(&occupant(name::PROGRAM, Some(5), Some(3)), &["this stack", "worker, pid 5", "-i"]);
+        says(&occupant(name::PROGRAM, Some(5), Some(3)), &["another mptcp process", "worker, pid 5", "-i"]);
     }
 }

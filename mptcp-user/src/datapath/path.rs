@@ -26,6 +26,9 @@ const MIN_MTU_V6: u32 = 1280;
 const RENEWED: Duration = Duration::from_secs(60);
 /// An MSS that is announced is never smaller (`net.ipv4.route.min_adv_mss`).
 const MIN_ADVERTISED: u32 = 256;
+/// Questions about subflows may take one part in so many of the time, and this much at once.
+const WALKING_SHARE: u32 = 20;
+const WALKING_BURST: Duration = Duration::from_millis(200);
 /// Subflows that we have begun and that the engine has not told of yet: it does so in the same round.
 const MAX_OPENING: usize = 1 << 16;
 /// Segments that wait for one next hop.
@@ -63,6 +66,11 @@ pub(super) enum Hop {
     NoRoute,
 }
 
+/// Whether an address means another host on each link.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
 /// The subflows that we have begun: for them the host's policy counts. An answer goes back by the interface that the
 /// question came in by.
 #[derive(Default)]
@@ -74,6 +82,29 @@ struct Begun {
     pairs: HashMap<(IpAddr, IpAddr), u32>,
 }
 
+/// Bounds the time that is spent on questions about subflows that path managers want: peers can make them want some, and a
+/// routing table may be large.
+#[derive(Default)]
+struct Walks {
+    /// Time spent that has not been made up for.
+    debt: Duration,
+    /// Until when it has.
+    since: Instant,
+}
+
+impl Walks {
+    /// Whether there is time for another question.
+    fn may_begin(&mut self, now: Instant) -> bool {
+        self.debt = self.debt.saturating_sub((now - self.since) / WALKING_SHARE);
+        self.since = now;
+        self.debt < WALKING_BURST
+    }
+
+    fn took(&mut self, time: Duration) {
+        self.debt += time;
+    }
+}
+
 /// How large the packets on a path may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct PathLimits {
@@ -81,6 +112,8 @@ pub(super) struct PathLimits {
     pub(super) mtu: u32,
     /// Largest MSS to announce; 0: what the MTU makes it.
     pub(super) mss: u16,
+    /// The MTU was set to stay: what routers say does not count, and they may cut packets.
+    pub(super) locked: bool,
     /// The route had another MTU a moment ago, which subflows may still go by.
     pub(super) renewed: bool,
 }
@@ -88,12 +121,14 @@ pub(super) struct PathLimits {
 impl PathLimits {
     /// As `ipv4_default_advmss` and `ip6_default_advmss` of the kernel have it: a route's MTU lowers what is announced,
     /// too.
-    fn new(limits: &RouteLimits, ipv6: bool) -> Self {
+    fn new(limits: &RouteLimits, ipv6: bool, link_mtu: u32) -> Self {
+        // Many routes only repeat what the link says: a router's advertisement for one.
+        let limits = RouteLimits { mtu: limits.mtu.filter(|mtu| *mtu < link_mtu), ..*limits };
         let headers = if ipv6 { 60 } else { 40 };
         let mtu = limits.mtu.map_or(0, |mtu| mtu.max(if ipv6 { MIN_MTU_V6 } else { MIN_MTU_V4 }));
         let from_mtu = limits.mtu.map(|mtu| mtu.saturating_sub(headers).max(MIN_ADVERTISED));
         let mss = from_mtu.into_iter().chain(limits.advmss).min().unwrap_or(0);
-        Self { mtu, mss: mss.min(u32::from(u16::MAX)) as u16, renewed: false }
+        Self { mtu, mss: mss.min(u32::from(u16::MAX)) as u16, locked: limits.locked, renewed: false }
     }
 }
 
@@ -126,11 +161,12 @@ pub(super) struct Paths {
     next_hops: HashMap<(u32, IpAddr), NextHop>,
     /// The kernel's own way to where a connection was opened last: until when it is believed, and in which generation.
     own_way: Option<(SocketAddr, Answer, Instant, u64)>,
-    /// Names of the interfaces that may be used.
-    names: HashMap<u32, String>,
+    /// Names and MTUs of the interfaces that may be used.
+    interfaces: HashMap<u32, (String, u32)>,
     begun: Begun,
     /// Subflows that may not be begun: in which generation, and until when that is believed.
     refused: HashMap<(IpAddr, SocketAddr), (u64, Instant)>,
+    walks: Walks,
     /// The user asks for every route that leads there, whatever the host's rules say.
     any_route: bool,
     /// The user that this process belongs to: there may be rules for it.
@@ -159,9 +195,10 @@ impl Paths {
             arrivals: HashMap::new(),
             next_hops: HashMap::new(),
             own_way: None,
-            names: HashMap::new(),
+            interfaces: HashMap::new(),
             begun: Begun::default(),
             refused: HashMap::new(),
+            walks: Walks::default(),
             any_route: false,
             // SAFETY: no pointers involved; the call can't fail.
             user: unsafe { libc::geteuid() },
@@ -182,10 +219,17 @@ impl Paths {
         self.any_route
     }
 
-    /// What an interface is called: there may be rules for it.
-    pub(super) fn name_interface(&mut self, interface: u32, name: &str) {
-        self.names.insert(interface, name.to_owned());
-        self.generation += 1;
+    /// What an interface is called, since there may be rules for it, and how large its packets may be.
+    pub(super) fn set_interface(&mut self, interface: u32, name: &str, mtu: u32) {
+        let known = self.interfaces.get(&interface);
+        if known.is_none_or(|known| (&known.0[..], known.1) != (name, mtu)) {
+            self.interfaces.insert(interface, (name.to_owned(), mtu));
+            self.generation += 1;
+        }
+    }
+
+    fn mtu_of(&self, interface: u32) -> u32 {
+        self.interfaces.get(&interface).map_or(u32::MAX, |known| known.1)
     }
 
     /// Whether we may begin a subflow between these ends; the reason if not. Path managers ask again and again, so a no is
@@ -202,7 +246,13 @@ impl Paths {
         {
             return Err("no way, as a moment ago".into());
         }
-        let reason = match self.verdict(local, remote.ip(), Some(remote.port())) {
+        if !self.walks.may_begin(now) {
+            return Err("the routing tables take too long to look through".into());
+        }
+        let start = std::time::Instant::now();
+        let verdict = self.verdict(local, remote.ip(), Some(remote.port()));
+        self.walks.took(start.elapsed());
+        let reason = match verdict {
             Ok(Verdict::Allowed(_)) => return Ok(()),
             Ok(Verdict::Elsewhere(interface)) => {
                 format!("the host sends packets for there out by interface {interface}")
@@ -262,7 +312,11 @@ impl Paths {
         port: Option<u16>,
     ) -> io::Result<Verdict> {
         let Some(interface) = self.interface_of(local) else { return Ok(Verdict::NoRoute) };
-        let interface_name = self.names.get(&interface).map_or("", String::as_str);
+        if is_link_local(remote) && !is_link_local(local) {
+            // Only an address of the same kind says which link is meant.
+            return Ok(Verdict::NoRoute);
+        }
+        let interface_name = self.interfaces.get(&interface).map_or("", |known| &known.0);
         let flow =
             Flow { source: local, destination: remote, port, interface, interface_name, user: self.user };
         let verdict = self.netlink.policy(&flow)?;
@@ -366,7 +420,8 @@ impl Paths {
 
     /// The way for an answer to what came in for this address: out by its interface, unless the host refuses it.
     fn answering_way(&mut self, local: IpAddr, remote: IpAddr, interface: u32) -> io::Result<Option<Route>> {
-        let question = Question { source: Some(local), ..Question::to(remote) };
+        let link = is_link_local(remote).then_some(interface);
+        let question = Question { source: Some(local), interface: link, ..Question::to(remote) };
         match self.netlink.ask_route(&question)? {
             Answer::Way(route) if route.kind != RouteKind::Unicast => Ok(None),
             Answer::Way(route) if route.interface == interface => Ok(Some(route)),
@@ -417,7 +472,7 @@ impl Paths {
             return Hop::NoRoute;
         };
         let interface = route.interface;
-        let mut limits = PathLimits::new(&route.limits, remote.is_ipv6());
+        let mut limits = PathLimits::new(&route.limits, remote.is_ipv6(), self.mtu_of(interface));
         let mut expires = route.limits.expires.map(|seconds| now + Duration::from_secs(seconds.into()));
         if let Some(before) = self.routes.get(&(local, remote)).map(|cached| cached.limits)
             && before.mtu != 0
@@ -528,6 +583,7 @@ impl Paths {
     /// Forgets all next hops of an interface that is gone.
     pub(super) fn forget_interface(&mut self, interface: u32) {
         self.arrivals.retain(|_, arrival| *arrival != interface);
+        self.interfaces.remove(&interface);
         let before = self.next_hops.len();
         let mut pending = 0;
         self.next_hops.retain(|(of, _), entry| {
@@ -609,5 +665,20 @@ mod tests {
         let mut paths = paths();
         let (local, remote) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         assert_eq!(paths.hop(Instant::ZERO, local, remote), Hop::NoRoute);
+    }
+
+    #[test]
+    fn questions_about_subflows_take_a_small_part_of_the_time() {
+        let mut walks = Walks::default();
+        let second = |number: u64| Instant::from_nanos(number * 1_000_000_000);
+        for _ in 0..199 {
+            assert!(walks.may_begin(second(100)));
+            walks.took(Duration::from_millis(1));
+        }
+        // A table of a million routes.
+        assert!(walks.may_begin(second(100)));
+        walks.took(Duration::from_secs(2));
+        assert!(!walks.may_begin(second(101)) && !walks.may_begin(second(139)));
+        assert!(walks.may_begin(second(141)));
     }
 }

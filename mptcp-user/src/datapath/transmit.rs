@@ -111,13 +111,35 @@ impl Transmitter {
     /// # Errors
     /// The segment can't be made a packet.
     pub fn push(&mut self, segment: Segment, link: &LinkHeader) -> Result<(), EmitError> {
-        if self.super_segments || segment.packets() == 1 {
-            return self.push_whole(segment, link);
-        }
-        segmentize(&segment).try_for_each(|packet| self.push_whole(packet, link))
+        self.push_with(segment, link, false)
     }
 
-    fn push_whole(&mut self, segment: Segment, link: &LinkHeader) -> Result<(), EmitError> {
+    /// Queues a segment whose packets routers may cut into fragments: IPv4 without "don't fragment".
+    ///
+    /// # Errors
+    /// The segment can't be made a packet.
+    pub fn push_fragmentable(&mut self, segment: Segment, link: &LinkHeader) -> Result<(), EmitError> {
+        self.push_with(segment, link, true)
+    }
+
+    fn push_with(
+        &mut self,
+        segment: Segment,
+        link: &LinkHeader,
+        fragmentable: bool,
+    ) -> Result<(), EmitError> {
+        if self.super_segments || segment.packets() == 1 {
+            return self.push_whole(segment, link, fragmentable);
+        }
+        segmentize(&segment).try_for_each(|packet| self.push_whole(packet, link, fragmentable))
+    }
+
+    fn push_whole(
+        &mut self,
+        segment: Segment,
+        link: &LinkHeader,
+        fragmentable: bool,
+    ) -> Result<(), EmitError> {
         if self.queue.len() >= MAX_QUEUE {
             self.counters.dropped += 1;
             return Ok(());
@@ -126,6 +148,9 @@ impl Transmitter {
         let (vnet, packet) = headers.split_at_mut(VNET_HEADER);
         let layout = emit_headers(&segment, Some(link), ChecksumMode::Partial, packet)
             .inspect_err(|_| self.counters.refused += 1)?;
+        if fragmentable && segment.src.is_ipv4() {
+            allow_fragments(&mut packet[if link.vlan.is_some() { 18 } else { 14 }..]);
+        }
         vnet.copy_from_slice(&layout.virtio_net_header());
         let mut payload = segment.payload;
         if payload.chunks().len() > MAX_SLICES {
@@ -220,6 +245,20 @@ impl Transmitter {
     }
 }
 
+/// Clears "don't fragment" of an IPv4 header and brings its checksum up to date (RFC 1624).
+fn allow_fragments(header: &mut [u8]) {
+    const DONT_FRAGMENT: u8 = 0x40;
+    if let [_, _, _, _, _, _, flags, _, _, _, high, low, ..] = header
+        && *flags & DONT_FRAGMENT != 0
+    {
+        *flags &= !DONT_FRAGMENT;
+        let before = u32::from(u16::from_be_bytes([*high, *low]));
+        let sum = before + u32::from(DONT_FRAGMENT) * 256;
+        let folded = (sum & 0xffff) + (sum >> 16);
+        [*high, *low] = (folded as u16).to_be_bytes();
+    }
+}
+
 impl AsFd for Transmitter {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -238,4 +277,28 @@ fn set_option(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_allows_fragments_has_the_right_checksum() {
+        let sum = |header: &[u8]| {
+            let words = header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+            let sum: u32 = words.sum();
+            let folded = (sum & 0xffff) + (sum >> 16);
+            (folded & 0xffff) + (folded >> 16)
+        };
+        for id in (0..=u16::MAX).step_by(13) {
+            let mut header = [0x45, 0, 5, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+            header[4..6].copy_from_slice(&id.to_be_bytes());
+            let checksum = !(sum(&header) as u16);
+            header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            assert_eq!(sum(&header), 0xffff);
+            allow_fragments(&mut header);
+            assert_eq!((header[6], sum(&header)), (0, 0xffff), "{id}");
+        }
+    }
 }

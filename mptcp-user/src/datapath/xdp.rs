@@ -164,7 +164,10 @@ impl XdpProgram {
 
     /// Detaches the program from an interface, if it is attached there.
     pub fn detach(&mut self, interface: u32) {
-        self.links.remove(&interface);
+        if let Some(link) = self.links.remove(&interface) {
+            // An error: the interface is gone, and the link with it.
+            let _ = syscall::link_detach(link.as_fd());
+        }
     }
 
     /// Indexes of the interfaces that the program is attached to. An interface that is gone stays here until it is

@@ -171,6 +171,10 @@ impl Netlink {
             Answer::Refused(refusal) => return Ok(Verdict::Refused(refusal)),
             Answer::Way(route) => match route.kind {
                 RouteKind::Local => return Ok(Verdict::Own),
+                RouteKind::Unicast if is_link_local(flow.source) && route.gateway.is_some() => {
+                    // A router does not forward what comes from there (RFC 4291 section 2.5.6).
+                    return Ok(Verdict::NoRoute);
+                }
                 RouteKind::Unicast if route.interface == flow.interface => {
                     return Ok(Verdict::Allowed(route));
                 }

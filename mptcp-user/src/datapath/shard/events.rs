@@ -217,6 +217,10 @@ impl Shard {
             match event.kind() {
                 Some(EventKind::Unreachable) => {
                     let too_big = event.flags & EVENT_TOO_BIG != 0;
+                    let (local, remote) = (event.key.local_addr(), event.key.remote_addr());
+                    if too_big && self.paths.limits(time, local.ip(), remote.ip()).locked {
+                        continue;
+                    }
                     let unreachable = Unreachable {
                         local: event.key.local_addr(),
                         remote: event.key.remote_addr(),

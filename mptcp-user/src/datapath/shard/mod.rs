@@ -6,6 +6,7 @@
 //! before the segments that need them leave. `run` says when the next round is.
 
 mod events;
+mod link_local;
 mod news;
 mod ports;
 mod reach;
@@ -145,6 +146,7 @@ pub(crate) struct Shard {
     log: Option<EventLog>,
     /// When to look for interfaces that have become usable.
     recheck: Option<Instant>,
+    link_locals: link_local::LinkLocals,
     /// News were lost and could not be asked for again: to be done at the next look.
     news_lost: bool,
     draining: Option<Drain>,
@@ -229,6 +231,7 @@ impl Shard {
             capture,
             log,
             recheck: None,
+            link_locals: link_local::LinkLocals::default(),
             news_lost: false,
             draining: None,
             commands: Vec::new(),
@@ -272,7 +275,7 @@ impl Shard {
             name: report.name.clone(),
             reason: "it has no link-layer address".into(),
         })?;
-        let (index, name) = (report.index, report.name.clone());
+        let (index, name, attached_mtu) = (report.index, report.name.clone(), report.mtu);
         let above = self.detach_above(facts, index);
         let attachment = Attachment::new(
             &mut self.program,
@@ -302,10 +305,11 @@ impl Shard {
         tracing::debug!("attached to {name}: {}", attachment.report.reason);
         self.attachments.push(attachment);
         self.endpoint.name_interface(index, &name);
-        self.paths.name_interface(index, &name);
+        self.paths.set_interface(index, &name, attached_mtu);
         for address in facts.usable_addresses(index) {
             self.add_address(now(), index, address);
         }
+        self.take_link_locals(now(), index);
         self.publish_reports();
         Ok(())
     }
@@ -320,7 +324,7 @@ impl Shard {
             return;
         }
         let mtu = attachment.report.mtu;
-        if !attachment.report.addresses.contains(&address) {
+        if !attachment.report.addresses.contains(&address) && !link_local::is_link_local(address) {
             attachment.report.addresses.push(address);
         }
         self.paths.add_local(address, interface);

@@ -48,8 +48,8 @@ impl Shard {
         if attachment.report.name != link.name {
             attachment.report.name.clone_from(&link.name);
             self.endpoint.name_interface(link.index, &link.name);
-            self.paths.name_interface(link.index, &link.name);
         }
+        self.paths.set_interface(link.index, &link.name, link.mtu);
         let Some(attachment) = self.attachment(link.index) else { return };
         attachment.mac = link.mac.unwrap_or(attachment.mac);
         attachment.retry = None;
@@ -57,7 +57,7 @@ impl Shard {
         if !changed {
             return;
         }
-        let addresses = std::mem::take(&mut attachment.report.addresses);
+        attachment.report.addresses.clear();
         let name = &link.name;
         if up {
             tracing::info!("{name} is up");
@@ -65,20 +65,17 @@ impl Shard {
             tracing::info!("{name} is down");
             self.paths.forget_interface(link.index);
         }
-        for address in addresses {
-            if !up && self.paths.interface_of(address) == Some(link.index) {
-                self.remove_address(time, address);
-            }
-        }
         if up {
             self.ask_for_addresses(time, link.index);
+        } else {
+            self.remove_addresses_of(time, link.index);
         }
         self.paths.forget_routes();
         self.publish_reports();
     }
 
     /// Takes in the addresses that an interface has now. While it was down, its news were not acted on.
-    fn ask_for_addresses(&mut self, time: Instant, index: u32) {
+    pub(super) fn ask_for_addresses(&mut self, time: Instant, index: u32) {
         match self.paths.netlink().addresses() {
             Ok(addresses) => self.compare_addresses(time, index, &addresses),
             Err(error) => {
@@ -108,17 +105,21 @@ impl Shard {
         }
     }
 
+    fn remove_addresses_of(&mut self, time: Instant, index: u32) {
+        let of_it = self.paths.locals().filter(|(_, interface)| *interface == index);
+        let addresses: Vec<IpAddr> = of_it.map(|(address, _)| address).collect();
+        for address in addresses {
+            self.remove_address(time, address);
+        }
+    }
+
     fn link_gone(&mut self, time: Instant, index: u32) {
         let Some(place) = self.attachments.iter().position(|attachment| attachment.index == index) else {
             return;
         };
         let attachment = self.attachments.remove(place);
         tracing::info!("{} is gone", attachment.report.name);
-        for address in &attachment.report.addresses {
-            if self.paths.interface_of(*address) == Some(index) {
-                self.remove_address(time, *address);
-            }
-        }
+        self.remove_addresses_of(time, index);
         attachment.remove(&mut self.program, &mut self.places);
         self.paths.forget_interface(index);
         self.publish_reports();
@@ -138,7 +139,7 @@ impl Shard {
     /// or if the interface has changed. Whether there was anything to do.
     fn take_address(&mut self, time: Instant, address: &Address, interface_changed: bool) -> bool {
         let known = self.paths.interface_of(address.address) == Some(address.interface);
-        if !address.global {
+        if !self.is_wanted(address) {
             return false;
         }
         if address.preferred {

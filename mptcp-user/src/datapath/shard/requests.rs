@@ -5,6 +5,7 @@ use super::super::channel::{Channel, Handle};
 use super::super::mailbox::{Command, Listening, Status};
 use super::super::netlink::{Answer, Route, RouteKind, Verdict};
 use super::super::port::PortError;
+use super::link_local::{is_link_local, scope_of};
 use super::{Connection, Drain, Listener, Shard};
 use crate::proto::{
     ConnectError, ConnectionConfig, ConnectionId, Instant, InterfaceRule, InterfaceUse, ListenError,
@@ -44,7 +45,7 @@ impl Shard {
                 self.connect(time, remote, local, &config, reply);
             }
             Command::Listen { local, config, reply } => {
-                let listening = self.listen(local, *config);
+                let listening = self.listen(time, local, *config);
                 let close = listening.as_ref().ok().map(|listening| listening.id);
                 if reply.send(listening).is_err()
                     && let Some(id) = close
@@ -143,8 +144,8 @@ impl Shard {
             let _ = reply.send(Err(Error::Stopped));
             return;
         }
-        let (remote, local) = (canonical(remote), local.map(canonical));
         let result = self.open(time, remote, local, config);
+        let remote = canonical(remote);
         match result {
             Ok((id, local)) => {
                 let sizes = self.endpoint.queue_sizes(id).unwrap_or_default();
@@ -189,13 +190,18 @@ impl Shard {
         local: Option<SocketAddr>,
         config: &ConnectionConfig,
     ) -> Result<(ConnectionId, SocketAddr), Error> {
+        let (scoped, scoped_local) = (remote, local);
+        let (remote, local) = (canonical(remote), local.map(canonical));
         let ip = remote.ip();
-        let link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-        if remote.port() == 0 || ip.is_unspecified() || ip.is_multicast() || link_local {
+        if remote.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
             return Err(Error::BadRemote(remote));
         }
         let wanted = local.map(|local| local.ip()).filter(|ip| !ip.is_unspecified());
-        let address = self.local_for(time, remote, wanted, config)?;
+        let address = if is_link_local(ip) {
+            self.link_local_for(time, scoped, scoped_local)?
+        } else {
+            self.local_for(time, remote, wanted, config)?
+        };
         self.reserve_announced(config)?;
         let port = match local.map_or(0, |local| local.port()) {
             0 => self.port_for(address, remote),
@@ -358,11 +364,20 @@ impl Shard {
         self.ports.any(|port| !endpoint.has_tuple(SocketAddr::new(local, port), remote))
     }
 
-    fn listen(&mut self, local: SocketAddr, config: ConnectionConfig) -> Result<Listening, Error> {
+    fn listen(
+        &mut self,
+        time: Instant,
+        local: SocketAddr,
+        config: ConnectionConfig,
+    ) -> Result<Listening, Error> {
         if self.draining.is_some() {
             return Err(Error::Stopped);
         }
+        let scope = scope_of(local);
         let mut local = canonical(local);
+        if is_link_local(local.ip()) {
+            self.use_link_local(time, local.ip(), scope)?;
+        }
         if !local.ip().is_unspecified() && self.paths.interface_of(local.ip()).is_none() {
             return Err(Error::BadLocal { local: local.ip(), interfaces: self.interface_names() });
         }
@@ -400,6 +415,7 @@ impl Shard {
             self.close_listener(super::now(), id);
             return Err(Error::Xdp { interface: None, source });
         }
+        self.use_link_locals(time, local.ip());
         Ok(Listening { id, local, incoming })
     }
 

@@ -100,7 +100,7 @@ impl Shard {
     fn send(&mut self, time: Instant, segment: Segment) {
         match self.paths.hop(time, segment.src.ip(), segment.dst.ip()) {
             Hop::Ready { interface, mac, limits } if limits == PathLimits::default() => {
-                self.push(interface, mac, segment);
+                self.push(interface, mac, segment, false);
             }
             Hop::Ready { interface, mac, limits } => self.send_within(time, interface, mac, limits, segment),
             Hop::Resolving { interface, next_hop } => {
@@ -131,10 +131,10 @@ impl Shard {
                 return;
             }
         }
-        self.push(interface, mac, segment);
+        self.push(interface, mac, segment, limits.locked);
     }
 
-    fn push(&mut self, interface: u32, mac: [u8; 6], segment: Segment) {
+    fn push(&mut self, interface: u32, mac: [u8; 6], segment: Segment, fragmentable: bool) {
         let Some(attachment) = self.attachments.iter_mut().find(|attachment| attachment.index == interface)
         else {
             return;
@@ -143,7 +143,12 @@ impl Shard {
         if let Some(capture) = &mut self.capture {
             capture.sent(interface, &segment, &link);
         }
-        if let Err(error) = attachment.transmitter.push(segment, &link) {
+        let pushed = if fragmentable {
+            attachment.transmitter.push_fragmentable(segment, &link)
+        } else {
+            attachment.transmitter.push(segment, &link)
+        };
+        if let Err(error) = pushed {
             tracing::debug!("a segment can't be sent: {error}");
         }
     }

@@ -10,6 +10,7 @@ const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_XDP: u32 = 37;
 
 /// Makes a new element or replaces the present one.
@@ -126,6 +127,20 @@ pub(super) fn link_create(program: RawFd, interface: u32, flags: u32) -> io::Res
     let fd = unsafe { bpf(BPF_LINK_CREATE, &mut link) }?;
     // SAFETY: a new descriptor that nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// `union bpf_attr` for detaching a link.
+#[repr(C)]
+struct Detach {
+    link: u32,
+}
+
+/// Detaches the program of a link from its interface at once. Closing the descriptor does the same only when no child that
+/// is about to start another program has a copy of it.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut detach = Detach { link: link.as_raw_fd() as u32 };
+    // SAFETY: no addresses in it.
+    unsafe { bpf(BPF_LINK_DETACH, &mut detach) }.map(drop)
 }
 
 /// What a test run gave.

@@ -1,5 +1,6 @@
 //! Two endpoints, a virtual clock, and a network in memory between them.
 
+mod address_use;
 mod addresses;
 mod amplification;
 mod blackhole;
