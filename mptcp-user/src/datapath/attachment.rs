@@ -36,7 +36,7 @@ impl SocketPlaces {
 }
 
 /// Frames that all queues of an interface have together until packets come, and each of them at least: a super-segment's.
-const IDLE_FRAMES: u32 = 160;
+const IDLE_FRAMES: u32 = 96;
 const IDLE_QUEUE: u32 = 20;
 /// Frames of a UMEM that is made for interfaces that appear later.
 const LATER_FRAMES: u32 = 4096;

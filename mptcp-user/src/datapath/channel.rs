@@ -31,6 +31,8 @@ const MOST_TO_SEND: usize = 1 << 20;
 
 /// Octets of the blocks that slices are copied together into when they wait for long.
 const COMPACTED: usize = 64 << 10;
+/// Octets that are handed over at once to applications that read slice after slice.
+const AHEAD: usize = 64 << 10;
 
 #[derive(Default)]
 struct State {
@@ -180,19 +182,21 @@ impl Channel {
 
     // The application's side.
 
-    /// Takes in-order slices, at most `octets` in at most `slices` of them; at the end of the stream there are none. What is
-    /// not read at once stays here, where the shard can copy it when it holds on to too much.
+    /// Takes in-order slices: those with the octets that are read `at_once`, or some to be read one after the other. At the end of
+    /// the stream there are none. All others stay here, where the shard can copy them when they hold on to too much.
     pub(crate) fn poll_receive(
         self: &Arc<Self>,
         cx: &mut Context<'_>,
-        (octets, slices): (usize, usize),
+        at_once: Option<usize>,
         into: &mut VecDeque<Bytes>,
     ) -> Poll<io::Result<()>> {
         let mut state = lock(&self.state);
         if !state.received.is_empty() {
-            // A slice by itself is taken by applications that keep it.
-            let copied = slices == 1 && self.mailbox.is_tight();
-            state.hand_over(octets, slices, copied, into);
+            match at_once {
+                Some(octets) => state.hand_over(octets, usize::MAX, false, into),
+                None if self.mailbox.is_tight() => state.hand_over(usize::MAX, 1, true, into),
+                None => state.hand_over(AHEAD, usize::MAX, false, into),
+            }
             return Poll::Ready(Ok(()));
         }
         if state.received_end {
@@ -496,7 +500,7 @@ pub(super) mod tests {
         let (channel, _) = channel();
         let mut cx = Context::from_waker(Waker::noop());
         let mut into = VecDeque::new();
-        let all = (usize::MAX, usize::MAX);
+        let all = Some(usize::MAX);
         assert!(channel.poll_receive(&mut cx, all, &mut into).is_pending());
         channel.deliver(&mut vec![Bytes::from_static(b"last words")], false);
         channel.close(CloseReason::Reset, None);
@@ -525,15 +529,17 @@ pub(super) mod tests {
             }
             if round % 3 == 0 {
                 let mut into = VecDeque::new();
-                let most = (777 + 50 * round, if round % 2 == 0 { 1 } else { usize::MAX });
+                let most = Some(777 + 50 * round).filter(|_| round % 2 == 0);
+                channel.mailbox.set_tight(round % 4 == 1);
                 assert!(channel.poll_receive(&mut cx, most, &mut into).is_ready());
                 let octets = into.iter().map(Bytes::len).sum::<usize>();
-                assert!(octets <= most.0 && into.len() <= most.1);
+                assert!(octets <= most.unwrap_or(AHEAD));
+                assert!(most.is_some() || round % 4 != 1 || into.len() <= 1);
                 into.iter().for_each(|slice| got.extend_from_slice(slice));
             }
         }
         let mut into = VecDeque::new();
-        assert!(channel.poll_receive(&mut cx, (usize::MAX, usize::MAX), &mut into).is_ready());
+        assert!(channel.poll_receive(&mut cx, Some(usize::MAX), &mut into).is_ready());
         into.iter().for_each(|slice| got.extend_from_slice(slice));
         assert!(got == sent);
         assert_eq!(lock(&channel.state).own, 0);

@@ -6,7 +6,7 @@ use super::config::{ConnectionConfig, EndpointConfig};
 use super::congestion::Path;
 use super::connection::options::is_usable;
 use super::connection::output::reset_for;
-use super::connection::resume::PAUSE;
+use super::connection::resume::{ASKING, PAUSE};
 use super::connection::{Connection, Opening, Policies};
 use super::counters::{Counter, Counters};
 use super::crypto::Key;
@@ -725,7 +725,9 @@ impl Endpoint {
     /// Whether [`handle_timeout`](Self::handle_timeout) should have been called long ago: the process was stopped, or something
     /// else kept the driver from its work.
     pub fn is_late(&mut self, now: Instant) -> bool {
-        self.next_timeout().is_some_and(|due| now - due >= PAUSE)
+        // Asking all peers takes time itself: after a short pause it would become the next one.
+        let least = PAUSE.max(ASKING * u32::try_from(self.awake()).unwrap_or(u32::MAX));
+        self.next_timeout().is_some_and(|due| now - due >= least)
     }
 
     /// The time that has passed does not count for those that wait.

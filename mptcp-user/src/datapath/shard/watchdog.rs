@@ -117,9 +117,11 @@ fn watch(pulse: &Pulse, links: &XdpLinks, mailbox: &Mailbox, reports: &Mutex<Vec
         }
         let late = asleep.elapsed() > 2 * TICK;
         if state.look(pulse.count.load(Ordering::Relaxed), late) {
-            // First the word, so that the shard does not miss it when it comes back in this moment.
-            pulse.detached.store(true, Ordering::Release);
             let interfaces = links.detach_all();
+            // Told afterwards, so that a shard that comes back in this moment does not attach too early; and woken, because no
+            // packet will do that.
+            pulse.detached.store(true, Ordering::Release);
+            mailbox.send(Command::LookAtQueues);
             tracing::error!(
                 "the stack has been busy with one round of work for {} s: the XDP programs of {interfaces} interfaces are \
                  detached, and the kernel gets their traffic; connections of the stack will break",

@@ -13,6 +13,8 @@ use std::time::Duration;
 /// A call that comes so much later than was asked for ends a pause. A scheduler that holds the thread up for less is
 /// no reason to ask anybody anything.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);
+/// Part of the least pause for each connection that is not at rest: several times what asking one peer costs.
+pub(crate) const ASKING: Duration = Duration::from_micros(20);
 /// The least time in which a probe may be answered (RFC 6298 section 2.1: the first guess at the RTO).
 const ANSWER: Duration = Duration::from_secs(1);
 
