@@ -4,8 +4,6 @@
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 
-/// Blocks kept for reuse; those beyond are freed when their last slice goes.
-const MAX_RETIRED: usize = 256;
 /// Of more than so many, those that nobody has needed for a while are freed.
 const KEPT: usize = 8;
 
@@ -17,12 +15,57 @@ pub(super) struct Arena {
     current: BytesMut,
     /// Used-up blocks, the oldest first; their slices may still be somewhere.
     retired: VecDeque<BytesMut>,
+    /// So many used-up blocks may be held on to by their slices before they are counted.
+    bound: usize,
+    /// How many there are when they are counted next.
+    count_at: usize,
+    /// They were counted, and most are held on to.
+    wanting: bool,
+    /// The slices that hold on to blocks are few and long-lived.
+    tight: bool,
 }
 
 impl Arena {
-    /// An arena whose blocks have `size` octets.
-    pub(super) fn new(size: usize) -> Self {
-        Self { size, current: BytesMut::zeroed(size), retired: VecDeque::new() }
+    /// An arena whose blocks have `size` octets. When slices hold on to more than `bound` octets, it
+    /// [asks](Self::wants_compaction) for the slices to be copied.
+    pub(super) fn new(size: usize, bound: usize) -> Self {
+        let bound = (bound / size).max(2 * KEPT);
+        Self {
+            size,
+            current: BytesMut::zeroed(size),
+            retired: VecDeque::new(),
+            bound,
+            count_at: bound,
+            wanting: false,
+            tight: false,
+        }
+    }
+
+    /// Slices hold on to so many blocks that they had better be copied: however short a slice is, its block waits for it.
+    pub(super) fn wants_compaction(&self) -> bool {
+        self.wanting
+    }
+
+    /// All slices that could be have been copied. What still holds on to blocks does so for as long as it likes.
+    pub(super) fn compacted(&mut self) {
+        self.count();
+        self.wanting = false;
+        self.count_at = self.retired.len() + self.bound;
+    }
+
+    /// Slices that are given away for long had better be copied.
+    pub(super) fn is_tight(&self) -> bool {
+        self.tight && self.retired.len() > self.bound / 4
+    }
+
+    /// Frees the used-up blocks that no slice holds on to.
+    fn count(&mut self) {
+        let size = self.size;
+        self.retired.retain_mut(|block| {
+            block.clear();
+            !block.try_reclaim(size)
+        });
+        self.tight = self.retired.len() > self.bound / 4;
     }
 
     /// A slice of `len` octets that `write` fills.
@@ -54,9 +97,13 @@ impl Arena {
                 self.trim();
                 return;
             }
-            if self.retired.len() < MAX_RETIRED {
-                self.retired.push_back(block);
-            }
+            self.retired.push_back(block);
+        }
+        if self.retired.len() >= self.count_at {
+            self.count();
+            // Where less than a quarter was free, counting again soon would find as little.
+            self.wanting = self.retired.len() > self.count_at / 4 * 3;
+            self.count_at = self.bound.max(self.retired.len() / 3 * 4);
         }
         self.current = BytesMut::zeroed(self.size.max(len));
     }
@@ -81,7 +128,7 @@ mod tests {
 
     #[test]
     fn slices_keep_their_octets_while_blocks_are_used_again() {
-        let mut arena = Arena::new(1000);
+        let mut arena = Arena::new(1000, 100_000);
         let mut kept = VecDeque::new();
         for round in 0..2000usize {
             let len = round * 31 % 700;
@@ -99,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_was_needed_once_is_given_back_by_and_by() {
-        let mut arena = Arena::new(1000);
+        let mut arena = Arena::new(1000, 300_000);
         let held: Vec<Bytes> = (0..200).map(|_| arena.slice(1000, |octets| octets.fill(1))).collect();
         assert!(arena.retired.len() > 150);
         drop(held);
@@ -110,8 +157,51 @@ mod tests {
     }
 
     #[test]
+    fn slices_that_hold_on_to_many_blocks_are_to_be_copied() {
+        let mut arena = Arena::new(1000, 50_000);
+        let (mut held, mut compactions) = (VecDeque::new(), 0);
+        for round in 0..5000 {
+            // A short slice that is kept, in each block.
+            held.push_back(arena.slice(10, |octets| octets.fill(1)));
+            arena.slice(990, |octets| octets.fill(2));
+            assert!(arena.retired.len() <= 60, "{} blocks in round {round}", arena.retired.len());
+            if arena.wants_compaction() {
+                compactions += 1;
+                for slice in &mut held {
+                    *slice = Bytes::copy_from_slice(slice);
+                }
+                arena.compacted();
+                assert!(!arena.wants_compaction() && !arena.is_tight());
+            }
+        }
+        assert!((50..=150).contains(&compactions), "{compactions}");
+        assert!(held.iter().all(|slice| slice == &[1; 10][..]));
+    }
+
+    #[test]
+    fn slices_that_can_t_be_copied_are_not_asked_for_again_and_again() {
+        let mut arena = Arena::new(1000, 50_000);
+        let (mut held, mut compactions) = (Vec::new(), 0);
+        for _ in 0..500 {
+            held.push(arena.slice(1000, |octets| octets.fill(1)));
+            if arena.wants_compaction() {
+                compactions += 1;
+                arena.compacted();
+                assert!(arena.is_tight());
+            }
+        }
+        assert!(compactions <= 11, "{compactions}");
+        drop(held);
+        for _ in 0..2000 {
+            arena.slice(1000, |octets| octets.fill(1));
+            assert!(!arena.wants_compaction());
+        }
+        assert!(arena.retired.len() <= KEPT, "{} blocks", arena.retired.len());
+    }
+
+    #[test]
     fn a_slice_longer_than_a_block_is_possible() {
-        let mut arena = Arena::new(100);
+        let mut arena = Arena::new(100, 10_000);
         assert_eq!(arena.slice(250, |octets| octets.fill(1)), vec![1; 250]);
         assert_eq!(arena.slice(50, |octets| octets.fill(2)), vec![2; 50]);
     }

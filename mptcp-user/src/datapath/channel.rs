@@ -29,10 +29,17 @@ const WAIT_STEP: usize = 4096;
 const LEAST_TO_SEND: usize = 16 << 10;
 const MOST_TO_SEND: usize = 1 << 20;
 
+/// Octets of the blocks that slices are copied together into when they wait for long.
+const COMPACTED: usize = 64 << 10;
+/// Octets that are handed over at once to applications that read slice after slice.
+const AHEAD: usize = 64 << 10;
+
 #[derive(Default)]
 struct State {
     /// In-order slices that the application has not taken.
     received: VecDeque<Bytes>,
+    /// So many of them, from the front, share no memory with anything else.
+    own: usize,
     /// The peer's data ends after `received`.
     received_end: bool,
     reader: Option<Waker>,
@@ -46,6 +53,45 @@ struct State {
     /// The connection is over.
     closed: Option<CloseReason>,
     final_info: Option<Box<ConnectionInfo>>,
+}
+
+impl State {
+    /// Takes the first slices, at most `octets` in at most `slices` of them. `copied`: none of them holds on to more
+    /// memory than it fills.
+    fn hand_over(&mut self, mut octets: usize, slices: usize, copied: bool, into: &mut VecDeque<Bytes>) {
+        for _ in 0..slices {
+            if octets == 0 {
+                break;
+            }
+            let Some(mut slice) = self.received.pop_front() else { break };
+            let own = self.own > 0;
+            if slice.len() > octets {
+                self.received.push_front(slice.split_off(octets));
+            } else {
+                self.own = self.own.saturating_sub(1);
+            }
+            octets -= slice.len();
+            into.push_back(if copied && !own { Bytes::copy_from_slice(&slice) } else { slice });
+        }
+    }
+
+    /// Gives all slices memory of their own. Each is copied once.
+    fn compact(&mut self) {
+        let loose = self.received.split_off(self.own.min(self.received.len()));
+        let mut block = Vec::new();
+        let mut left: usize = loose.iter().map(Bytes::len).sum();
+        for slice in loose {
+            if block.capacity() == 0 {
+                block.reserve_exact(left.min(COMPACTED.max(slice.len())));
+            }
+            block.extend_from_slice(&slice);
+            left -= slice.len();
+            if block.len() >= COMPACTED || left == 0 {
+                self.received.push_back(Bytes::from(std::mem::take(&mut block)));
+            }
+        }
+        self.own = self.received.len();
+    }
 }
 
 /// What the application's side wants from the engine, as the shard finds it.
@@ -136,18 +182,20 @@ impl Channel {
 
     // The application's side.
 
-    /// Takes all in-order slices; at the end of the stream there are none.
+    /// Takes in-order slices: those with the octets that are read `at_once`, or some to be read one after the other. At the end of
+    /// the stream there are none. All others stay here, where the shard can copy them when they hold on to too much.
     pub(crate) fn poll_receive(
         self: &Arc<Self>,
         cx: &mut Context<'_>,
+        at_once: Option<usize>,
         into: &mut VecDeque<Bytes>,
     ) -> Poll<io::Result<()>> {
         let mut state = lock(&self.state);
         if !state.received.is_empty() {
-            if into.is_empty() {
-                std::mem::swap(into, &mut state.received);
-            } else {
-                into.append(&mut state.received);
+            match at_once {
+                Some(octets) => state.hand_over(octets, usize::MAX, false, into),
+                None if self.mailbox.is_tight() => state.hand_over(usize::MAX, 1, true, into),
+                None => state.hand_over(AHEAD, usize::MAX, false, into),
             }
             return Poll::Ready(Ok(()));
         }
@@ -264,8 +312,8 @@ impl Channel {
         }
     }
 
-    /// Takes slices that are to be sent, up to about `capacity` octets. Whether more is left.
-    pub(crate) fn take_to_send(&self, mut capacity: usize, into: &mut Vec<Bytes>) -> bool {
+    /// Takes slices that are to be sent, up to about `capacity` octets. How many octets are left.
+    pub(crate) fn take_to_send(&self, mut capacity: usize, into: &mut Vec<Bytes>) -> usize {
         let mut state = lock(&self.state);
         let before = state.to_send_octets;
         while capacity > 0
@@ -285,12 +333,12 @@ impl Channel {
         let room = self.send_piece.load(Ordering::Relaxed).max(limit / 2);
         let wake = before != state.to_send_octets && state.to_send_octets + room <= limit;
         let writer = if wake { state.writer.take() } else { None };
-        let more = !state.to_send.is_empty();
+        let left = state.to_send_octets;
         drop(state);
         if let Some(writer) = writer {
             writer.wake();
         }
-        more
+        left
     }
 
     /// Hands in-order slices to the application.
@@ -308,6 +356,11 @@ impl Channel {
         if let Some(reader) = reader {
             reader.wake();
         }
+    }
+
+    /// What waits for the application holds on to more memory than it fills: it gets memory of its own.
+    pub(crate) fn compact(&self) {
+        lock(&self.state).compact();
     }
 
     /// Nothing has happened for a while: empty queues give their memory back.
@@ -398,7 +451,7 @@ pub(super) mod tests {
     #[test]
     fn a_channel_is_in_the_mailbox_once_until_it_is_looked_at() {
         let (channel, mailbox) = channel();
-        let (mut commands, mut touched) = (Vec::new(), Vec::new());
+        let (mut commands, mut touched) = (VecDeque::new(), VecDeque::new());
         for _ in 0..3 {
             channel.send(Bytes::from_static(b"x"));
         }
@@ -422,11 +475,11 @@ pub(super) mod tests {
         channel.send(Bytes::from(vec![7; room]));
         assert!(channel.poll_room(&mut cx).is_pending());
         let mut taken = Vec::new();
-        assert!(channel.take_to_send(19_000, &mut taken));
+        assert_eq!(channel.take_to_send(19_000, &mut taken), 21_000);
         assert_eq!(count.0.load(Ordering::SeqCst), 0);
-        assert!(channel.take_to_send(1000, &mut taken));
+        assert_eq!(channel.take_to_send(1000, &mut taken), 20_000);
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
-        assert!(!channel.take_to_send(1 << 20, &mut taken));
+        assert_eq!(channel.take_to_send(1 << 20, &mut taken), 0);
         assert_eq!(taken.iter().map(Bytes::len).sum::<usize>(), room);
     }
 
@@ -447,15 +500,49 @@ pub(super) mod tests {
         let (channel, _) = channel();
         let mut cx = Context::from_waker(Waker::noop());
         let mut into = VecDeque::new();
-        assert!(channel.poll_receive(&mut cx, &mut into).is_pending());
+        let all = Some(usize::MAX);
+        assert!(channel.poll_receive(&mut cx, all, &mut into).is_pending());
         channel.deliver(&mut vec![Bytes::from_static(b"last words")], false);
         channel.close(CloseReason::Reset, None);
-        assert!(matches!(channel.poll_receive(&mut cx, &mut into), Poll::Ready(Ok(()))));
+        assert!(matches!(channel.poll_receive(&mut cx, all, &mut into), Poll::Ready(Ok(()))));
         assert_eq!(into.pop_front().as_deref(), Some(&b"last words"[..]));
-        let Poll::Ready(Err(error)) = channel.poll_receive(&mut cx, &mut into) else { panic!("over") };
+        let Poll::Ready(Err(error)) = channel.poll_receive(&mut cx, all, &mut into) else { panic!("over") };
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         channel.deliver(&mut Vec::new(), true);
-        assert!(matches!(channel.poll_receive(&mut cx, &mut into), Poll::Ready(Ok(()))), "the end");
+        assert!(matches!(channel.poll_receive(&mut cx, all, &mut into), Poll::Ready(Ok(()))), "the end");
+    }
+
+    #[test]
+    fn slices_that_wait_are_copied_once_and_stay_in_order() {
+        let (channel, _) = channel();
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut sent, mut got, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..200usize {
+            let block = Bytes::from(vec![round as u8; 128 << 10]);
+            let slice = block.slice(..2000 + round);
+            sent.extend_from_slice(&slice);
+            blocks.push(block);
+            channel.deliver(&mut vec![slice], false);
+            if round % 7 == 0 {
+                channel.compact();
+                assert!(blocks.iter().all(Bytes::is_unique), "round {round}");
+            }
+            if round % 3 == 0 {
+                let mut into = VecDeque::new();
+                let most = Some(777 + 50 * round).filter(|_| round % 2 == 0);
+                channel.mailbox.set_tight(round % 4 == 1);
+                assert!(channel.poll_receive(&mut cx, most, &mut into).is_ready());
+                let octets = into.iter().map(Bytes::len).sum::<usize>();
+                assert!(octets <= most.unwrap_or(AHEAD));
+                assert!(most.is_some() || round % 4 != 1 || into.len() <= 1);
+                into.iter().for_each(|slice| got.extend_from_slice(slice));
+            }
+        }
+        let mut into = VecDeque::new();
+        assert!(channel.poll_receive(&mut cx, Some(usize::MAX), &mut into).is_ready());
+        into.iter().for_each(|slice| got.extend_from_slice(slice));
+        assert!(got == sent);
+        assert_eq!(lock(&channel.state).own, 0);
     }
 
     #[test]

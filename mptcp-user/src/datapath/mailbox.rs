@@ -9,6 +9,7 @@ use super::xdp::CounterSnapshot;
 use crate::proto::{
     BlackholeInfo, ConnectionConfig, ConnectionId, ConnectionInfo, Counters, ListenerId, SubflowSlot,
 };
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     Status(oneshot::Sender<Status>),
     /// What is known of each of these connections, as far as they still exist.
     Infos(Vec<ConnectionId>, oneshot::Sender<Vec<(ConnectionId, ConnectionInfo)>>),
+    /// Interfaces have more or fewer receive queues than before.
+    LookAtQueues,
     /// Ends the shard when all connections have ended, or after `patience`.
     Stop {
         /// How long to wait for connections.
@@ -154,14 +157,16 @@ impl Alarm {
 
 /// See the [module](self).
 pub(crate) struct Mailbox {
-    commands: Mutex<Vec<Command>>,
-    touched: Mutex<Vec<Arc<Channel>>>,
+    commands: Mutex<VecDeque<Command>>,
+    touched: Mutex<VecDeque<Arc<Channel>>>,
     /// Something was put in since the shard last looked.
     pending: AtomicBool,
     /// The shard sleeps, or is about to.
     asleep: AtomicBool,
     /// The shard is gone.
     stopped: AtomicBool,
+    /// What applications take for long is to be copied: it holds on to more memory than it fills.
+    tight: AtomicBool,
     alarm: Alarm,
 }
 
@@ -173,8 +178,19 @@ impl Mailbox {
             pending: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            tight: AtomicBool::new(false),
             alarm,
         }
+    }
+
+    /// Slices hold on to more memory than they fill, or no more.
+    pub(super) fn set_tight(&self, tight: bool) {
+        self.tight.store(tight, Ordering::Relaxed);
+    }
+
+    /// Whether what applications take for long is to be copied.
+    pub(super) fn is_tight(&self) -> bool {
+        self.tight.load(Ordering::Relaxed)
     }
 
     pub(crate) fn alarm(&self) -> &Alarm {
@@ -188,7 +204,7 @@ impl Mailbox {
             if self.stopped.load(Ordering::Acquire) {
                 return false;
             }
-            commands.push(command);
+            commands.push_back(command);
         }
         self.notify();
         true
@@ -202,7 +218,7 @@ impl Mailbox {
             if self.stopped.load(Ordering::Acquire) {
                 return;
             }
-            touched.push(channel);
+            touched.push_back(channel);
         }
         self.notify();
     }
@@ -222,7 +238,7 @@ impl Mailbox {
     }
 
     /// Takes out all that waits.
-    pub(crate) fn take(&self, commands: &mut Vec<Command>, touched: &mut Vec<Arc<Channel>>) {
+    pub(crate) fn take(&self, commands: &mut VecDeque<Command>, touched: &mut VecDeque<Arc<Channel>>) {
         if self.pending.swap(false, Ordering::SeqCst) {
             commands.append(&mut lock(&self.commands));
             touched.append(&mut lock(&self.touched));
@@ -291,7 +307,7 @@ mod tests {
         channel.send(Bytes::from_static(b"hello"));
         assert!(mailbox.has_mail() && !is_readable(&mailbox));
         assert!(!mailbox.prepare_sleep(), "there is mail");
-        let (mut commands, mut touched) = (Vec::new(), Vec::new());
+        let (mut commands, mut touched) = (VecDeque::new(), VecDeque::new());
         mailbox.take(&mut commands, &mut touched);
         assert_eq!((commands.len(), touched.len()), (0, 1));
         touched[0].begin();
@@ -315,7 +331,7 @@ mod tests {
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
         assert!(mailbox.poll_woken(&mut cx).is_ready());
         mailbox.awake();
-        mailbox.take(&mut Vec::new(), &mut Vec::new());
+        mailbox.take(&mut VecDeque::new(), &mut VecDeque::new());
         // Rung between the decision to sleep and the first look: there was no waker yet.
         assert!(mailbox.prepare_sleep());
         assert!(mailbox.send(Command::CloseListener(ListenerId(1))));

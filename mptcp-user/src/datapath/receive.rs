@@ -2,7 +2,7 @@
 
 use super::arena::Arena;
 use crate::wire::packet::{ParseError, parse_headers};
-use crate::wire::{Checksum, Segment};
+use crate::wire::{Checksum, Payload, Segment};
 
 /// Payload up to this length comes from an arena of small blocks: a few octets that wait for an application must
 /// not hold on to a large one.
@@ -10,6 +10,11 @@ const SMALL: usize = 1024;
 const SMALL_BLOCK: usize = 16 << 10;
 /// A block waits for the slowest of those that have something in it: the smaller it is, the fewer wait for others. Two super-segments.
 const LARGE_BLOCK: usize = 128 << 10;
+
+/// Part of the memory limit that slices may hold on to beside their own length, in each size of blocks, and what they may in
+/// any case.
+const PART: u64 = 32;
+const LEAST_BOUND: u64 = 1 << 20;
 
 /// Why a packet was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -35,6 +40,12 @@ pub struct ReceiveCounters {
     pub bad_checksum: u64,
     /// Packets that were put together with the one before.
     pub coalesced: u64,
+    /// Packets whose octets were not copied because nobody would have taken them.
+    #[serde(default)]
+    pub refused: u64,
+    /// Times that all octets that waited were copied, because they held on to much more memory than they filled.
+    #[serde(default)]
+    pub compactions: u64,
     /// Rounds in which packets were received.
     pub batches: u64,
 }
@@ -49,22 +60,58 @@ pub struct Receiver {
 
 impl Default for Receiver {
     fn default() -> Self {
-        Self {
-            large: Arena::new(LARGE_BLOCK),
-            small: Arena::new(SMALL_BLOCK),
-            counters: ReceiveCounters::default(),
-        }
+        Self::with_limit(1 << 30)
     }
 }
 
 impl Receiver {
+    /// A receiver for an endpoint that may hold `limit` octets.
+    pub fn with_limit(limit: u64) -> Self {
+        let bound = usize::try_from((limit / PART).clamp(LEAST_BOUND, 32 << 20)).unwrap_or(1 << 20);
+        Self {
+            large: Arena::new(LARGE_BLOCK, bound),
+            small: Arena::new(SMALL_BLOCK, bound),
+            counters: ReceiveCounters::default(),
+        }
+    }
+
+    /// Slices hold on to much more memory than they fill: those that wait are to be copied.
+    pub(super) fn wants_compaction(&self) -> bool {
+        self.large.wants_compaction() || self.small.wants_compaction()
+    }
+
+    /// They have been.
+    pub(super) fn compacted(&mut self) {
+        self.counters.compactions += 1;
+        self.large.compacted();
+        self.small.compacted();
+    }
+
+    /// Slices that are given away for long had better be copied.
+    pub(super) fn is_tight(&self) -> bool {
+        self.large.is_tight() || self.small.is_tight()
+    }
+
     /// Parses a packet that lies in several buffers, the headers in the first.
     ///
     /// # Errors
     /// The packet is to be dropped.
     pub fn segment(&mut self, buffers: &[&[u8]]) -> Result<Segment, DropReason> {
+        self.segment_if(buffers, |_, _| true)
+    }
+
+    /// As [`segment`](Self::segment), but octets that are not `wanted`, which is asked with the headers and their number, are
+    /// verified and left where they are: the payload is [hollow](Payload::hollow) then.
+    ///
+    /// # Errors
+    /// The packet is to be dropped.
+    pub fn segment_if(
+        &mut self,
+        buffers: &[&[u8]],
+        wanted: impl FnOnce(&Segment, usize) -> bool,
+    ) -> Result<Segment, DropReason> {
         self.counters.packets += 1;
-        let result = self.parse(buffers);
+        let result = self.parse(buffers, wanted);
         match &result {
             Ok(segment) => self.counters.octets += segment.payload.len() as u64,
             Err(DropReason::Malformed(_)) => self.counters.malformed += 1,
@@ -73,7 +120,11 @@ impl Receiver {
         result
     }
 
-    fn parse(&mut self, buffers: &[&[u8]]) -> Result<Segment, DropReason> {
+    fn parse(
+        &mut self,
+        buffers: &[&[u8]],
+        wanted: impl FnOnce(&Segment, usize) -> bool,
+    ) -> Result<Segment, DropReason> {
         let head = buffers.first().copied().unwrap_or_default();
         let frame_len = buffers.iter().map(|buffer| buffer.len()).sum();
         let headers = parse_headers(head, frame_len)?;
@@ -84,6 +135,23 @@ impl Receiver {
         }
         let partial = headers.has_partial_checksum();
         let mut sum = Checksum::new();
+        if !wanted(&headers.segment, len) {
+            self.counters.refused += 1;
+            let mut skip = headers.payload_offset;
+            let mut left = if partial { 0 } else { len };
+            for buffer in buffers {
+                let octets = buffer.get(skip..).unwrap_or_default();
+                skip = skip.saturating_sub(buffer.len());
+                sum.add(&octets[..octets.len().min(left)]);
+                left = left.saturating_sub(octets.len());
+            }
+            if !partial && !headers.has_valid_checksum(sum) {
+                return Err(DropReason::Checksum);
+            }
+            let mut segment = headers.segment;
+            segment.payload = Payload::hollow(len);
+            return Ok(segment);
+        }
         let arena = if len <= SMALL { &mut self.small } else { &mut self.large };
         let payload = arena.slice(len, |mut to| {
             let mut skip = headers.payload_offset;
@@ -145,6 +213,27 @@ mod tests {
             }
         }
         assert_eq!(receiver.counters.bad_checksum, 0);
+    }
+
+    #[test]
+    fn octets_that_nobody_wants_are_verified_and_not_copied() {
+        let mut receiver = Receiver::default();
+        for mode in [ChecksumMode::Full, ChecksumMode::Partial] {
+            let (segment, frame) = frame(1447, true, mode);
+            for piece in [frame.len(), 1001, 100] {
+                let buffers: Vec<&[u8]> = frame.chunks(piece).collect();
+                let got = receiver.segment_if(&buffers, |headers, octets| {
+                    assert_eq!((headers.seq, octets), (segment.seq, 1447));
+                    false
+                });
+                let got = got.expect("a segment");
+                assert!(got.payload.is_hollow() && got.seq_len() == 1447);
+            }
+        }
+        let (_, mut broken) = frame(1447, false, ChecksumMode::Full);
+        broken[1000] ^= 1;
+        assert_eq!(receiver.segment_if(&[&broken], |_, _| false), Err(DropReason::Checksum));
+        assert_eq!(receiver.counters.refused, 7);
     }
 
     #[test]

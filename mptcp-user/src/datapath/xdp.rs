@@ -23,7 +23,7 @@ use mptcp_common::maps::name;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The eBPF object, as `cargo xtask build-ebpf` made it from `mptcp-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../mptcp-ebpf/object/mptcp.bpf.o");
@@ -79,10 +79,27 @@ impl Default for XdpConfig {
 
 /// The loaded program. Dropping it detaches it from all interfaces.
 pub struct XdpProgram {
-    links: BTreeMap<u32, OwnedFd>,
+    links: XdpLinks,
     maps: Arc<XdpMaps>,
     events: Option<Events>,
     ebpf: Ebpf,
+}
+
+/// What keeps a program attached to interfaces, shared with the program.
+#[derive(Clone, Default)]
+pub struct XdpLinks(Arc<Mutex<BTreeMap<u32, OwnedFd>>>);
+
+impl XdpLinks {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, OwnedFd>> {
+        // Nothing panics while it is locked.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Detaches the program from all interfaces; gives how many there were.
+    pub fn detach_all(&self) -> usize {
+        let links = std::mem::take(&mut *self.lock());
+        links.len()
+    }
 }
 
 impl XdpProgram {
@@ -133,7 +150,7 @@ impl XdpProgram {
         )?);
         let events = ebpf.take_map(name::EVENTS).ok_or(XdpError::Object(name::EVENTS))?;
         let events = Events { ring: RingBuf::try_from(events).map_err(|_| XdpError::Object(name::EVENTS))? };
-        Ok(Self { links: BTreeMap::new(), maps, events: Some(events), ebpf })
+        Ok(Self { links: XdpLinks::default(), maps, events: Some(events), ebpf })
     }
 
     /// The maps, to be shared with the shards.
@@ -152,19 +169,19 @@ impl XdpProgram {
     /// [`XdpError::Occupied`] if another program is attached; [`XdpError::ModeUnsupported`] if the driver can't do
     /// it in this mode; [`XdpError::NoInterface`] if the interface is gone.
     pub fn attach(&mut self, interface: u32, mode: XdpMode) -> Result<(), XdpError> {
-        if self.links.contains_key(&interface) {
+        if self.links.lock().contains_key(&interface) {
             return Err(XdpError::Occupied { interface, ours: true });
         }
         let fd = program(&mut self.ebpf)?.fd().map_err(XdpError::program)?.as_fd().as_raw_fd();
         let link = syscall::link_create(fd, interface, mode.flags())
             .map_err(|error| XdpError::attach(error, interface, mode))?;
-        self.links.insert(interface, link);
+        self.links.lock().insert(interface, link);
         Ok(())
     }
 
     /// Detaches the program from an interface, if it is attached there.
     pub fn detach(&mut self, interface: u32) {
-        if let Some(link) = self.links.remove(&interface) {
+        if let Some(link) = self.links.lock().remove(&interface) {
             // An error: the interface is gone, and the link with it.
             let _ = syscall::link_detach(link.as_fd());
         }
@@ -173,7 +190,13 @@ impl XdpProgram {
     /// Indexes of the interfaces that the program is attached to. An interface that is gone stays here until it is
     /// detached.
     pub fn attached(&self) -> impl Iterator<Item = u32> + '_ {
-        self.links.keys().copied()
+        let attached: Vec<u32> = self.links.lock().keys().copied().collect();
+        attached.into_iter()
+    }
+
+    /// What keeps the program attached, for another thread to detach it.
+    pub fn links(&self) -> XdpLinks {
+        self.links.clone()
     }
 
     /// Runs the program on a packet without any interface (`BPF_PROG_TEST_RUN`), `repeat` times. The packet counts

@@ -332,6 +332,14 @@ impl DataReceiver {
         true
     }
 
+    /// Gives what waits memory of its own, exactly as much as it needs.
+    pub(crate) fn compact(&mut self) {
+        self.held.compact();
+        for chunk in &mut self.ready {
+            *chunk = Bytes::copy_from_slice(chunk);
+        }
+    }
+
     fn append(&mut self, payload: Payload) {
         self.nxt += payload.len() as u64;
         self.delivered += payload.len() as u64;

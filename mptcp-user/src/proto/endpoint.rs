@@ -7,6 +7,7 @@ use super::config::{ConnectionConfig, EndpointConfig};
 use super::congestion::Path;
 use super::connection::options::is_usable;
 use super::connection::output::reset_for;
+use super::connection::resume::{ASKING, PAUSE};
 use super::connection::{Connection, Opening, Policies};
 use super::counters::{Counter, Counters};
 use super::crypto::Key;
@@ -33,6 +34,7 @@ use rand_chacha::ChaCha12Rng;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Segments that no connection sends, waiting to leave. More are not answered.
 const MAX_REPLIES: usize = 256;
@@ -80,6 +82,8 @@ pub(crate) struct Shared {
     decisions: Option<Box<Decisions>>,
     /// The time of the call that is being attended to.
     now: Instant,
+    /// That call comes after a pause: what arrives may have waited for it.
+    pub(crate) late: bool,
     addresses: Vec<LocalAddress>,
     /// What addresses are for, where that is not everything.
     address_uses: Vec<(IpAddr, AddressUse)>,
@@ -386,6 +390,7 @@ impl Endpoint {
                 distances: Distances::default(),
                 decisions: None,
                 now: Instant::ZERO,
+                late: false,
                 addresses: Vec::new(),
                 address_uses: Vec::new(),
                 interface_names: BTreeMap::new(),
@@ -571,6 +576,7 @@ impl Endpoint {
     /// A segment came in. Checksums of IP and TCP have been verified by the driver. Super-segments are welcome.
     pub fn handle_segment(&mut self, now: Instant, segment: Segment) {
         self.shared.counters.received(&segment);
+        self.shared.late = self.is_late(now);
         let tuple = (segment.dst, segment.src);
         if let Some(&(place, subflow)) = self.shared.tuples.get(&tuple.into()) {
             if let Some(id) = self.id_at(place) {
@@ -601,6 +607,29 @@ impl Endpoint {
         } else if !self.handle_third_ack(now, &segment) {
             self.shared.count(Counter::NoConnection);
             self.shared.reply_reset(&segment);
+        }
+    }
+
+    /// Whether it is certain that nobody takes the `octets` that came with a segment, of which the driver has read the headers
+    /// only: the driver need not copy them, and hands the segment in with a [hollow](crate::wire::Payload::hollow) payload. What
+    /// is taken after all, because something has come in between, counts as lost on the way.
+    pub fn refuses(&self, now: Instant, segment: &Segment, octets: usize) -> bool {
+        let Some(&(place, subflow)) = self.shared.tuples.get(&(segment.dst, segment.src).into()) else {
+            return !segment.flags.has(Flags::SYN) && !self.shared.cookies.outstanding(now);
+        };
+        match self.places.get(place as usize).map(|place| &place.occupant) {
+            Some(Occupant::Awake(connection)) => connection.refuses(subflow as usize, segment, octets as u32),
+            _ => false,
+        }
+    }
+
+    /// Gives all octets that wait memory of their own. The driver calls it when the blocks that it receives into are
+    /// held on to by little: what is held is then as much as [`memory_used`](Self::memory_used) says.
+    pub fn compact(&mut self) {
+        for place in &mut self.places {
+            if let Some(connection) = place.awake() {
+                connection.compact();
+            }
         }
     }
 
@@ -819,16 +848,26 @@ impl Endpoint {
     }
 
     /// Lets all timers that are due expire.
+    ///
+    /// A call that comes much later than was asked for ends a pause (see [`is_late`](Self::is_late)): what has
+    /// come meanwhile is to be handed in before.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.is_late(now) {
+            self.resume(now);
+        }
         self.attend_to_changes(now);
         while let Some((at, index, generation)) = self.timers.pop(now) {
             let id = ConnectionId { index, generation };
             let Some(place) = at_place(&mut self.places, id) else { continue };
-            if place.wake() {
+            let woken = place.wake();
+            if woken {
                 self.rests.ended();
                 self.catch_up(now, id);
             }
             let Some(connection) = at_place(&mut self.places, id).and_then(Place::awake) else { continue };
+            if woken && now - at >= PAUSE {
+                connection.resume(now, now - at);
+            }
             let came = connection.deadline.came(at, now);
             if came && connection.begin_rest(now) {
                 self.put_to_rest(id);
@@ -848,6 +887,27 @@ impl Endpoint {
             counters.add(Counter::JoinForgotten, 1);
             unsteer(&gone, free_slots, events);
         });
+    }
+
+    /// Whether [`handle_timeout`](Self::handle_timeout) should have been called long ago: the process was stopped, or something
+    /// else kept the driver from its work.
+    pub fn is_late(&mut self, now: Instant) -> bool {
+        // Asking all peers takes time itself: after a short pause it would become the next one.
+        let least = PAUSE.max(ASKING * u32::try_from(self.awake()).unwrap_or(u32::MAX));
+        self.next_timeout().is_some_and(|due| now - due >= least)
+    }
+
+    /// The time that has passed does not count for those that wait.
+    #[cold]
+    fn resume(&mut self, now: Instant) {
+        let pause = self.next_timeout().map_or(Duration::ZERO, |due| now - due);
+        for index in 0..self.places.len() {
+            let place = &mut self.places[index];
+            let id = ConnectionId { index: index as u32, generation: place.generation };
+            if place.awake().is_some_and(|connection| connection.resume(now, pause)) {
+                self.with(now, id, |_, _| ());
+            }
+        }
     }
 
     /// The next segment to send, if any. To be called until it gives `None` after any other call, as far as
@@ -903,6 +963,18 @@ impl Endpoint {
     /// Ignored after [`finish`](Self::finish) or when the connection is closed.
     pub fn send(&mut self, now: Instant, connection: ConnectionId, data: Bytes) {
         self.with(now, connection, |connection, _| connection.push(data));
+    }
+
+    /// So many octets wait with the driver until there is room for them: they count against the memory, too.
+    pub fn waits_outside(&mut self, now: Instant, connection: ConnectionId, octets: usize) {
+        let octets = octets as u64;
+        let changed = self.place(connection).is_some_and(|place| match &place.occupant {
+            Occupant::Awake(connection) => connection.outside != octets,
+            _ => octets > 0,
+        });
+        if changed {
+            self.with(now, connection, |connection, _| connection.outside = octets);
+        }
     }
 
     /// No more data will be sent: DATA_FIN after what is queued.

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 struct Range {
     octets: Payload,
     arrived: Instant,
+    /// It shares no memory with anything else.
+    own: bool,
 }
 
 impl Range {
@@ -31,6 +33,9 @@ pub(crate) struct Reassembly {
     #[serde(skip)]
     blocks: BTreeMap<u64, u64>,
     octets: usize,
+    /// First offsets of ranges that may hold on to more memory than they fill; those that were taken since included.
+    #[serde(skip)]
+    loose: Vec<u64>,
 }
 
 impl Reassembly {
@@ -87,8 +92,27 @@ impl Reassembly {
                 return;
             }
             part.detach_small();
+            self.ranges.insert(at, Range { octets: part, arrived: now, own: true });
+            return;
         }
-        self.ranges.insert(at, Range { octets: part, arrived: now });
+        self.ranges.insert(at, Range { octets: part, arrived: now, own: false });
+        if self.loose.len() > 2 * self.ranges.len() + 16 {
+            let ranges = &self.ranges;
+            self.loose.retain(|start| ranges.get(start).is_some_and(|range| !range.own));
+        }
+        self.loose.push(at);
+    }
+
+    /// Gives all that is held memory of its own, exactly as much as it needs. Each octet is copied once at most, however
+    /// often this is called.
+    pub(crate) fn compact(&mut self) {
+        for start in std::mem::take(&mut self.loose) {
+            if let Some(range) = self.ranges.get_mut(&start)
+                && !std::mem::replace(&mut range.own, true)
+            {
+                range.octets.detach();
+            }
+        }
     }
 
     /// Adds `start..end` to the blocks, all of which is held now.
@@ -127,7 +151,7 @@ impl Reassembly {
             if start > next {
                 return None;
             }
-            let Range { octets: mut payload, arrived } = entry.remove();
+            let Range { octets: mut payload, arrived, .. } = entry.remove();
             self.octets -= payload.len();
             let end = start + payload.len() as u64;
             self.cut_blocks(end);
@@ -152,6 +176,7 @@ impl Reassembly {
 
     /// Drops everything.
     pub(crate) fn clear(&mut self) {
+        self.loose = Vec::new();
         self.ranges.clear();
         self.blocks.clear();
         self.octets = 0;
@@ -194,6 +219,38 @@ mod tests {
             next += payload.len() as u64;
         }
         assert_eq!((next, held.cost()), (20_100, 0));
+    }
+
+    #[test]
+    fn what_is_held_lets_go_of_larger_blocks_once_it_is_compacted() {
+        let mut held = Reassembly::default();
+        let mut blocks = Vec::new();
+        for at in 0..50u64 {
+            let block = bytes::Bytes::from(vec![at as u8; 128 << 10]);
+            held.insert(Instant::ZERO, 10 + at * 2000, block.slice(..1500).into());
+            blocks.push(block);
+        }
+        assert!(blocks.iter().all(|block| !block.is_unique()));
+        held.compact();
+        assert!(blocks.iter().all(bytes::Bytes::is_unique));
+        let before: Vec<_> = held.ranges.values().map(|range| range.octets.chunks()[0].as_ptr()).collect();
+        held.compact();
+        let after: Vec<_> = held.ranges.values().map(|range| range.octets.chunks()[0].as_ptr()).collect();
+        assert_eq!(before, after, "copied once");
+        for at in 0..50u64 {
+            let (payload, _) = held.take(10 + at * 2000).expect("held");
+            assert_eq!(payload.to_vec(), vec![at as u8; 1500]);
+        }
+    }
+
+    #[test]
+    fn ranges_that_come_and_go_leave_no_trace() {
+        let mut held = Reassembly::default();
+        for at in 0..10_000u64 {
+            held.insert(Instant::ZERO, 1 + at * 2000, vec![0; 2000].into());
+            assert!(held.take(1 + at * 2000).is_some());
+        }
+        assert!(held.loose.len() <= 20, "{}", held.loose.len());
     }
 
     proptest! {

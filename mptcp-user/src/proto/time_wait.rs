@@ -13,6 +13,8 @@ use std::time::Duration;
 const DURATION: Duration = Duration::from_secs(60);
 /// Most tuples kept; beyond that the oldest go early.
 const MAX_WAITING: usize = 65_536;
+/// Entries of tuples that have been used again, beside as many as there are others.
+const STALE: usize = 64;
 
 #[derive(Debug)]
 struct TimeWait {
@@ -25,6 +27,8 @@ struct TimeWait {
     until: Instant,
     /// It ended with MP_FASTCLOSE.
     fast_close: Option<FastCloseWait>,
+    /// Its place in the order; earlier ones of the same four-tuple mean nothing any more.
+    entry: u64,
 }
 
 impl TimeWait {
@@ -47,6 +51,10 @@ pub(crate) struct TimeWaits {
     order: VecDeque<(Instant, Tuple)>,
     /// When MP_FASTCLOSE is to be repeated, and where.
     fast_closes: BTreeSet<(Instant, Tuple)>,
+    /// When tuples are to be looked at, the earliest first, and which entry of theirs it is. Entries of tuples that have been used
+    /// again are left, and swept out when they are many.
+    order: VecDeque<(Instant, u64, Tuple)>,
+    entries: u64,
     /// Tuples per connection, and whether the connection itself is gone.
     connections: HashMap<ConnectionId, (usize, bool)>,
 }
@@ -73,10 +81,18 @@ impl TimeWaits {
             stamps: subflow.timestamps(now),
             until,
             fast_close,
+            entry: self.entries,
         };
         let acknowledgment = entry.acknowledgment(subflow.tuple());
         self.waiting.insert(subflow.tuple().into(), entry);
-        self.order.push_back((until, subflow.tuple()));
+        self.order.push_back((until, self.entries, subflow.tuple()));
+        self.entries += 1;
+        if self.order.len() > 2 * self.waiting.len() + STALE {
+            let waiting = &self.waiting;
+            self.order.retain(|(_, entry, tuple)| {
+                waiting.get(&(*tuple).into()).is_some_and(|waiting| waiting.entry == *entry)
+            });
+        }
         self.connections.entry(connection).or_default().0 += 1;
         acknowledgment
     }
@@ -162,19 +178,21 @@ impl TimeWaits {
 
     pub(crate) fn next(&self) -> Option<Instant> {
         let fast_close = self.fast_closes.first().map(|(at, _)| *at);
-        self.order.front().map(|(until, _)| *until).into_iter().chain(fast_close).min()
+        self.order.front().map(|(until, ..)| *until).into_iter().chain(fast_close).min()
     }
 
     /// Lets go of those whose time is over.
     pub(crate) fn expire(&mut self, now: Instant, slots: &mut Vec<u32>, events: &mut VecDeque<Event>) {
-        while let Some(&(queued, tuple)) = self.order.front() {
+        while let Some(&(queued, number, tuple)) = self.order.front() {
             if queued > now && self.waiting.len() <= MAX_WAITING {
                 break;
             }
             self.order.pop_front();
-            let Some(entry) = self.waiting.get(&tuple.into()) else { continue };
+            let Some(entry) = self.waiting.get(&tuple.into()).filter(|entry| entry.entry == number) else {
+                continue;
+            };
             if entry.until > now && self.waiting.len() <= MAX_WAITING {
-                self.order.push_back((entry.until, tuple));
+                self.order.push_back((entry.until, number, tuple));
                 continue;
             }
             self.forget(tuple, slots, events);
@@ -206,5 +224,47 @@ impl TimeWaits {
             }
             None => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::subflow::{Birth, Kind};
+
+    #[test]
+    fn a_four_tuple_that_is_used_again_and_again_takes_one_place() {
+        let (mut waits, mut slots, mut events) = (TimeWaits::default(), Vec::new(), VecDeque::new());
+        let id = ConnectionId { index: 0, generation: 0 };
+        let (local, remote) = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into());
+        let subflow = Subflow::connecting(&Birth {
+            slot: SubflowSlot(1),
+            local,
+            remote,
+            interface: 1,
+            mtu: 1500,
+            kind: Kind::Initial,
+            iss: SeqNumber(1),
+            stamp_origin: 0,
+            local_id: 0,
+            remote_id: 0,
+            backup: false,
+            scale: 0,
+            ecn: crate::proto::EcnPolicy::default(),
+            path_timeout: Duration::MAX,
+        });
+        let mut now = Instant::ZERO;
+        for _ in 0..10_000 {
+            now += Duration::from_millis(1);
+            waits.add(now, id, &subflow);
+            waits.forget((local, remote), &mut slots, &mut events);
+        }
+        waits.add(now, id, &subflow);
+        assert!(waits.order.len() <= 2 * STALE, "{}", waits.order.len());
+        // Of its lives only the last one counts.
+        waits.expire(now + (DURATION - Duration::from_millis(1)), &mut slots, &mut events);
+        assert!(waits.has((local, remote)));
+        waits.expire(now + DURATION, &mut slots, &mut events);
+        assert!(!waits.has((local, remote)) && waits.order.is_empty());
     }
 }

@@ -5,16 +5,20 @@
 //! and looks up the real deadline when that entry comes due.
 
 use super::Instant;
+use arrayvec::ArrayVec;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+/// Entries of one connection that are kept track of: its timers are of fewer different orders of magnitude.
+const TRACKED: usize = 8;
+
 /// What a connection knows of its place in the queue.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Deadline {
     /// When the connection wants to be called.
     pub(crate) wanted: Option<Instant>,
-    /// The earliest entry that the queue has for it.
-    queued: Option<Instant>,
+    /// The entries that the queue has for it, the latest first. Those that a shorter wait came before are of use again after it.
+    queued: ArrayVec<Instant, TRACKED>,
 }
 
 /// The queue. Entries name connections by index and generation; stale ones are skipped.
@@ -27,9 +31,12 @@ impl TimerQueue {
     /// Notes that `deadline.wanted` may have changed.
     pub(crate) fn update(&mut self, index: u32, generation: u32, deadline: &mut Deadline) {
         if let Some(wanted) = deadline.wanted
-            && deadline.queued.is_none_or(|queued| wanted < queued)
+            && deadline.queued.last().is_none_or(|queued| wanted < *queued)
         {
-            deadline.queued = Some(wanted);
+            if deadline.queued.is_full() {
+                deadline.queued.remove(0);
+            }
+            deadline.queued.push(wanted);
             self.heap.push(Reverse((wanted, index, generation)));
         }
     }
@@ -52,8 +59,8 @@ impl TimerQueue {
 impl Deadline {
     /// An entry for `at` left the queue: whether the deadline has come. If not, the caller queues it again.
     pub(crate) fn came(&mut self, at: Instant, now: Instant) -> bool {
-        if self.queued == Some(at) {
-            self.queued = None;
+        if self.queued.last() == Some(&at) {
+            self.queued.pop();
         }
         self.wanted.is_some_and(|wanted| wanted <= now)
     }
@@ -63,6 +70,32 @@ impl Deadline {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn short_waits_before_a_long_one_leave_nothing_behind() {
+        let (mut queue, mut deadline) = (TimerQueue::default(), Deadline::default());
+        let mut now = Instant::ZERO;
+        for _ in 0..10_000 {
+            // A keep-alive in two hours; before that a delayed acknowledgment, and a rest.
+            for wait in [7_200_000, 100, 40] {
+                deadline.wanted = Some(now + Duration::from_millis(wait));
+                queue.update(0, 0, &mut deadline);
+            }
+            deadline.wanted = Some(now + Duration::from_secs(7200));
+            now += Duration::from_millis(500);
+            while let Some((entry, ..)) = queue.pop(now) {
+                assert!(!deadline.came(entry, now));
+                queue.update(0, 0, &mut deadline);
+            }
+            assert!(queue.heap.len() <= 3, "{}", queue.heap.len());
+        }
+        let last = deadline.wanted.expect("wanted");
+        let mut came = false;
+        while let Some((entry, ..)) = queue.pop(last) {
+            came |= deadline.came(entry, last);
+        }
+        assert!(came);
+    }
 
     #[test]
     fn a_deadline_moved_later_fires_once_and_on_time() {

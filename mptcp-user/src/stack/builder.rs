@@ -71,7 +71,8 @@ impl StackBuilder {
         Ok(rest.stack(handle, namespace).await)
     }
 
-    /// Makes a stack without a thread: all of its work is done where the [`Driver`] is polled, which must go on beside
+    /// Makes a stack without a thread (but one that looks twice a second whether the stack's rounds of work end, and whether
+    /// interfaces have new queues): all of its work is done where the [`Driver`] is polled, which must go on beside
     /// whatever uses the stack. The fewest changes of thread, and so the shortest delays, for applications that leave
     /// enough of their thread to it.
     ///

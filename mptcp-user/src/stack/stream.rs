@@ -97,7 +97,7 @@ impl MptcpStream {
             return Poll::Ready(Ok(Some(Bytes::new())));
         }
         let turn = ready!(coop::poll_proceed(cx));
-        ready!(self.poll_received(cx))?;
+        ready!(self.poll_received(cx, None))?;
         turn.made_progress();
         let Some(front) = self.received.front_mut() else { return Poll::Ready(Ok(None)) };
         let octets = front.split_to(front.len().min(most));
@@ -137,10 +137,10 @@ impl MptcpStream {
         Poll::Ready(Ok(queued))
     }
 
-    /// Waits until there is something to read or the stream has ended.
-    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Waits until there is something to read or the stream has ended. `at_once`: so many octets are read at once.
+    fn poll_received(&mut self, cx: &mut Context<'_>, at_once: Option<usize>) -> Poll<io::Result<()>> {
         if self.received.is_empty() {
-            self.handle.0.poll_receive(cx, &mut self.received)
+            self.handle.0.poll_receive(cx, at_once, &mut self.received)
         } else {
             Poll::Ready(Ok(()))
         }
@@ -197,7 +197,7 @@ impl AsyncRead for MptcpStream {
         }
         // Gives other tasks a turn when there is always something to read or room to write.
         let turn = ready!(coop::poll_proceed(cx));
-        ready!(this.poll_received(cx))?;
+        ready!(this.poll_received(cx, Some(buf.remaining())))?;
         turn.made_progress();
         let mut octets = 0;
         while let Some(front) = this.received.front_mut() {
@@ -220,7 +220,7 @@ impl AsyncRead for MptcpStream {
 impl AsyncBufRead for MptcpStream {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        ready!(this.poll_received(cx))?;
+        ready!(this.poll_received(cx, None))?;
         Poll::Ready(Ok(this.received.front().map_or(&[], |front| &front[..])))
     }
 

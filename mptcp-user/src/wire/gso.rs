@@ -46,6 +46,8 @@ pub fn coalesce(first: &mut Segment, next: Segment, limit: usize) -> Result<(), 
     let fits = size > 0
         && size <= usize::from(u16::MAX)
         && !next.payload.is_empty()
+        && !first.payload.is_hollow()
+        && !next.payload.is_hollow()
         && first.payload.len().is_multiple_of(size)
         && (next_size == size || (next_is_single && next_size < size))
         && first.payload.len() + next.payload.len() <= limit

@@ -45,6 +45,15 @@ impl Payload {
     pub fn len(&self) -> usize {
         self.len
     }
+    /// A payload of which only the length is known: its octets were left where they came, because nobody will take them.
+    pub fn hollow(len: usize) -> Self {
+        Self { chunks: SmallVec::new(), len }
+    }
+    /// Whether only its length is known.
+    #[inline]
+    pub fn is_hollow(&self) -> bool {
+        self.len > 0 && self.chunks.is_empty()
+    }
     /// Whether there are no octets.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -83,6 +92,14 @@ impl Payload {
             if chunk.len() < SMALL {
                 *chunk = Bytes::copy_from_slice(chunk);
             }
+        }
+    }
+    /// Gives all octets memory of their own, exactly as much as they need, so that they hold on to nothing else.
+    pub fn detach(&mut self) {
+        if !self.chunks.is_empty() {
+            let own = Bytes::from(self.to_vec());
+            self.chunks.clear();
+            self.chunks.push(own);
         }
     }
     /// Drops the first `octets` (all, if there are fewer).

@@ -4,6 +4,7 @@
 //! UMEM (`XDP_SHARED_UMEM`), each with a fixed share of its frames, so that no frame ever has to move from one
 //! queue to another. Kernel documentation: `Documentation/networking/af_xdp.rst`.
 
+mod frames;
 mod mmap;
 mod ring;
 mod socket;
@@ -12,6 +13,7 @@ mod syscall;
 mod umem;
 
 use super::release::{release, version};
+pub use frames::Frames;
 pub use ring::{Consumer, Producer, memory_pair};
 pub use socket::{Bind, BindError, Budget, CopyMode, Packet, Rings, Socket, Statistics};
 pub use umem::{FRAME_SIZE, Umem};

@@ -1,5 +1,6 @@
 //! One AF_XDP socket: the rings of one receive queue of one interface.
 
+use super::frames::{Frames, Share};
 use super::ring::{Consumer, Producer};
 use super::stock::Stock;
 use super::umem::{FRAME_SIZE, Umem};
@@ -137,7 +138,7 @@ impl Rings {
     /// Puts the parts together. Of the receive frames the kernel has `least` or more at all times.
     pub fn new(
         umem: Arc<Umem>,
-        (mut fill, completion): (Producer<u64>, Consumer<u64>),
+        (fill, completion): (Producer<u64>, Consumer<u64>),
         rx: Consumer<Descriptor>,
         tx: Option<Producer<Descriptor>>,
         (receive_frames, least): (Range<u32>, u32),
@@ -147,9 +148,20 @@ impl Rings {
             let frames = frames.take_while(|frame| *frame < umem.frames());
             frames.map(|frame| u64::from(frame) * u64::from(FRAME_SIZE)).collect()
         };
-        let mut stock = Stock::new(addresses(receive_frames), least);
-        stock.supply(&mut fill);
+        let stock = Stock::new(addresses(receive_frames), least);
         let tx_free = addresses(transmit_frames);
+        Self::with_stock(umem, (fill, completion), rx, tx, stock, tx_free)
+    }
+
+    fn with_stock(
+        umem: Arc<Umem>,
+        (mut fill, completion): (Producer<u64>, Consumer<u64>),
+        rx: Consumer<Descriptor>,
+        tx: Option<Producer<Descriptor>>,
+        mut stock: Stock,
+        tx_free: Vec<u64>,
+    ) -> Self {
+        stock.supply(&mut fill);
         Self { umem, fill, completion, rx, tx, tx_free, stock, malformed: 0 }
     }
 
@@ -272,7 +284,8 @@ impl Rings {
 
 /// A bound socket.
 pub struct Socket {
-    fd: OwnedFd,
+    // Closed first: the kernel writes into no frame any more when the rings give theirs back.
+    fd: Arc<OwnedFd>,
     rings: Rings,
     queue: u32,
 }
@@ -283,6 +296,39 @@ impl Socket {
     /// A queue is released asynchronously after its socket was closed, so a busy queue is tried again for up to a
     /// second.
     pub fn bind(umem: &Arc<Umem>, share_with: Option<&Socket>, bind: &Bind) -> Result<Self, BindError> {
+        let (fd, (fill, done), rx, tx) =
+            Self::prepare(umem, share_with.map(|socket| socket.fd.as_fd()), bind)?;
+        // A driver without copying has frames in its own ring, as many as it likes.
+        let least = if bind.copy == CopyMode::Copy { LEAST_FRAMES } else { u32::MAX };
+        let frames = (bind.receive_frames.clone(), least);
+        let rings = Rings::new(umem.clone(), (fill, done), rx, tx, frames, bind.transmit_frames.clone());
+        Ok(Self { fd: Arc::new(fd), rings, queue: bind.queue })
+    }
+
+    /// Binds to a queue, with frames of a UMEM that other sockets, also those of other interfaces, have as well: `idle` of them
+    /// until packets come. `bind.receive_frames` says how many there may be at most. Copies only.
+    pub fn bind_shared(frames: &Arc<Frames>, idle: u32, bind: &Bind) -> Result<Self, BindError> {
+        let sharer = frames.sharer();
+        let umem = frames.umem();
+        let (fd, (fill, done), rx, tx) = Self::prepare(umem, sharer.as_deref().map(OwnedFd::as_fd), bind)?;
+        let fd = Arc::new(fd);
+        frames.add_sharer(&fd);
+        let amounts = (idle, LEAST_FRAMES, bind.receive_frames.len() as u32);
+        let stock = Stock::shared(Share::new(frames), amounts);
+        let rings = Rings::with_stock(umem.clone(), (fill, done), rx, tx, stock, Vec::new());
+        Ok(Self { fd, rings, queue: bind.queue })
+    }
+
+    /// A socket that is bound, and its rings.
+    #[allow(clippy::type_complexity)] // four rings and a descriptor, for two callers
+    fn prepare(
+        umem: &Arc<Umem>,
+        share_with: Option<BorrowedFd<'_>>,
+        bind: &Bind,
+    ) -> Result<
+        (OwnedFd, (Producer<u64>, Consumer<u64>), Consumer<Descriptor>, Option<Producer<Descriptor>>),
+        BindError,
+    > {
         let fd = syscall::socket().map_err(|error| match error.raw_os_error() {
             Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::ESOCKTNOSUPPORT) => BindError::NoAfXdp,
             Some(libc::EPERM | libc::EACCES) => BindError::Privileges,
@@ -343,9 +389,8 @@ impl Socket {
             (None, CopyMode::Copy) => libc::XDP_USE_NEED_WAKEUP | several | libc::XDP_COPY,
             (None, CopyMode::ZeroCopy) => libc::XDP_USE_NEED_WAKEUP | several | libc::XDP_ZEROCOPY,
         };
-        let shared = share_with.map(|socket| socket.fd.as_fd());
         let mut attempts = 0;
-        while let Err(error) = syscall::bind(fd.as_fd(), bind.interface, bind.queue, flags, shared) {
+        while let Err(error) = syscall::bind(fd.as_fd(), bind.interface, bind.queue, flags, share_with) {
             match error.raw_os_error() {
                 Some(libc::EBUSY) if attempts < 50 => {
                     attempts += 1;
@@ -365,17 +410,7 @@ impl Socket {
                 _ => return Err(BindError::Io("binding an AF_XDP socket", error)),
             }
         }
-        // A driver without copying has frames in its own ring, as many as it likes.
-        let least = if bind.copy == CopyMode::Copy { LEAST_FRAMES } else { u32::MAX };
-        let rings = Rings::new(
-            umem.clone(),
-            (fill, done),
-            rx,
-            tx,
-            (bind.receive_frames.clone(), least),
-            bind.transmit_frames.clone(),
-        );
-        Ok(Self { fd, rings, queue: bind.queue })
+        Ok((fd, (fill, done), rx, tx))
     }
 
     /// The queue it is bound to.

@@ -11,6 +11,21 @@ use tokio::sync::mpsc::error::TrySendError;
 /// Connections that have to have been awake at the same time for their memory to be worth the search.
 const MANY_AWAKE: usize = 64;
 
+/// Events that are attended to before something else has its turn.
+const EVENTS: usize = 8192;
+/// Subflows that are opened in one round.
+const WISHES: usize = 64;
+/// Events of the XDP program that are attended to at once: packets make them, and some more may come meanwhile.
+const PROGRAM_EVENTS: usize = 1024;
+
+/// A subflow that the engine wants.
+pub(super) struct Wish {
+    connection: ConnectionId,
+    local: IpAddr,
+    interface: u32,
+    remote: SocketAddr,
+}
+
 /// Lets the allocator return to the system what is free.
 fn give_memory_back() {
     // SAFETY: the allocator's own function, which may be called at any time from any thread.
@@ -21,10 +36,21 @@ fn give_memory_back() {
 }
 
 impl Shard {
-    /// Attends to all events of the engine.
-    pub(super) fn handle_events(&mut self, time: Instant) {
-        while let Some(event) = self.endpoint.poll_event() {
+    /// Attends to the events of the engine. Whether to all of them: some of what is done about them makes new ones, and the
+    /// shard has other things to do, too.
+    pub(super) fn handle_events(&mut self, time: Instant) -> bool {
+        for _ in 0..EVENTS {
+            let Some(event) = self.endpoint.poll_event() else { return true };
             self.handle_event(time, event);
+        }
+        false
+    }
+
+    /// Attends to the subflows that are wanted, a few in each round: a wish that can't be fulfilled may become the next one.
+    pub(super) fn open_wanted(&mut self, time: Instant) {
+        for _ in 0..WISHES {
+            let Some(Wish { connection, local, interface, remote }) = self.wanted.pop_front() else { break };
+            self.open_subflow(time, connection, local, interface, remote);
         }
     }
 
@@ -76,7 +102,7 @@ impl Shard {
                 }
             }
             Event::SubflowWanted { connection, local, interface, remote } => {
-                self.open_subflow(time, connection, local, interface, remote);
+                self.wanted.push_back(Wish { connection, local, interface, remote });
             }
             Event::Rests(id) => self.rest(id),
             Event::Released(id) => {
@@ -213,7 +239,8 @@ impl Shard {
     /// What the XDP program says besides packets.
     pub(super) fn take_program_events(&mut self, time: Instant) {
         let Some(events) = self.events.as_mut() else { return };
-        while let Some(event) = events.next() {
+        for _ in 0..PROGRAM_EVENTS {
+            let Some(event) = events.next() else { break };
             match event.kind() {
                 Some(EventKind::Unreachable) => {
                     let too_big = event.flags & EVENT_TOO_BIG != 0;

@@ -15,9 +15,10 @@ mod requests;
 mod run;
 mod stacked;
 mod traffic;
+mod watchdog;
 
 use super::af_xdp::Budget;
-use super::attachment::{Attachment, Manner, SocketPlaces};
+use super::attachment::{Attachment, Manner, Pools, SocketPlaces};
 use super::capture::Capture;
 use super::channel::{Channel, Handle};
 use super::interface::{AttachMode, HostFacts, InterfaceReport};
@@ -33,10 +34,11 @@ use crate::proto::{
 };
 use crate::wire::Segment;
 use bytes::Bytes;
+use events::Wish;
 use ports::Ports;
 use removals::Removals;
 pub(crate) use run::{drive, spawn};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -44,9 +46,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use watchdog::{Pulse, Watchdog};
 
 /// How long news about interfaces settle before interfaces are looked at again.
 const SETTLE: Duration = Duration::from_millis(50);
+/// Batches that are taken from each socket after a pause, at most: all that a ring holds.
+const CATCH_UP: usize = 64;
 
 /// Keys of `epoll`.
 const KEY_MAILBOX: u64 = 0;
@@ -126,6 +131,7 @@ pub(crate) struct Shard {
     attachments: Vec<Attachment>,
     reports: Arc<Mutex<Vec<InterfaceReport>>>,
     places: SocketPlaces,
+    pools: Pools,
     maps: Arc<XdpMaps>,
     program: XdpProgram,
     events: Option<xdp::Events>,
@@ -149,10 +155,15 @@ pub(crate) struct Shard {
     link_locals: link_local::LinkLocals,
     /// News were lost and could not be asked for again: to be done at the next look.
     news_lost: bool,
+    /// Subflows that are to be opened.
+    wanted: VecDeque<Wish>,
     draining: Option<Drain>,
+    pulse: Arc<Pulse>,
+    /// Ends with the shard.
+    watchdog: Option<Watchdog>,
     /// Buffers that are used again each round.
-    commands: Vec<Command>,
-    touched: Vec<Arc<Channel>>,
+    commands: VecDeque<Command>,
+    touched: VecDeque<Arc<Channel>>,
     slices: Vec<Bytes>,
     coalescing: Vec<Segment>,
 }
@@ -215,6 +226,7 @@ impl Shard {
             attachments: Vec::new(),
             reports: Arc::default(),
             places: SocketPlaces::new(XdpConfig::default().sockets),
+            pools: Pools::default(),
             maps: program.maps(),
             program,
             events,
@@ -226,16 +238,19 @@ impl Shard {
             removals: Removals::default(),
             most_awake: 0,
             budget: traffic::BUDGET,
-            receiver: Receiver::default(),
+            receiver: Receiver::with_limit(config.endpoint.memory),
             listening: true,
             capture,
             log,
             recheck: None,
             link_locals: link_local::LinkLocals::default(),
             news_lost: false,
+            wanted: VecDeque::new(),
             draining: None,
-            commands: Vec::new(),
-            touched: Vec::new(),
+            pulse: Arc::default(),
+            watchdog: None,
+            commands: VecDeque::new(),
+            touched: VecDeque::new(),
             slices: Vec::new(),
             coalescing: Vec::new(),
             config,
@@ -245,6 +260,8 @@ impl Shard {
         }
         shard.endpoint.watch_decisions(shard.log.is_some());
         let mut refused = Vec::new();
+        let queues: Vec<u32> = chosen.iter().map(|report| report.queues.max(1)).collect();
+        shard.pools.expect(&queues);
         for report in chosen {
             let name = report.name.clone();
             match shard.attach(&facts, report) {
@@ -261,6 +278,9 @@ impl Shard {
             let first = refused.into_iter().next();
             return Err(first.unwrap_or(Error::NothingUsable { reasons: "none".into() }));
         }
+        let (pulse, links) = (shard.pulse.clone(), shard.program.links());
+        let watchdog = Watchdog::start(pulse, links, shard.mailbox.clone(), shard.reports.clone());
+        shard.watchdog = Some(watchdog.map_err(system("starting the watchdog's thread"))?);
         Ok(shard)
     }
 
@@ -279,7 +299,7 @@ impl Shard {
         let above = self.detach_above(facts, index);
         let attachment = Attachment::new(
             &mut self.program,
-            &mut self.places,
+            (&mut self.places, &mut self.pools),
             report,
             mac,
             Manner {
@@ -349,29 +369,70 @@ impl Shard {
         names.join(", ")
     }
 
+    /// Work begins that the watchdog is to see the end of.
+    fn begin(&mut self, time: Instant) {
+        if self.pulse.begin() {
+            self.attach_again(time);
+        }
+    }
+
     /// One round of work. Whether there was any; at the end of everything, the replies that are due.
     fn round(&mut self, time: Instant) -> ControlFlow<Replies, bool> {
         let mut busy = self.take_mail(time);
         if self.endpoint.next_timeout().is_some_and(|due| due <= time) {
+            if self.endpoint.is_late(time) {
+                self.catch_up(time);
+            }
             self.endpoint.handle_timeout(time);
             busy = true;
         }
         self.housekeeping(time);
         self.handle_events(time);
-        busy |= self.transmit(time);
-        // What was made while sending concerns segments that have not left yet: maps first.
-        self.handle_events(time);
-        self.flush(time);
-        self.forget_removed();
+        self.open_wanted(time);
+        // Maps first: nothing leaves before all is known that the answers to it need.
+        if self.handle_events(time) {
+            busy |= self.transmit(time);
+            if self.handle_events(time) {
+                self.flush(time);
+                self.forget_removed();
+            }
+        }
         // What comes is answered in the next round: by then the application may have said something, on its own thread or in
         // its turn on this one, which then carries the acknowledgment.
         let time = now();
         busy |= self.receive(time);
-        self.handle_events(time);
+        busy |= !self.handle_events(time) || self.has_left_over();
         self.log_decisions();
         match self.finished(time) {
             Some(replies) => ControlFlow::Break(replies),
             None => ControlFlow::Continue(busy),
+        }
+    }
+
+    /// Nothing was done for long: takes what has come meanwhile before any time is found to be over.
+    #[cold]
+    fn catch_up(&mut self, time: Instant) {
+        for _ in 0..CATCH_UP {
+            if !self.receive(time) {
+                break;
+            }
+            self.handle_events(time);
+        }
+    }
+
+    /// The watchdog has detached the programs from the interfaces during the last round, which has ended after all.
+    #[cold]
+    fn attach_again(&mut self, time: Instant) {
+        tracing::warn!("the stack goes on after a round of work that took very long, and attaches again");
+        let mut lost = Vec::new();
+        for attachment in &self.attachments {
+            if let Err(error) = attachment.attach_again(&mut self.program) {
+                tracing::warn!("{} can't be used any more: {error}", attachment.report.name);
+                lost.push(attachment.index);
+            }
+        }
+        for index in lost {
+            self.link_gone(time, index);
         }
     }
 
@@ -431,6 +492,10 @@ impl Shard {
             std::thread::sleep(Duration::from_millis(1));
             &[]
         });
+        if ready.is_empty() {
+            return;
+        }
+        self.begin(time);
         for key in ready {
             match *key {
                 KEY_MONITOR => self.take_news(time),
@@ -444,6 +509,7 @@ impl Shard {
                 }
             }
         }
+        self.pulse.end();
     }
 
     /// What is done rarely.
@@ -487,6 +553,7 @@ impl Shard {
 impl Drop for Shard {
     /// Whatever ends a shard, a panic too: nobody waits for it in vain, and no interface keeps its program.
     fn drop(&mut self) {
+        self.watchdog = None;
         self.mailbox.stop();
         for connection in std::mem::take(&mut self.connections).into_values() {
             connection.channel.close(CloseReason::Aborted, None);

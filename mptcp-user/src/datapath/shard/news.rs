@@ -1,9 +1,10 @@
 //! What the kernel tells: interfaces, addresses, routes and neighbours that change.
 
 use super::super::netlink::{Address, Change, Link};
-use super::{SETTLE, Shard};
+use super::{KEY_SOCKET, SETTLE, Shard};
 use crate::proto::{AddressUse, Instant};
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 
 impl Shard {
     /// Attends to all news.
@@ -113,7 +114,50 @@ impl Shard {
         }
     }
 
-    fn link_gone(&mut self, time: Instant, index: u32) {
+    /// Interfaces have other receive queues than before: packets that come by one without a socket are lost to us.
+    pub(super) fn look_at_queues(&mut self) {
+        let Ok(driver) = super::super::ethtool::Ethtool::new() else { return };
+        let mut changed = Vec::new();
+        for attachment in &self.attachments {
+            if let Some(queues) = driver.receive_queues(&attachment.report.name)
+                && queues > attachment.report.queues
+            {
+                changed.push((attachment.index, queues));
+            }
+        }
+        for (index, queues) in changed {
+            self.add_queues(index, queues);
+        }
+        self.publish_reports();
+    }
+
+    fn add_queues(&mut self, index: u32, queues: u32) {
+        let Self { attachments, places, pools, program, epoll, listening, .. } = self;
+        let Some(attachment) = attachments.iter_mut().find(|attachment| attachment.index == index) else {
+            return;
+        };
+        let name = attachment.report.name.clone();
+        let first = match attachment.add_queues((places, pools), program, queues) {
+            Ok(first) => first,
+            Err(error) => {
+                tracing::warn!(
+                    "{name} has {queues} receive queues now, and not all of them can be used: {error}"
+                );
+                return;
+            }
+        };
+        let fresh = attachment.sockets.get(first..).unwrap_or_default();
+        if fresh.is_empty() {
+            return;
+        }
+        tracing::info!("{name} has {} receive queues now", attachment.sockets.len());
+        if *listening && fresh.iter().any(|socket| epoll.add(socket.as_fd(), KEY_SOCKET).is_err()) {
+            // All are tried again before the next sleep.
+            *listening = false;
+        }
+    }
+
+    pub(super) fn link_gone(&mut self, time: Instant, index: u32) {
         let Some(place) = self.attachments.iter().position(|attachment| attachment.index == index) else {
             return;
         };

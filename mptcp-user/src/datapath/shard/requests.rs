@@ -15,6 +15,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
+/// Commands, and channels that have been touched, that are attended to in one round.
+const COMMANDS: usize = 256;
+const CHANNELS: usize = 4096;
+
 /// IPv4-mapped IPv6 addresses mean IPv4.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
@@ -23,20 +27,24 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 impl Shard {
     /// Attends to commands and to channels that applications have touched. Whether there were any.
     pub(super) fn take_mail(&mut self, time: Instant) -> bool {
-        if !self.mailbox.has_mail() {
+        if !self.mailbox.has_mail() && !self.has_left_over() {
             return false;
         }
-        let (mut commands, mut touched) =
-            (std::mem::take(&mut self.commands), std::mem::take(&mut self.touched));
-        self.mailbox.take(&mut commands, &mut touched);
-        for command in commands.drain(..) {
+        self.mailbox.take(&mut self.commands, &mut self.touched);
+        for _ in 0..COMMANDS {
+            let Some(command) = self.commands.pop_front() else { break };
             self.obey(time, command);
         }
-        for channel in touched.drain(..) {
+        for _ in 0..CHANNELS {
+            let Some(channel) = self.touched.pop_front() else { break };
             self.serve(time, &channel);
         }
-        (self.commands, self.touched) = (commands, touched);
         true
+    }
+
+    /// Whether something that was asked for was left for the next round.
+    pub(super) fn has_left_over(&self) -> bool {
+        !self.commands.is_empty() || !self.touched.is_empty() || !self.wanted.is_empty()
     }
 
     fn obey(&mut self, time: Instant, command: Command) {
@@ -67,6 +75,7 @@ impl Shard {
                 let info = |id| Some((id, self.endpoint.info(id)?));
                 let _ = reply.send(ids.into_iter().filter_map(info).collect());
             }
+            Command::LookAtQueues => self.look_at_queues(),
             Command::Stop { patience, reply } => {
                 let ids: Vec<_> = self.listeners.keys().copied().collect();
                 for id in ids {
@@ -107,15 +116,15 @@ impl Shard {
         }
         if !connection.closed {
             // Until the engine has said that it is full: only then does it tell when it is not any more.
-            let mut more = true;
-            while more {
+            loop {
                 let capacity = self.endpoint.send_capacity(id);
-                if capacity == 0 {
-                    break;
-                }
-                more = channel.take_to_send(capacity, &mut self.slices);
+                let left = channel.take_to_send(capacity, &mut self.slices);
                 for slice in self.slices.drain(..) {
                     self.endpoint.send(time, id, slice);
+                }
+                if left == 0 || capacity == 0 {
+                    self.endpoint.waits_outside(time, id, left);
+                    break;
                 }
             }
         }

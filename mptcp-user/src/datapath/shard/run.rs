@@ -170,7 +170,10 @@ impl Shard {
     /// A round, when it began, and what comes after it.
     fn step(&mut self, pace: &mut Pace) -> ControlFlow<Replies, (Instant, Next)> {
         let time = now();
-        self.round(time).map_continue(|busy| (time, pace.next(time, busy)))
+        self.begin(time);
+        let outcome = self.round(time);
+        self.pulse.end();
+        outcome.map_continue(|busy| (time, pace.next(time, busy)))
     }
 
     /// Works until it is told to stop and everything is done. Gives the replies that are due then.

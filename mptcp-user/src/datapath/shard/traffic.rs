@@ -52,6 +52,17 @@ fn largest_packet(segment: &Segment) -> usize {
     headers + options + cut
 }
 
+/// Whether a segment that was kept for the next ones is continued by this one.
+fn continues(held: &[Segment], segment: &Segment) -> bool {
+    held.iter().any(|first| {
+        first.src == segment.src
+            && first.dst == segment.dst
+            && first.seq_end() == segment.seq
+            && !first.payload.is_empty()
+            && !first.payload.is_hollow()
+    })
+}
+
 impl Shard {
     /// Receives a batch from every socket. Whether there was anything.
     pub(super) fn receive(&mut self, time: Instant) -> bool {
@@ -63,7 +74,11 @@ impl Shard {
                     if let Some(capture) = capture {
                         capture.received(attachment.index, packet.buffers);
                     }
-                    if let Ok(segment) = receiver.segment(packet.buffers) {
+                    // What continues a segment of this batch is as welcome as that: nobody is asked for each packet.
+                    let wanted = |segment: &Segment, octets: usize| {
+                        continues(coalescing, segment) || !endpoint.refuses(time, segment, octets)
+                    };
+                    if let Ok(segment) = receiver.segment_if(packet.buffers, wanted) {
                         if segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) {
                             paths.arrived(attachment.index, segment.dst.ip(), segment.src.ip());
                         }
@@ -77,6 +92,13 @@ impl Shard {
         for segment in coalescing.drain(..) {
             endpoint.handle_segment(time, segment);
         }
+        if self.receiver.wants_compaction() {
+            self.compact();
+        }
+        if self.mailbox.is_tight() != self.receiver.is_tight() {
+            self.mailbox.set_tight(self.receiver.is_tight());
+        }
+        let Self { receiver, .. } = self;
         receiver.counters.batches += u64::from(packets > 0);
         if packets >= MANY
             && let Err(error) = self.hear_of_packets(false)
@@ -84,6 +106,16 @@ impl Shard {
             tracing::debug!("leaving epoll failed: {error}");
         }
         packets > 0
+    }
+
+    /// Copies what waits, wherever it does, because it holds on to much more memory than it fills.
+    #[cold]
+    fn compact(&mut self) {
+        self.endpoint.compact();
+        for connection in self.connections.values() {
+            connection.channel.compact();
+        }
+        self.receiver.compacted();
     }
 
     /// Takes segments from the engine to their interfaces' queues. Whether there were any.

@@ -13,6 +13,8 @@ use crate::wire::{DataSeq, Dss, Join, Mapping, MptcpOption, ResetReason, Segment
 
 /// A mapping may begin this far beyond the subflow's window: the segment itself may only just reach into it.
 const MAPPING_SLACK: i64 = 1 << 17;
+/// No stream is so long: sums of offsets below this and of what a window may be do not overflow, signed or not.
+const MAX_OFFSET: u64 = 1 << 62;
 
 impl Connection {
     /// Takes all options of a segment. `window` is the segment's window in octets.
@@ -150,16 +152,16 @@ impl Connection {
             return;
         }
         let dsn = if mapping.dsn_long { mapping.dsn } else { expected.expand(mapping.dsn.0 as u32) };
+        // Half of the sequence space ahead and further is behind, wherever the stream is by now.
         let data = (self.receive.nxt as i64).wrapping_add(dsn.distance(expected));
         if mapping.len == 0 {
             self.take_infinite_mapping(shared, now, index, mapping.subflow_seq, data);
             return;
         }
-        if data < 0 {
+        let Some(data) = u64::try_from(data).ok().filter(|at| *at < MAX_OFFSET) else {
             shared.count(Counter::BadMapping);
             return;
-        }
-        let data = data as u64;
+        };
         let len = u32::from(mapping.len) - u32::from(data_fin);
         if data_fin {
             let reached = self.receive.set_fin(data + u64::from(len));

@@ -31,6 +31,8 @@ impl Connection {
     ) {
         let Some(subflow) = self.subflow(index) else { return };
         subflow.segments_received += 1;
+        // How long it has waited for us says nothing of the path.
+        let known_rtt = shared.late.then(|| subflow.rtt.clone());
         match subflow.state {
             SubflowState::SynSent => self.on_syn_sent(shared, now, index, &segment),
             SubflowState::SynReceived => {
@@ -45,6 +47,9 @@ impl Connection {
             }
             SubflowState::Closed | SubflowState::TimeWait => {}
             _ => self.on_synchronised(shared, now, index, segment),
+        }
+        if let (Some(rtt), Some(subflow)) = (known_rtt, self.subflow(index)) {
+            subflow.rtt = rtt;
         }
         self.progress_close(shared, now);
     }
@@ -110,7 +115,9 @@ impl Connection {
         }
         self.plain_segments =
             if segment.options.mptcp.is_empty() { self.plain_segments.saturating_add(1) } else { 0 };
-        if !segment.payload.is_empty() && self.lacks_memory(shared, now, index, &segment) {
+        let hollow = segment.payload.is_hollow();
+        let carries = !segment.payload.is_empty() || maps_octets(&segment);
+        if carries && (self.lacks_memory(shared, now, index, &segment) || hollow) {
             // As if it had not come, but for what it acknowledges.
             segment.payload = Payload::new();
             segment.flags = segment.flags.without(Flags::FIN);
@@ -158,15 +165,19 @@ impl Connection {
         }
     }
 
-    /// Data came. Whether there is no room to keep it: the window lets nobody that keeps to it come so far, except where
+    /// Data came, or a mapping of some. Whether there is no room to keep it: the window lets nobody that keeps to it come so far, except where
     /// very many do so at once. Octets in order are the last to be refused, because they set others free.
     fn lacks_memory(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: &Segment) -> bool {
         let Some(subflow) = self.subflow(index) else { return true };
-        let echo = segment.options.timestamps.filter(|_| subflow.stamps);
+        let bare = segment.payload.is_empty();
+        let echo = segment.options.timestamps.filter(|_| !bare).filter(|_| subflow.stamps);
         let echo =
             echo.map(|stamps| subflow.stamp(now).wrapping_sub(stamps.echo)).filter(|age| *age < 60_000);
-        subflow.rcv.echo.data(now, echo.map(|age| Duration::from_millis(u64::from(age))));
-        let in_order = subflow.rcv.offset(segment.seq) <= subflow.rcv.nxt as i64;
+        if !bare {
+            subflow.rcv.echo.data(now, echo.map(|age| Duration::from_millis(u64::from(age))));
+        }
+        // A mapping without its octets is of no use before they come.
+        let in_order = !bare && subflow.rcv.offset(segment.seq) <= subflow.rcv.nxt as i64;
         let granted = self.receive.capacity().max(self.receive.advertised());
         let held = self.receive_memory();
         // Beside the octets of the window: duplicates on several subflows, and what small pieces cost.
@@ -459,6 +470,12 @@ impl Connection {
             }
         }
     }
+}
+
+/// Whether a segment maps octets of data: other segments may bring them.
+fn maps_octets(segment: &Segment) -> bool {
+    let mapping = segment.options.dss().and_then(|dss| Some((dss.mapping.as_ref()?, dss.data_fin)));
+    mapping.is_some_and(|(mapping, data_fin)| mapping.len > u16::from(data_fin))
 }
 
 impl Connection {

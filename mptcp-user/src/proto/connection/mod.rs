@@ -26,6 +26,7 @@ pub(crate) mod options;
 pub(crate) mod output;
 mod paths;
 mod refusals;
+pub(crate) mod resume;
 mod timers;
 
 use super::Instant;
@@ -195,6 +196,8 @@ pub(crate) struct Connection {
     send_sizes: SendSizes,
     /// What the endpoint's memory knows of what this connection holds.
     pub(crate) accounted: u64,
+    /// Octets of the application's that wait with the driver.
+    pub(crate) outside: u64,
     /// The connection is given up at this time: handshake, orphaned close, no subflow left.
     patience: Option<Instant>,
     /// Segments of data sent since the last look at acknowledgments.
@@ -268,6 +271,7 @@ impl Connection {
             reached: 0,
             send_sizes: SendSizes::initial(config.send_buffer as u64),
             accounted: 0,
+            outside: 0,
             patience: None,
             data_run: 0,
             refused_by_peer: false,
@@ -345,7 +349,24 @@ impl Connection {
     /// What is held for this connection, and what holding it costs.
     pub(crate) fn memory(&self) -> u64 {
         let records = self.subflows.iter().flatten().map(|subflow| subflow.snd.cost());
-        self.send.buffer.cost() + self.receive_memory() + records.sum::<u64>()
+        let outside = if self.closed.is_none() { self.outside } else { 0 };
+        self.send.buffer.cost() + self.receive_memory() + records.sum::<u64>() + outside
+    }
+
+    /// Gives what waits in the receiving direction memory of its own, exactly as much as it needs.
+    pub(crate) fn compact(&mut self) {
+        self.receive.compact();
+        for subflow in self.subflows.iter_mut().flatten() {
+            subflow.rcv.held.compact();
+        }
+    }
+
+    /// Whether a segment with so many octets, of the subflow at `index`, is certain to be refused: it lies outside of the window.
+    pub(crate) fn refuses(&self, index: usize, segment: &Segment, octets: u32) -> bool {
+        let subflow = self.subflows.get(index).and_then(Option::as_deref);
+        subflow.is_some_and(|subflow| {
+            subflow.is_synchronised() && !subflow.rcv.window_has(segment.seq, segment.seq_len() + octets)
+        })
     }
 
     fn receive_memory(&self) -> u64 {

@@ -151,6 +151,11 @@ impl RxMappings {
             }
             return Mapped::Data(data, part);
         };
+        let mut part = part;
+        if !complete {
+            // It waits, and must hold on to nothing else.
+            part.detach();
+        }
         mapping.pending.append_joined(part);
         if !complete {
             return Mapped::Pending;

@@ -91,8 +91,13 @@ impl ReceiveSide {
 
     /// Whether any part of the segment lies in the window (RFC 9293 section 3.10.7.4).
     pub(crate) fn acceptable(&self, segment: &Segment) -> bool {
-        let start = self.offset(segment.seq);
-        let end = start + i64::from(segment.seq_len());
+        self.window_has(segment.seq, segment.seq_len())
+    }
+
+    /// Whether any of `len` units of sequence space from `seq` on lies in the window.
+    pub(crate) fn window_has(&self, seq: SeqNumber, len: u32) -> bool {
+        let start = self.offset(seq);
+        let end = start + i64::from(len);
         let (nxt, edge) = (self.nxt as i64, self.edge.max(self.nxt) as i64);
         if end == start { start >= nxt && start <= edge } else { end > nxt && start < edge.max(nxt + 1) }
     }

@@ -702,6 +702,27 @@ impl SendSide {
         None
     }
 
+    /// A pause has ended. What is in flight is asked after with a probe, and neither lost nor late before that has had the time to
+    /// be answered. Whether there is one to send.
+    pub(crate) fn resume(&mut self, now: Instant, pause: Duration, rtt: &RttEstimator) -> bool {
+        if self.board.is_empty() || self.expiries > 0 {
+            // A path that did not answer before is asked by its retransmission timer.
+            return false;
+        }
+        let timeout = now + self.backed_off(rtt);
+        self.timeout = self.timeout.map(|_| timeout);
+        if self.suspicion.take().is_some() {
+            self.last_delivery = (self.last_delivery + pause).min(now);
+            self.arm_suspicion(now, rtt);
+        }
+        // Lost segments leave anyway, and say as much.
+        let probes = !self.board.has_lost();
+        if probes {
+            self.probe.expire();
+        }
+        probes
+    }
+
     fn time_out(&mut self, now: Instant, path: &Path, rtt: &RttEstimator) -> TimerAction {
         let first = self.expiries == 0;
         self.expiries += 1;

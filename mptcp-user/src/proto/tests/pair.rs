@@ -76,6 +76,8 @@ pub(super) struct Pair {
     pub(super) listener: ListenerId,
     /// Segments that each host's link takes per tenth of a millisecond.
     pub(super) budget: usize,
+    /// The client's process is stopped until then.
+    pub(super) stopped: Option<Instant>,
     backlogged: bool,
     in_flight: BTreeMap<(Instant, u64), (bool, Segment)>,
     sequence: u64,
@@ -150,6 +152,7 @@ impl Pair {
             sent: None,
             listener,
             budget: usize::MAX,
+            stopped: None,
             backlogged: false,
             in_flight: BTreeMap::new(),
             sequence: 0,
@@ -202,14 +205,18 @@ impl Pair {
             rounds += 1;
             assert!(rounds < 3_000_000, "time does not pass any more at {:?}\n{}", self.now, self.tail());
             self.backlogged = false;
+            self.stopped = self.stopped.filter(|until| *until > self.now);
             for from_client in [true, false] {
-                self.drive(from_client);
+                if !from_client || self.stopped.is_none() {
+                    self.drive(from_client);
+                }
             }
             if done(self) {
                 return true;
             }
             let arrival = self.in_flight.first_key_value().map(|((at, _), _)| *at);
-            let timers = [self.client.endpoint.next_timeout(), self.server.endpoint.next_timeout()];
+            let client = self.stopped.or_else(|| self.client.endpoint.next_timeout());
+            let timers = [client, self.server.endpoint.next_timeout()];
             let room = self.backlogged.then(|| self.now + Duration::from_micros(100));
             let Some(next) = timers.into_iter().flatten().chain(arrival).chain(room).min() else {
                 return false;
@@ -223,14 +230,22 @@ impl Pair {
                 if entry.key().0 > self.now {
                     break;
                 }
+                let (at, sequence) = *entry.key();
                 let (from_client, segment) = entry.remove();
+                if let Some(until) = self.stopped.filter(|until| !from_client && *until > self.now) {
+                    // It waits for the process, in the order in which it came.
+                    self.in_flight.insert((until.max(at), sequence), (from_client, segment));
+                    continue;
+                }
                 if let Some(audit) = &mut self.audit {
                     audit.arrived(if from_client { Side::Server } else { Side::Client }, &segment);
                 }
                 let host = if from_client { &mut self.server } else { &mut self.client };
                 host.endpoint.handle_segment(self.now, segment);
             }
-            self.client.endpoint.handle_timeout(self.now);
+            if self.stopped.is_none_or(|until| until <= self.now) {
+                self.client.endpoint.handle_timeout(self.now);
+            }
             self.server.endpoint.handle_timeout(self.now);
         }
     }
