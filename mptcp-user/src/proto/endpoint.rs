@@ -88,6 +88,8 @@ pub(crate) struct Shared {
     time_waits: TimeWaits,
     listeners: BTreeMap<u32, Listener>,
     replies: VecDeque<Segment>,
+    /// Connections that wait for a change of addresses or routes.
+    stranded: Vec<ConnectionId>,
 }
 
 struct Listener {
@@ -210,6 +212,11 @@ impl Shared {
         }
     }
 
+    /// The connection wants to be told of changes of addresses and routes.
+    pub(crate) fn strand(&mut self, id: ConnectionId) {
+        self.stranded.push(id);
+    }
+
     /// Whether a SYN/ACK may be repeated unasked.
     pub(crate) fn may_repeat_syn_ack(&mut self, now: Instant) -> bool {
         self.syn_acks.spend(now)
@@ -320,6 +327,7 @@ impl Endpoint {
                 time_waits: TimeWaits::default(),
                 listeners: BTreeMap::new(),
                 replies: VecDeque::new(),
+                stranded: Vec::new(),
             },
             places: Vec::new(),
             free: Vec::new(),
@@ -349,6 +357,29 @@ impl Endpoint {
     pub fn remove_local_address(&mut self, now: Instant, address: IpAddr) {
         self.shared.addresses.retain(|known| known.address != address);
         self.for_all(now, |connection, shared| connection.address_removed(shared, now, address));
+    }
+
+    /// The interface with this address has lost its carrier. Its subflows stay, and go on with
+    /// [`add_local_address`](Self::add_local_address); no new ones are opened from it in the meantime.
+    pub fn suspend_local_address(&mut self, now: Instant, address: IpAddr) {
+        self.shared.addresses.retain(|known| known.address != address);
+        self.for_all(now, |connection, shared| connection.carrier_lost(shared, now, address));
+    }
+
+    /// A segment between these ends could not leave, since there is no route.
+    pub fn route_lost(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) {
+        if let Some(&(place, subflow)) = self.shared.tuples.get(&(local, remote).into())
+            && let Some(id) = self.id_at(place)
+        {
+            self.with(now, id, |connection, shared| connection.route_lost(shared, now, subflow as usize));
+        }
+    }
+
+    /// Routes have changed: connections without a way try again.
+    pub fn network_changed(&mut self, now: Instant) {
+        for id in std::mem::take(&mut self.shared.stranded) {
+            self.with(now, id, |connection, shared| connection.network_changed(shared, now));
+        }
     }
 
     /// Accepts connections to an address and port. An unspecified address means all of this host's addresses of

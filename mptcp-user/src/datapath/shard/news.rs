@@ -8,8 +8,13 @@ use std::net::IpAddr;
 impl Shard {
     /// Attends to all news.
     pub(super) fn take_news(&mut self, time: Instant) {
+        let mut routes = false;
         for change in self.monitor.poll() {
+            routes |= matches!(change, Change::Routes | Change::Overrun);
             self.take_change(time, change);
+        }
+        if routes {
+            self.endpoint.network_changed(time);
         }
     }
 
@@ -61,6 +66,9 @@ impl Shard {
         for address in addresses {
             if up {
                 self.add_address(time, link.index, address);
+            } else if link.up {
+                // A cable, a switch or a roaming: the address is still there, and so are the subflows.
+                self.endpoint.suspend_local_address(time, address);
             } else {
                 self.remove_address(time, address);
             }

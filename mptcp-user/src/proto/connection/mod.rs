@@ -6,6 +6,7 @@
 //! * [`options`]: what options it carries;
 //! * [`timers`]: what happens when time passes;
 //! * [`paths`]: the coming and going of subflows;
+//! * [`survival`]: how a connection goes on without a path;
 //! * [`addresses`]: what the two sides tell each other of their addresses;
 //! * [`close`]: the ends of subflows and connection.
 
@@ -18,6 +19,7 @@ mod input;
 pub(crate) mod options;
 pub(crate) mod output;
 mod paths;
+mod survival;
 mod timers;
 
 use super::Instant;
@@ -43,6 +45,7 @@ use paths::Paths;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+use survival::Survival;
 
 /// Ended subflows remembered for [`ConnectionInfo`].
 const MAX_ENDED: usize = 32;
@@ -140,6 +143,7 @@ pub(crate) struct Connection {
     pub(crate) send: DataSender,
     pub(crate) receive: DataReceiver,
     paths: Paths,
+    survival: Survival,
     addresses: Addresses,
     /// Told the driver that it is readable; it has not read since.
     readable_told: bool,
@@ -224,6 +228,7 @@ impl Connection {
             send: DataSender::default(),
             receive,
             paths: Paths::default(),
+            survival: Survival::default(),
             addresses: Addresses::default(),
             readable_told: false,
             writable_wanted: false,

@@ -10,8 +10,9 @@ use crate::proto::endpoint::Shared;
 use crate::proto::event::Event;
 use crate::proto::path::{Existing, Initial, Local, View};
 use crate::proto::secret::Tuple;
+use crate::proto::subflow::absence::Double;
 use crate::proto::subflow::{Birth, Kind, Subflow};
-use crate::proto::{ConnectionConfig, Instant, InterfaceUse};
+use crate::proto::{ConnectionConfig, Instant, InterfaceUse, LocalAddress};
 use crate::wire::{Join, ResetReason, Segment};
 use arrayvec::ArrayVec;
 use std::net::{IpAddr, SocketAddr};
@@ -38,11 +39,13 @@ struct Refusal {
 
 /// A subflow that the driver was asked to open.
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
-struct Wanted {
+pub(super) struct Wanted {
     local: IpAddr,
     interface: u32,
     remote: SocketAddr,
     backup: bool,
+    /// The subflow that it is to take the place of.
+    double: Option<Double>,
 }
 
 /// What a connection knows of its paths.
@@ -80,6 +83,11 @@ impl Paths {
     /// Whether subflows are about to be opened.
     pub(super) fn is_waiting(&self) -> bool {
         !self.wanted.is_empty()
+    }
+
+    /// Whether a subflow between these addresses is about to be opened.
+    pub(super) fn wants(&self, local: IpAddr, remote: SocketAddr) -> bool {
+        self.wanted.iter().any(|wanted| (wanted.local, wanted.remote) == (local, remote))
     }
 
     /// What failed from this address may work now.
@@ -292,7 +300,8 @@ impl Connection {
 
     /// Subflows that are established, or that we are opening.
     pub(super) fn subflow_count(&self) -> usize {
-        self.living().filter(|(_, subflow)| !subflow.is_half_open()).count()
+        let counts = |subflow: &Subflow| !subflow.is_half_open() && subflow.absent.is_none();
+        self.living().filter(|(_, subflow)| counts(subflow)).count()
     }
 
     /// Joins of the peer that it has not completed.
@@ -329,7 +338,9 @@ impl Connection {
         remote: SocketAddr,
     ) -> bool {
         let wanted = self.paths.take_wanted(local.ip(), remote);
+        // One that takes the place of another is not one more.
         let full = self.subflow_count() >= self.subflow_limit();
+        let full = full && wanted.is_some_and(|wanted| wanted.double.is_none());
         let Some(wanted) = wanted.filter(|_| self.is_multipath() && self.closed.is_none() && !full) else {
             return false;
         };
@@ -340,7 +351,9 @@ impl Connection {
         shared.count(Counter::MpJoinSynTx);
         let mut birth = self.birth(shared, now, (local, remote), kind, local_id, remote_id);
         birth.backup |= wanted.backup;
-        self.add_subflow(shared, Subflow::connecting(&birth));
+        let mut subflow = Subflow::connecting(&birth);
+        subflow.double = wanted.double;
+        self.add_subflow(shared, subflow);
         true
     }
 
@@ -390,6 +403,12 @@ impl Connection {
         if !self.is_multipath() || !self.fully_established || self.closed.is_some() {
             return;
         }
+        self.manage_wished(shared, now);
+        self.rejoin(shared, now);
+    }
+
+    /// Asks the path manager.
+    fn manage_wished(&mut self, shared: &mut Shared, now: Instant) {
         if (self.send.is_done() && self.receive.finished) || self.config.max_subflows < 2 {
             return;
         }
@@ -403,17 +422,29 @@ impl Connection {
             let refused = |local, remote| self.paths.is_refused(now, local, remote);
             let wish = self.policies.path_manager.next_subflow(&situation.view(), &refused);
             let Some(wish) = wish else { break };
-            let (local, interface) = (wish.local.address, wish.local.interface);
-            let wanted = Wanted { local, interface, remote: wish.remote, backup: wish.backup };
-            self.paths.wanted.push(wanted);
-            let path_manager = self.policies.path_manager.name();
-            shared.decide(self.id, || Decision::SubflowWanted { local, remote: wish.remote, path_manager });
+            let wanted = self.want(shared, wish.local, wish.remote, wish.backup, None);
             situation.subflows.push(self.expected(shared, &wanted));
-            let connection = self.id;
-            let event = Event::SubflowWanted { connection, local, interface, remote: wish.remote };
-            shared.events.push_back(event);
         }
         self.close_superfluous(&situation);
+    }
+
+    /// Asks the driver for a subflow.
+    pub(super) fn want(
+        &mut self,
+        shared: &mut Shared,
+        local: LocalAddress,
+        remote: SocketAddr,
+        backup: bool,
+        double: Option<Double>,
+    ) -> Wanted {
+        let (local, interface) = (local.address, local.interface);
+        let wanted = Wanted { local, interface, remote, backup, double };
+        self.paths.wanted.push(wanted);
+        let path_manager = self.policies.path_manager.name();
+        shared.decide(self.id, || Decision::SubflowWanted { local, remote, path_manager });
+        let connection = self.id;
+        shared.events.push_back(Event::SubflowWanted { connection, local, interface, remote });
+        wanted
     }
 
     /// Whether it is too early for further subflows, and for telling of addresses: most connections are over before either

@@ -18,5 +18,6 @@ mod regular;
 mod sans_io;
 mod security;
 mod subflow_start;
+mod survival;
 mod transfer;
 mod version;
