@@ -12,11 +12,12 @@ mod removals;
 mod requests;
 mod run;
 mod traffic;
+mod ways;
 
 use super::af_xdp::Budget;
 use super::attachment::{Attachment, Manner, SocketPlaces};
 use super::capture::Capture;
-use super::channel::{Channel, Handle};
+use super::channel::Channel;
 use super::interface::{AttachMode, HostFacts, InterfaceReport};
 use super::mailbox::{Alarm, Command, Mailbox};
 use super::netlink::{Monitor, Netlink};
@@ -41,6 +42,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use ways::Opening;
 
 /// How long news about interfaces settle before interfaces are looked at again.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -90,7 +92,7 @@ pub(crate) struct ShardHandle {
 struct Connection {
     channel: Arc<Channel>,
     /// Waits for the connection to be established.
-    opening: Option<oneshot::Sender<Result<Handle, Error>>>,
+    opening: Option<Opening>,
     /// Port that our addresses are announced with.
     announced: Option<u16>,
     closed: bool,
@@ -99,7 +101,7 @@ struct Connection {
 }
 
 struct Listener {
-    incoming: mpsc::Sender<Handle>,
+    incoming: mpsc::Sender<super::channel::Handle>,
     config: ConnectionConfig,
     /// What is in the XDP program's map for it.
     entries: Vec<SocketAddr>,
