@@ -283,8 +283,9 @@ pub(crate) struct ConnectionArgs {
     /// and grows with what is read in a round trip [default: 16M]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) receive_buffer: Option<usize>,
-    /// Give the connection up when the peer has acknowledged nothing on any path for so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
+    /// Give the connection up when the peer has acknowledged nothing on any path, or there was no address to send from, for
+    /// so many seconds; the default is that of the Linux kernel, long enough for tunnels and changes of trains
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "900")]
     pub(crate) user_timeout: Duration,
     /// Tell the peer the user timeout, and let the longer one of both sides count (RFC 5482)
     #[arg(long)]

@@ -9,7 +9,7 @@ use super::session::{Kept, PATIENCE, Session};
 use super::signals::Signals;
 use anyhow::{Context, Result};
 use mptcp_user::proto::ConnectionConfig;
-use mptcp_user::stack::{MptcpStream, Stack};
+use mptcp_user::stack::{MptcpStream, Stack, StackError};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,7 @@ pub(crate) async fn run(args: ConnectArgs) -> Result<ExitCode> {
     outcome
 }
 
-/// Tries the addresses one after the other; the error is that of the last one, naming all.
+/// Tries the addresses, the next one when one does not answer at once.
 async fn connect(
     stack: &Stack,
     addresses: &[SocketAddr],
@@ -78,19 +78,15 @@ async fn connect(
     config: &ConnectionConfig,
     deadline: Instant,
 ) -> Result<MptcpStream> {
-    let mut failures = Vec::new();
-    for (index, &address) in addresses.iter().enumerate() {
-        // What is left of the time is shared by the addresses that are left.
-        let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - index) as u32;
-        let config = ConnectionConfig { connect_timeout: share, ..config.clone() };
-        // The engine watches the time too; this is for the parts outside of it, as neighbour resolution.
-        let limit = share + Duration::from_millis(500);
-        match tokio::time::timeout(limit, stack.connect_with(address, local, config)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => failures.push(format!("{address}: {error}")),
-            Err(_) => failures.push(format!("{address}: no answer within {:.1} s", share.as_secs_f64())),
-        }
-        tracing::info!("{}", failures.last().map_or("", String::as_str));
-    }
-    Err(Failure::new(ExitCode::Connect, format!("can't connect to {}", failures.join("; "))).into())
+    let left = deadline.saturating_duration_since(Instant::now());
+    let config = ConnectionConfig { connect_timeout: left, ..config.clone() };
+    let error = match stack.connect_any_with(addresses, local, config).await {
+        Ok(stream) => return Ok(stream),
+        Err(error @ StackError::Attempts(_)) => error.to_string(),
+        Err(error) => match addresses {
+            [address] => format!("{address}: {error}"),
+            _ => error.to_string(),
+        },
+    };
+    Err(Failure::new(ExitCode::Connect, format!("can't connect to {error}")).into())
 }

@@ -165,6 +165,9 @@ pub enum Error {
         /// What to look at.
         hint: &'static str,
     },
+    /// Several attempts to connect have failed: where to, and over which address of ours if not the usual one.
+    #[error("{}", list(.0))]
+    Attempts(Vec<(SocketAddr, Option<IpAddr>, Error)>),
     /// The packet capture can't be written.
     #[error("can't write the packet capture {}: {source}", .path.display())]
     Capture {
@@ -186,6 +189,18 @@ pub enum Error {
     /// The stack was shut down, or its thread has ended.
     #[error("the stack has been shut down")]
     Stopped,
+}
+
+/// Failed attempts, in the order in which they failed.
+fn list(attempts: &[(SocketAddr, Option<IpAddr>, Error)]) -> String {
+    let texts: Vec<String> = attempts
+        .iter()
+        .map(|(remote, local, error)| match local {
+            Some(local) => format!("{remote} from {local}: {error}"),
+            None => format!("{remote}: {error}"),
+        })
+        .collect();
+    texts.join("; ")
 }
 
 impl Error {

@@ -11,7 +11,7 @@ use crate::proto::{
 };
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,8 +29,21 @@ pub(crate) enum Command {
         local: Option<SocketAddr>,
         /// Choices for the connection.
         config: Box<ConnectionConfig>,
+        /// By which [`Command::GiveUp`] means it.
+        ticket: u64,
         /// Answered when the connection is established or has failed.
         reply: oneshot::Sender<Result<Handle, Error>>,
+    },
+    /// Nobody waits for this connection any more: unless it is established, it is forgotten without a segment.
+    GiveUp(u64),
+    /// Asks from which addresses, besides the one that the kernel would take, a destination can be reached.
+    Ways {
+        /// The destination.
+        remote: SocketAddr,
+        /// Choices for the connection.
+        config: Box<ConnectionConfig>,
+        /// The addresses, the best first.
+        reply: oneshot::Sender<Vec<IpAddr>>,
     },
     /// Accepts connections.
     Listen {

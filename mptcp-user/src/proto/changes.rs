@@ -54,6 +54,8 @@ pub(crate) enum Change {
         /// It is there.
         added: Option<LocalAddress>,
     },
+    /// The interface with this address has no carrier.
+    Suspended(IpAddr),
     /// There may be a way where there was none.
     Routes,
     /// A listener accepts no more.
@@ -69,6 +71,7 @@ impl Change {
                     added.is_some_and(|local| concern.could_use[usize::from(local.address.is_ipv6())]);
                 useful || concern.locals & Concern::bit(*address) != 0
             }
+            Self::Suspended(address) => concern.locals & Concern::bit(*address) != 0,
             Self::Routes => concern.lacks_routes,
             Self::Listener(_) => false,
         }
@@ -97,6 +100,8 @@ impl Changes {
             .map_or(now + settle, |at| if self.running.is_empty() { at.min(now + settle) } else { at });
         self.at = Some(at);
         if let Change::Address { address: new, removed, added } = change {
+            // Whoever has not heard of a carrier that was lost need not hear of it any more.
+            self.next.retain(|known| *known != Change::Suspended(new));
             for known in &mut self.next {
                 if let Change::Address { address, removed: was_removed, added: was_added } = known
                     && *address == new
@@ -108,6 +113,15 @@ impl Changes {
             }
         } else if self.next.contains(&change) {
             return;
+        }
+        if let Change::Suspended(suspended) = change {
+            for known in &mut self.next {
+                if let Change::Address { address, added, .. } = known
+                    && *address == suspended
+                {
+                    *added = None;
+                }
+            }
         }
         self.next.push(change);
     }

@@ -53,8 +53,12 @@ pub struct ConnectionConfig {
     pub path_manager: String,
     /// How long to try to set up a connection.
     pub connect_timeout: Duration,
-    /// How long the connection may go without an acknowledgment for outstanding data on any subflow before
-    /// it is given up (RFC 9293 section 3.8.3; RFC 5482).
+    /// How long the connection may go without an acknowledgment for outstanding data on any subflow, or without any
+    /// address to send from, before it is given up (RFC 9293 section 3.8.3; RFC 5482). 15 minutes by default: RFC 9293 wants
+    /// 100 seconds at least, the Linux kernel comes to 924 seconds (`tcp_retries2`), and somebody who changes trains or
+    /// rides through a tunnel is without any network for minutes. The price is what the peers that have vanished hold
+    /// meanwhile: their unacknowledged octets, which [`EndpointConfig::memory`] bounds, and their places among
+    /// [`EndpointConfig::max_connections`].
     pub user_timeout: Duration,
     /// Tell the peer the user timeout, and let the longer one of both sides count (RFC 5482).
     pub negotiate_user_timeout: bool,
@@ -204,7 +208,7 @@ impl Default for ConnectionConfig {
             opportunism: Opportunism::default(),
             path_manager: "full-mesh".into(),
             connect_timeout: Duration::from_secs(30),
-            user_timeout: Duration::from_secs(60),
+            user_timeout: Duration::from_secs(900),
             negotiate_user_timeout: false,
             keep_alive: None,
             ecn: EcnPolicy::default(),

@@ -442,6 +442,23 @@ impl Endpoint {
         self.changes.add(now, Change::Routes);
     }
 
+    /// The interface with this address has lost its carrier. Its subflows stay, and go on with
+    /// [`add_local_address`](Self::add_local_address); no new ones are opened from it in the meantime.
+    pub fn suspend_local_address(&mut self, now: Instant, address: IpAddr) {
+        self.shared.addresses.retain(|known| known.address != address);
+        self.changes.add(now, Change::Suspended(address));
+        self.attend_to_changes(now);
+    }
+
+    /// A segment between these ends could not leave, since there is no route.
+    pub fn route_lost(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) {
+        if let Some(&(place, subflow)) = self.shared.tuples.get(&(local, remote).into())
+            && let Some(id) = self.id_at(place)
+        {
+            self.with(now, id, |connection, shared| connection.route_lost(shared, now, subflow as usize));
+        }
+    }
+
     /// Accepts connections to an address and port. An unspecified address means all of this host's addresses of
     /// that family (of both families for `[::]`).
     pub fn listen(

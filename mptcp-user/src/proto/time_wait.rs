@@ -48,7 +48,6 @@ impl TimeWait {
 #[derive(Debug, Default)]
 pub(crate) struct TimeWaits {
     waiting: HashMap<TupleKey, TimeWait>,
-    order: VecDeque<(Instant, Tuple)>,
     /// When MP_FASTCLOSE is to be repeated, and where.
     fast_closes: BTreeSet<(Instant, Tuple)>,
     /// When tuples are to be looked at, the earliest first, and which entry of theirs it is. Entries of tuples that have been used

@@ -23,6 +23,7 @@ mod blocks;
 mod builder;
 mod control;
 mod driver;
+mod eyeballs;
 mod listener;
 mod stream;
 
@@ -95,8 +96,9 @@ impl Stack {
         self.connect_with(remote, None, self.inner.connection.clone()).await
     }
 
-    /// Connects. Without `local` (or with an unspecified address, or port 0), address and port are chosen as the
-    /// kernel would. Dropping the future gives the attempt up.
+    /// Connects. Without `local` (or with an unspecified address, or port 0), address and port are chosen as the kernel
+    /// would; where that does not succeed within 250 ms, this host's other ways to `remote` are tried, too. Dropping the
+    /// future gives the attempt up.
     ///
     /// # Errors
     /// No way to `remote`, no free port, or no connection: [`StackError::NotConnected`] says why.
@@ -106,11 +108,32 @@ impl Stack {
         local: Option<SocketAddr>,
         config: ConnectionConfig,
     ) -> Result<MptcpStream, StackError> {
-        let (reply, answer) = oneshot::channel();
-        let config = Box::new(config);
-        self.inner.mailbox.send(Command::Connect { remote, local, config, reply });
-        let handle = answer.await.map_err(|_| StackError::Stopped)??;
-        Ok(MptcpStream::new(handle, self.inner.clone()))
+        self.connect_any_with(&[remote], local, config).await
+    }
+
+    /// Connects to whichever of several addresses of one service answers first, with the stack's
+    /// [`StackBuilder::connection`] choices.
+    ///
+    /// # Errors
+    /// As those of [`connect_any_with`](Self::connect_any_with).
+    pub async fn connect_any(&self, remotes: &[SocketAddr]) -> Result<MptcpStream, StackError> {
+        self.connect_any_with(remotes, None, self.inner.connection.clone()).await
+    }
+
+    /// Connects to whichever of several addresses answers first (Happy Eyeballs, RFC 8305). They are tried in their order,
+    /// but families take turns; then again over this host's other ways. The next attempt begins 250 ms after the last one,
+    /// or as soon as one fails, and all end with the first that succeeds, or after the
+    /// [`connect_timeout`](ConnectionConfig::connect_timeout).
+    ///
+    /// # Errors
+    /// As those of [`connect_with`](Self::connect_with); where several attempts failed, [`StackError::Attempts`] has all.
+    pub async fn connect_any_with(
+        &self,
+        remotes: &[SocketAddr],
+        local: Option<SocketAddr>,
+        config: ConnectionConfig,
+    ) -> Result<MptcpStream, StackError> {
+        eyeballs::connect(self, remotes, local, &config).await
     }
 
     /// Accepts connections to an address and port, with the stack's [`StackBuilder::connection`] choices. An

@@ -142,9 +142,9 @@ impl Shard {
 
     fn connected(&mut self, time: Instant, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let Some(reply) = connection.opening.take() else { return };
+        let Some(opening) = connection.opening.take() else { return };
         // If nobody waits any more, the handle is dropped here, and that closes the connection.
-        let _ = reply.send(Ok(Handle(connection.channel.clone())));
+        let _ = opening.reply.send(Ok(Handle(connection.channel.clone())));
         let channel = connection.channel.clone();
         self.serve(time, &channel);
     }
@@ -197,8 +197,8 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.closed = true;
         connection.channel.close(reason, info);
-        if let Some(reply) = connection.opening.take() {
-            let _ = reply.send(Err(Error::not_connected(reason)));
+        if let Some(opening) = connection.opening.take() {
+            let _ = opening.reply.send(Err(Error::not_connected(reason)));
             connection.released = true;
             self.endpoint.release(time, id);
         } else {

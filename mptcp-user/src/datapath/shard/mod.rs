@@ -16,11 +16,12 @@ mod run;
 mod stacked;
 mod traffic;
 mod watchdog;
+mod ways;
 
 use super::af_xdp::Budget;
 use super::attachment::{Attachment, Manner, Pools, SocketPlaces};
 use super::capture::Capture;
-use super::channel::{Channel, Handle};
+use super::channel::Channel;
 use super::interface::{AttachMode, HostFacts, InterfaceReport};
 use super::mailbox::{Alarm, Command, Mailbox};
 use super::netlink::{Monitor, Netlink};
@@ -47,6 +48,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use watchdog::{Pulse, Watchdog};
+use ways::Opening;
 
 /// How long news about interfaces settle before interfaces are looked at again.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -100,7 +102,7 @@ pub(crate) struct ShardHandle {
 struct Connection {
     channel: Arc<Channel>,
     /// Waits for the connection to be established.
-    opening: Option<oneshot::Sender<Result<Handle, Error>>>,
+    opening: Option<Opening>,
     /// Port that our addresses are announced with.
     announced: Option<u16>,
     closed: bool,
@@ -109,7 +111,7 @@ struct Connection {
 }
 
 struct Listener {
-    incoming: mpsc::Sender<Handle>,
+    incoming: mpsc::Sender<super::channel::Handle>,
     config: ConnectionConfig,
     /// What is in the XDP program's map for it.
     entries: Vec<SocketAddr>,
@@ -308,7 +310,7 @@ impl Shard {
                 multi_buffer: facts.multi_buffer,
             },
         );
-        self.attach_again(&above);
+        self.attach_above_again(&above);
         let attachment = attachment?;
         let register = || -> std::io::Result<()> {
             if self.listening {

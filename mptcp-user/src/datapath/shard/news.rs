@@ -32,7 +32,10 @@ impl Shard {
                     self.resolved(time, reachable, waiting);
                 }
             }
-            Change::Overrun => self.resynchronise(time),
+            Change::Overrun => {
+                self.resynchronise(time);
+                self.endpoint.routes_changed(time);
+            }
         }
     }
 
@@ -68,6 +71,8 @@ impl Shard {
         }
         if up {
             self.ask_for_addresses(time, link.index);
+        } else if link.up {
+            self.suspend_addresses_of(time, link.index);
         } else {
             self.remove_addresses_of(time, link.index);
         }
@@ -103,6 +108,14 @@ impl Shard {
         }
         for address in of_it() {
             self.take_address(time, address, true);
+        }
+    }
+
+    /// A cable, a switch or a roaming: the addresses are still there, and so are the subflows.
+    fn suspend_addresses_of(&mut self, time: Instant, index: u32) {
+        let of_it = self.paths.locals().filter(|(_, interface)| *interface == index);
+        for (address, _) in of_it {
+            self.endpoint.suspend_local_address(time, address);
         }
     }
 

@@ -1,11 +1,12 @@
 //! What applications ask for.
 
 use super::super::Error;
-use super::super::channel::{Channel, Handle};
+use super::super::channel::Channel;
 use super::super::mailbox::{Command, Listening, Status};
 use super::super::netlink::{Answer, Route, RouteKind, Verdict};
 use super::super::port::PortError;
 use super::link_local::{is_link_local, scope_of};
+use super::ways::Opening;
 use super::{Connection, Drain, Listener, Shard};
 use crate::proto::{
     ConnectError, ConnectionConfig, ConnectionId, Instant, InterfaceRule, InterfaceUse, ListenError,
@@ -13,7 +14,7 @@ use crate::proto::{
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// Commands, and channels that have been touched, that are attended to in one round.
 const COMMANDS: usize = 256;
@@ -49,8 +50,12 @@ impl Shard {
 
     fn obey(&mut self, time: Instant, command: Command) {
         match command {
-            Command::Connect { remote, local, config, reply } => {
-                self.connect(time, remote, local, &config, reply);
+            Command::Connect { remote, local, config, ticket, reply } => {
+                self.connect(time, remote, local, &config, Opening { ticket, reply });
+            }
+            Command::GiveUp(ticket) => self.give_up(time, ticket),
+            Command::Ways { remote, config, reply } => {
+                let _ = reply.send(self.ways(time, canonical(remote), &config));
             }
             Command::Listen { local, config, reply } => {
                 let listening = self.listen(time, local, *config);
@@ -147,10 +152,10 @@ impl Shard {
         remote: SocketAddr,
         local: Option<SocketAddr>,
         config: &ConnectionConfig,
-        reply: oneshot::Sender<Result<Handle, Error>>,
+        opening: Opening,
     ) {
         if self.draining.is_some() {
-            let _ = reply.send(Err(Error::Stopped));
+            let _ = opening.reply.send(Err(Error::Stopped));
             return;
         }
         let result = self.open(time, remote, local, config);
@@ -159,10 +164,10 @@ impl Shard {
             Ok((id, local)) => {
                 let sizes = self.endpoint.queue_sizes(id).unwrap_or_default();
                 let channel = Channel::new(id, (local, remote), self.mailbox.clone(), sizes);
-                self.insert(id, channel, Some(reply), config.announce_port);
+                self.insert(id, channel, Some(opening), config.announce_port);
             }
             Err(error) => {
-                let _ = reply.send(Err(error));
+                let _ = opening.reply.send(Err(error));
             }
         }
     }
@@ -171,7 +176,7 @@ impl Shard {
         &mut self,
         id: ConnectionId,
         channel: Arc<Channel>,
-        opening: Option<oneshot::Sender<Result<Handle, Error>>>,
+        opening: Option<Opening>,
         announced: Option<u16>,
     ) {
         if let Some(port) = announced {
@@ -242,7 +247,7 @@ impl Shard {
     }
 
     /// What a connection's rules say of an interface.
-    fn usage(&self, interface: u32, config: &ConnectionConfig) -> InterfaceUse {
+    pub(super) fn usage(&self, interface: u32, config: &ConnectionConfig) -> InterfaceUse {
         let attachment = self.attachments.iter().find(|attachment| attachment.index == interface);
         let name = attachment.map_or("", |attachment| &attachment.report.name);
         InterfaceRule::first(&config.interface_rules, name)

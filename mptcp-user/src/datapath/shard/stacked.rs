@@ -37,7 +37,7 @@ impl Shard {
     }
 
     /// Attaches the program to them again.
-    pub(super) fn attach_again(&mut self, interfaces: &[u32]) {
+    pub(super) fn attach_above_again(&mut self, interfaces: &[u32]) {
         for &interface in interfaces {
             let Some(attachment) = self.attachment(interface) else { continue };
             let native = attachment.report.mode.as_deref() == Some(XdpMode::Native.as_str());

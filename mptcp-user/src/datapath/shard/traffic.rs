@@ -138,7 +138,9 @@ impl Shard {
             Hop::Resolving { interface, next_hop } => {
                 self.paths.wait(time, interface, next_hop, segment);
             }
-            Hop::NoRoute => self.unreachable(time, &segment),
+            Hop::NoRoute => {
+                self.endpoint.route_lost(time, segment.src, segment.dst);
+            }
         }
     }
 

@@ -265,7 +265,8 @@ impl Connection {
     pub(super) fn news_carrier(&self) -> Option<usize> {
         self.living()
             .filter(|(_, subflow)| {
-                subflow.is_synchronised() && subflow.confirmed && subflow.reset_due.is_none()
+                let open = subflow.is_synchronised() && subflow.confirmed && subflow.reset_due.is_none();
+                open && subflow.absent.is_none()
             })
             .min_by_key(|(_, subflow)| (subflow.stale, self.addresses.is_leaving(subflow.local_id)))
             .map(|(index, _)| index)
@@ -322,8 +323,9 @@ impl Connection {
     }
 
     /// An address of this host appeared, or its properties changed.
-    pub(super) fn address_added(&mut self, local: LocalAddress) {
+    pub(super) fn address_added(&mut self, shared: &mut Shared, now: Instant, local: LocalAddress) {
         self.paths.refused.forgive_local(local.address);
+        self.address_returned(shared, now, local.address, local.interface);
         for index in 0..self.subflows.len() {
             if let Some(subflow) = self.subflow(index)
                 && subflow.local.ip() == local.address
@@ -336,24 +338,11 @@ impl Connection {
         self.paths.ask_soon();
     }
 
-    /// An address of this host is gone: its subflows are over, the peer is told on the others.
+    /// This host does not have the address any more: the peer is told as soon as a subflow can carry it.
     //= RFC 8684 3.4.2-1
-    pub(super) fn address_removed(&mut self, shared: &mut Shared, now: Instant, address: IpAddr) {
-        if !self.is_multipath() {
-            return;
-        }
-        let affected: ArrayVec<usize, 64> = self
-            .living()
-            .filter_map(|(index, subflow)| (subflow.local.ip() == address).then_some(index))
-            .take(64)
-            .collect();
-        self.paths.forget(address);
+    pub(super) fn forget_address(&mut self, shared: &mut Shared, address: IpAddr) {
         if !self.addresses.remove_local(address) {
             shared.count(Counter::RmAddrTxDrop);
-        }
-        for index in affected {
-            shared.count(Counter::RmSubflow);
-            self.end_subflow(shared, now, index);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::proto::subflow::Kind;
 use crate::wire::{ResetReason, Segment};
 use std::time::Duration;
 
-/// How long a connection without any subflow waits for a new one.
+/// How long a connection without any subflow waits for a new one after something on the way has spoilt the last one.
 const WITHOUT_SUBFLOW: Duration = Duration::from_secs(10);
 /// The same after a reset that does not say why it was sent: longer than a peer that sent it because of something on the
 /// way waits before it tries again.
@@ -144,11 +144,17 @@ impl Connection {
         } else if !self.is_multipath() {
             self.close_now(shared, now, reason);
         } else if self.patience.is_none() {
-            let wait = if self.end_cause == EndCause::Unexplained { UNEXPLAINED } else { WITHOUT_SUBFLOW };
+            let wait = match self.end_cause {
+                EndCause::Unexplained => UNEXPLAINED,
+                EndCause::Interference => WITHOUT_SUBFLOW,
+                EndCause::Known => self.user_timeout,
+            };
             self.patience = Some(now + wait);
+            self.strand();
             self.manage_paths(shared, now);
             let hope = match (self.client, self.end_cause) {
-                (true, EndCause::Known) => self.paths.is_waiting(),
+                // The peer wanted no more of the last subflow, which says nothing of the connection unless it was a reset.
+                (true, EndCause::Known) => !self.reset_seen || self.paths.is_waiting(),
                 (true, _) => self.paths.is_waiting() || self.may_try_again(shared, now + wait),
                 (false, EndCause::Known) => !self.reset_seen,
                 (false, _) => true,
@@ -290,7 +296,8 @@ impl Connection {
         self.refuse_path(now, index, if transient { Why::Passing } else { Why::Refused });
         self.end_subflow(shared, now, index);
         let last = self.subflows.iter().all(Option::is_none) && !self.paths.is_waiting();
-        if last && self.end_cause == EndCause::Unexplained {
+        let unknown = self.is_unknown_to_peer(last);
+        if unknown || last && (self.end_cause == EndCause::Unexplained || self.reset_seen) {
             // The peer does not know the connection any more: that explains it.
             self.close_now(shared, now, CloseReason::Reset);
         }

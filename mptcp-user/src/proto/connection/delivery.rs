@@ -3,7 +3,6 @@
 
 use super::Connection;
 use super::close::EndCause;
-use super::refusals::Why;
 use crate::proto::Instant;
 use crate::proto::counters::Counter;
 use crate::proto::endpoint::Shared;
@@ -33,7 +32,7 @@ impl Connection {
         }));
         self.end_cause = EndCause::Interference;
         shared.count(Counter::DssCorruptionReset);
-        self.refuse_path(now, index, Why::Refused);
+        self.refuse_interfered_path(now, index);
     }
 
     /// Data was acknowledged on a joined subflow without a Data ACK: options do not get through there, and it is reset

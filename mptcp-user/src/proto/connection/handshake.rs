@@ -30,6 +30,7 @@ impl Connection {
         }
         if segment.flags.has(Flags::RST) {
             if segment.flags.has(Flags::ACK) {
+                self.note_refusal(segment);
                 self.subflow_refused(shared, now, index, segment);
             } else {
                 shared.count(Counter::BadReset);

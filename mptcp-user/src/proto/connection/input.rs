@@ -11,6 +11,7 @@ use crate::proto::decision::{CongestionCause, Decision};
 use crate::proto::endpoint::Shared;
 use crate::proto::event::{CloseReason, Unreachable};
 use crate::proto::info::{FallbackReason, SubflowState};
+use crate::proto::subflow::absence::Lack;
 use crate::proto::subflow::sack::Blocks;
 use crate::proto::subflow::send::{AckInput, AckOutcome};
 use crate::proto::subflow::{Kind, link_mss};
@@ -51,6 +52,7 @@ impl Connection {
         if let (Some(rtt), Some(subflow)) = (known_rtt, self.subflow(index)) {
             subflow.rtt = rtt;
         }
+        self.settle_absences(shared, now);
         self.progress_close(shared, now);
     }
 
@@ -96,6 +98,8 @@ impl Connection {
         subflow.rcv.note_timestamp(now, &segment);
         subflow.heard = now;
         subflow.keep_alives = 0;
+        // What was under way still comes when carrier or address are gone.
+        subflow.absent = subflow.absent.filter(|absence| absence.lack != Lack::Route);
         if subflow.must_answer_by.take().is_some() {
             subflow.stale = false;
         } else if subflow.stale {
@@ -498,8 +502,10 @@ impl Connection {
             if subflow.snd.path_mtu.too_big(now, mtu, subflow.headers()) {
                 self.follow_path_mtu(index);
             }
-        } else if unreachable.hard && !subflow.is_synchronised() {
-            // Before the handshake is complete a hard error ends the attempt; later it is a hint at most.
+        } else if !subflow.is_synchronised() && (unreachable.hard || subflow.kind == Kind::Initial) {
+            // Before the handshake is complete a hard error ends the attempt, and a soft one that of the initial subflow: who
+            // wants the connection has other addresses to try, or is told what is wrong (as `tcp_v4_err` of Linux does in
+            // SYN-SENT). Later both are a hint at most.
             let initial = subflow.kind == Kind::Initial;
             self.refuse_path(now, index, Why::Passing);
             if initial {

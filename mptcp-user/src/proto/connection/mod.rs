@@ -8,6 +8,7 @@
 //! * [`deadlines`]: that there is one for all that must not last for ever;
 //! * [`paths`]: the coming and going of subflows; [`joins`]: those that the peer opens;
 //! * [`refusals`]: pairs of addresses between which none worked out; [`attempts`]: how many may be tried;
+//! * [`survival`]: how a connection goes on without a path;
 //! * [`addresses`]: what the two sides tell each other of their addresses;
 //! * [`fail`]: MP_FAIL and its answer;
 //! * [`close`]: the ends of subflows and connection.
@@ -27,6 +28,7 @@ pub(crate) mod output;
 mod paths;
 mod refusals;
 pub(crate) mod resume;
+mod survival;
 mod timers;
 
 use super::Instant;
@@ -54,6 +56,7 @@ use paths::Paths;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+use survival::Survival;
 
 /// Ended subflows remembered for [`ConnectionInfo`].
 const MAX_ENDED: usize = 32;
@@ -155,6 +158,7 @@ pub(crate) struct Connection {
     pub(crate) send: DataSender,
     pub(crate) receive: DataReceiver,
     paths: Paths,
+    survival: Survival,
     addresses: Addresses,
     /// Told the driver that it is readable; it has not read since.
     readable_told: bool,
@@ -247,6 +251,7 @@ impl Connection {
             send: DataSender::default(),
             receive,
             paths: Paths::default(),
+            survival: Survival::default(),
             addresses: Addresses::default(),
             readable_told: false,
             writable_wanted: false,

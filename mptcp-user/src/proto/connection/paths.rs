@@ -13,8 +13,9 @@ use crate::proto::endpoint::Shared;
 use crate::proto::event::{AddressUse, Event, SubflowSlot};
 use crate::proto::path::{Existing, Initial, Local, View};
 use crate::proto::secret::Tuple;
+use crate::proto::subflow::absence::Double;
 use crate::proto::subflow::{Birth, Kind, Subflow};
-use crate::proto::{ConnectionConfig, Instant, InterfaceUse};
+use crate::proto::{ConnectionConfig, Instant, InterfaceUse, LocalAddress};
 use crate::wire::ResetReason;
 use arrayvec::ArrayVec;
 use std::net::{IpAddr, SocketAddr};
@@ -30,11 +31,13 @@ const HALF_OPEN: Duration = Duration::from_secs(60);
 
 /// A subflow that the driver was asked to open.
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
-struct Wanted {
+pub(super) struct Wanted {
     local: IpAddr,
     interface: u32,
     remote: SocketAddr,
     backup: bool,
+    /// The subflow that it is to take the place of.
+    double: Option<Double>,
 }
 
 /// What a connection knows of its paths.
@@ -82,6 +85,11 @@ impl Paths {
     /// The path manager is to be asked soon.
     pub(super) fn ask_soon(&mut self) {
         self.ask = true;
+    }
+
+    /// Whether a subflow between these addresses is about to be opened.
+    pub(super) fn wants(&self, local: IpAddr, remote: SocketAddr) -> bool {
+        self.wanted.iter().any(|wanted| (wanted.local, wanted.remote) == (local, remote))
     }
 
     /// Nothing more is wanted from this address.
@@ -270,7 +278,8 @@ impl Connection {
 
     /// Subflows that are established, or that we are opening.
     pub(super) fn subflow_count(&self) -> usize {
-        self.living().filter(|(_, subflow)| !subflow.is_half_open()).count()
+        let counts = |subflow: &Subflow| !subflow.is_half_open() && subflow.absent.is_none();
+        self.living().filter(|(_, subflow)| counts(subflow)).count()
     }
 
     /// Forgets a join that was never completed. Nobody is told: its SYN may have come under a false name.
@@ -290,7 +299,9 @@ impl Connection {
         remote: SocketAddr,
     ) -> bool {
         let wanted = self.paths.take_wanted(local.ip(), remote);
+        // One that takes the place of another is not one more.
         let full = self.subflow_count() >= self.subflow_limit();
+        let full = full && wanted.is_some_and(|wanted| wanted.double.is_none());
         let Some(wanted) = wanted.filter(|_| self.is_multipath() && self.closed.is_none() && !full) else {
             return false;
         };
@@ -302,7 +313,9 @@ impl Connection {
         self.paths.attempts.spend(now);
         let mut birth = self.birth(shared, now, (local, remote), kind, local_id, remote_id);
         birth.backup |= wanted.backup;
-        self.add_subflow(shared, Subflow::connecting(&birth));
+        let mut subflow = Subflow::connecting(&birth);
+        subflow.double = wanted.double;
+        self.add_subflow(shared, subflow);
         true
     }
 
@@ -337,10 +350,14 @@ impl Connection {
                     self.address_removed(shared, now, address);
                 }
                 if let Some(local) = added {
-                    self.address_added(local);
+                    self.address_added(shared, now, local);
                 }
             }
-            Change::Routes => self.routes_changed(),
+            Change::Suspended(address) => self.carrier_lost(shared, now, address),
+            Change::Routes => {
+                self.routes_changed();
+                self.network_changed(shared, now);
+            }
             Change::Listener(listener) => {
                 if self.listener == Some(listener) && self.in_handshake() {
                     self.abort(shared, now);
@@ -358,9 +375,10 @@ impl Connection {
         let announces = config.announce_addresses && manager.announces(self.client);
         let could_use = [false, true].map(|v6| {
             let reaches = self.addresses.remotes().any(|remote| remote.is_ipv6() == v6);
-            manages && (announces || manager.opens(self.client) && reaches)
+            let joins = self.client && self.is_pathless() && reaches;
+            joins || manages && (announces || manager.opens(self.client) && reaches)
         });
-        Concern { locals, could_use, lacks_routes: self.paths.refused.lacks_routes() }
+        Concern { locals, could_use, lacks_routes: self.paths.refused.lacks_routes() || self.is_stranded() }
     }
 
     /// The subflow at `index` did not work out.
@@ -402,6 +420,12 @@ impl Connection {
         if !self.is_multipath() || !self.fully_established || self.closed.is_some() {
             return;
         }
+        self.manage_wished(shared, now);
+        self.rejoin(shared, now);
+    }
+
+    /// Asks the path manager.
+    fn manage_wished(&mut self, shared: &mut Shared, now: Instant) {
         if (self.send.is_done() && self.receive.finished) || self.config.max_subflows < 2 {
             return;
         }
@@ -423,17 +447,29 @@ impl Connection {
                 break;
             }
             left -= 1;
-            let (local, interface) = (wish.local.address, wish.local.interface);
-            let wanted = Wanted { local, interface, remote: wish.remote, backup: wish.backup };
-            self.paths.wanted.push(wanted);
-            let path_manager = self.policies.path_manager.name();
-            shared.decide(self.id, || Decision::SubflowWanted { local, remote: wish.remote, path_manager });
+            let wanted = self.want(shared, wish.local, wish.remote, wish.backup, None);
             situation.subflows.push(self.expected(shared, &wanted));
-            let connection = self.id;
-            let event = Event::SubflowWanted { connection, local, interface, remote: wish.remote };
-            shared.events.push_back(event);
         }
         self.close_superfluous(&situation);
+    }
+
+    /// Asks the driver for a subflow.
+    pub(super) fn want(
+        &mut self,
+        shared: &mut Shared,
+        local: LocalAddress,
+        remote: SocketAddr,
+        backup: bool,
+        double: Option<Double>,
+    ) -> Wanted {
+        let (local, interface) = (local.address, local.interface);
+        let wanted = Wanted { local, interface, remote, backup, double };
+        self.paths.wanted.push(wanted);
+        let path_manager = self.policies.path_manager.name();
+        shared.decide(self.id, || Decision::SubflowWanted { local, remote, path_manager });
+        let connection = self.id;
+        shared.events.push_back(Event::SubflowWanted { connection, local, interface, remote });
+        wanted
     }
 
     /// Whether it is too early for further subflows, and for telling of addresses: most connections are over before either

@@ -93,6 +93,7 @@ impl Connection {
                 [self.data_deadline, self.persist_deadline, self.patience, self.parting]
                     .into_iter()
                     .chain([self.paths.deadline(), self.addresses.deadline(now), self.fail.deadline()])
+                    .chain([self.survival_deadline()])
                     .flatten(),
             )
             .min()
@@ -121,6 +122,10 @@ impl Connection {
         }
         self.fail_timeout(now);
         self.paths_timeout(shared, now);
+        self.survival_timeout(shared, now);
+        if self.closed.is_some() {
+            return;
+        }
         if due(self.parting) {
             self.part(shared, now);
             return;
@@ -241,7 +246,7 @@ impl Connection {
     }
 
     /// The path is suspected dead.
-    fn mark_stale(&mut self, shared: &mut Shared, index: usize) {
+    pub(super) fn mark_stale(&mut self, shared: &mut Shared, index: usize) {
         let Some(subflow) = self.subflow(index) else { return };
         if !std::mem::replace(&mut subflow.stale, true) {
             let (slot, timeouts) = (subflow.slot.0, subflow.snd.expiries);

@@ -3,6 +3,7 @@
 //! This type holds the state; [`send`] and [`receive`] are its two halves. What segments mean for the connection
 //! as a whole, and which segment leaves next, is the connection's business.
 
+pub(crate) mod absence;
 pub(crate) mod ecn;
 pub(crate) mod mapping;
 mod pacing;
@@ -27,6 +28,7 @@ use super::event::SubflowSlot;
 use super::info::{SubflowInfo, SubflowState};
 use super::rtt::RttEstimator;
 use crate::wire::{Flags, ResetReason, Segment, SeqNumber, Timestamps};
+use absence::{Absence, Double, Lack};
 use ecn::EcnState;
 use mapping::RxMappings;
 use path_mtu::PathMtu;
@@ -121,6 +123,10 @@ pub(crate) struct Subflow {
     pub(crate) keep_alives: u32,
     /// The subflow is over unless something is heard on it by then.
     pub(crate) must_answer_by: Option<Instant>,
+    /// This host has no way for its segments at the moment.
+    pub(crate) absent: Option<Absence>,
+    /// It is to take the place of another one between the same addresses.
+    pub(crate) double: Option<Double>,
     /// Our SYN was there first.
     active: bool,
 }
@@ -217,6 +223,8 @@ impl Subflow {
             heard: Instant::ZERO,
             keep_alives: 0,
             must_answer_by: None,
+            absent: None,
+            double: None,
             active: state == SubflowState::SynSent,
         }
     }
@@ -389,6 +397,7 @@ impl Subflow {
             && self.confirmed
             && !self.fin_wanted
             && self.reset_due.is_none()
+            && self.absent.is_none_or(|absence| absence.lack == Lack::Route)
     }
 
     /// The earliest of this subflow's timers.

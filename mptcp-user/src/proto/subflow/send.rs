@@ -653,6 +653,15 @@ impl SendSide {
         }
     }
 
+    /// The way to the peer is there again: what is outstanding goes again now, and later attempts wait as if these were the
+    /// first.
+    pub(crate) fn path_returned(&mut self, now: Instant) {
+        if self.timeout.is_some() {
+            self.timeout = Some(now);
+            self.tries = self.expiries + 1;
+        }
+    }
+
     fn backed_off(&self, rtt: &RttEstimator) -> Duration {
         rtt.backed_off(self.expiries.saturating_sub(self.tries))
     }

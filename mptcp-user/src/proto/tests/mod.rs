@@ -29,5 +29,6 @@ mod sans_io;
 mod script;
 mod security;
 mod subflow_start;
+mod survival;
 mod transfer;
 mod version;
