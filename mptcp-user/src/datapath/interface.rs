@@ -350,6 +350,8 @@ mod tests {
             interface: link.index,
             global: true,
             preferred: true,
+            tentative: false,
+            broadcasts: [None; 2],
         };
         HostFacts {
             addresses: links.iter().map(address).collect(),

@@ -155,7 +155,7 @@ impl Paths {
     /// answers to its sender leave by that one, ours do too: the sender may be bound to the link. (A forged SYN can make
     /// us do no more than what the kernel does anyway.)
     pub(super) fn arrived(&mut self, interface: u32, local: IpAddr, remote: IpAddr) {
-        let elsewhere = self.interface_of(local).is_some_and(|own| own != interface);
+        let elsewhere = self.interface_of(local) != Some(interface);
         let known = self.arrivals.get(&(local, remote)).copied();
         if known == elsewhere.then_some(interface) {
             return;
@@ -176,6 +176,14 @@ impl Paths {
         let arrival = *self.arrivals.get(&(local, remote))?;
         let route = self.netlink.route(remote, Some(local), None).ok().flatten()?;
         (route.kind == RouteKind::Unicast && route.interface == arrival).then_some(route)
+    }
+
+    /// The kernel's own way from an address of an interface that is not used, such as an address of the loopback interface: if
+    /// it is over one that is.
+    fn way_from_elsewhere(&mut self, local: IpAddr, remote: IpAddr) -> Option<Route> {
+        let route = self.netlink.route(remote, Some(local), None).ok().flatten()?;
+        let used = self.locals.values().any(|interface| *interface == route.interface);
+        (route.kind == RouteKind::Unicast && used).then_some(route)
     }
 
     /// The way that the kernel would take to a destination by itself.
@@ -212,16 +220,16 @@ impl Paths {
 
     #[cold]
     fn look_up(&mut self, now: Instant, local: IpAddr, remote: IpAddr) -> Hop {
-        let Some(own) = self.interface_of(local) else { return Hop::NoRoute };
-        let (interface, route) = match self.way_back(local, remote) {
-            Some(route) => (route.interface, route),
-            None => match self.netlink.route_over(remote, local, own) {
-                Ok(Some(route)) => (own, route),
-                _ => {
-                    self.remember((local, remote), Hop::NoRoute, Some(now + NO_ROUTE_AGAIN), None);
-                    return Hop::NoRoute;
-                }
-            },
+        let way = match (self.way_back(local, remote), self.interface_of(local)) {
+            (Some(route), _) => Some((route.interface, route)),
+            (None, Some(own)) => {
+                self.netlink.route_over(remote, local, own).ok().flatten().map(|route| (own, route))
+            }
+            (None, None) => self.way_from_elsewhere(local, remote).map(|route| (route.interface, route)),
+        };
+        let Some((interface, route)) = way else {
+            self.remember((local, remote), Hop::NoRoute, Some(now + NO_ROUTE_AGAIN), None);
+            return Hop::NoRoute;
         };
         let next_hop = route.next_hop(remote);
         let entry = self.next_hops.get(&(interface, next_hop));

@@ -13,6 +13,7 @@ use super::decision::{Decided, Decision, Decisions};
 use super::distance::Distances;
 use super::dormant::{Dormant, Rests};
 use super::event::{ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
+use super::host::{HostAddress, HostAddresses};
 use super::info::ConnectionInfo;
 use super::memory::Memory;
 use super::place::{Occupant, Place};
@@ -48,6 +49,9 @@ pub enum ConnectError {
     /// No algorithm of that name.
     #[error("no {0} of that name")]
     UnknownPolicy(&'static str),
+    /// [`EndpointConfig::peers`] refuses it.
+    #[error("the rules for peers (--allow-peer, --deny-peer) refuse this address")]
+    PeerRefused,
 }
 
 /// Why an address can't be listened on.
@@ -78,6 +82,7 @@ pub(crate) struct Shared {
     /// The time of the call that is being attended to.
     now: Instant,
     addresses: Vec<LocalAddress>,
+    host: HostAddresses,
     /// Names of the interfaces that addresses are on.
     interface_names: BTreeMap<u32, Box<str>>,
     /// The place of a connection, and the subflow's in it.
@@ -260,6 +265,12 @@ impl Shared {
         }
     }
 
+    /// Whether a segment without a subflow may begin something. Otherwise it is not answered.
+    fn check_ends(&self, local: IpAddr, remote: IpAddr) -> Result<(), Counter> {
+        self.host.check(local, remote)?;
+        if self.config.peers.accept(remote) { Ok(()) } else { Err(Counter::PeerRefused) }
+    }
+
     fn listener_for(&self, address: SocketAddr) -> Option<u32> {
         let exact = self.listeners.iter().find(|(_, listener)| listener.address == address);
         let any = || self.listeners.iter().find(|(_, listener)| covers(listener.address, address));
@@ -312,6 +323,7 @@ impl Endpoint {
                 decisions: None,
                 now: Instant::ZERO,
                 addresses: Vec::new(),
+                host: HostAddresses::default(),
                 interface_names: BTreeMap::new(),
                 tuples: HashMap::with_hasher(keyed.clone()),
                 tokens: HashMap::with_hasher(keyed),
@@ -349,6 +361,12 @@ impl Endpoint {
     pub fn remove_local_address(&mut self, now: Instant, address: IpAddr) {
         self.shared.addresses.retain(|known| known.address != address);
         self.for_all(now, |connection, shared| connection.address_removed(shared, now, address));
+    }
+
+    /// What an address means to the host, whether path managers may use it or not. Once the driver has told of any, segments
+    /// that belong to no subflow are ignored unless they are for one of the host's own.
+    pub fn set_host_address(&mut self, address: IpAddr, meaning: Option<HostAddress>) {
+        self.shared.host.set(address, meaning);
     }
 
     /// Accepts connections to an address and port. An unspecified address means all of this host's addresses of
@@ -389,6 +407,9 @@ impl Endpoint {
     ) -> Result<ConnectionId, ConnectError> {
         if local.is_ipv4() != remote.is_ipv4() {
             return Err(ConnectError::FamilyMismatch);
+        }
+        if !self.shared.config.peers.accept(remote.ip()) {
+            return Err(ConnectError::PeerRefused);
         }
         if self.shared.tuples.contains_key(&(local, remote).into()) {
             return Err(ConnectError::InUse);
@@ -467,6 +488,10 @@ impl Endpoint {
         if self.shared.tuples.contains_key(&(local, remote).into()) || local.is_ipv4() != remote.is_ipv4() {
             return false;
         }
+        if !self.shared.config.peers.accept(remote.ip()) {
+            self.open_subflow_failed(now, connection, local.ip(), remote);
+            return false;
+        }
         self.with(now, connection, |connection, shared| connection.open_subflow(shared, now, local, remote))
             .unwrap_or(false)
     }
@@ -508,7 +533,9 @@ impl Endpoint {
             }
             return;
         }
-        if syn {
+        if let Err(counter) = self.shared.check_ends(tuple.0.ip(), tuple.1.ip()) {
+            self.shared.count(counter);
+        } else if syn {
             self.handle_syn(now, &segment);
         } else if !self.handle_third_ack(now, &segment) {
             self.shared.count(Counter::NoConnection);

@@ -6,6 +6,7 @@
 //! before the segments that need them leave. `run` says when the next round is.
 
 mod events;
+mod locals;
 mod news;
 mod ports;
 mod removals;
@@ -17,6 +18,7 @@ use super::af_xdp::Budget;
 use super::attachment::{Attachment, Manner, SocketPlaces};
 use super::capture::Capture;
 use super::channel::{Channel, Handle};
+use super::fragments::Fragments;
 use super::interface::{AttachMode, HostFacts, InterfaceReport};
 use super::mailbox::{Alarm, Command, Mailbox};
 use super::netlink::{Monitor, Netlink};
@@ -30,6 +32,7 @@ use crate::proto::{
 };
 use crate::wire::Segment;
 use bytes::Bytes;
+use locals::Locals;
 use ports::Ports;
 use removals::Removals;
 pub(crate) use run::{drive, spawn};
@@ -125,6 +128,8 @@ pub(crate) struct Shard {
     program: XdpProgram,
     events: Option<xdp::Events>,
     paths: Paths,
+    /// What addresses mean this host.
+    locals: Locals,
     monitor: Monitor,
     connections: HashMap<ConnectionId, Connection>,
     listeners: HashMap<ListenerId, Listener>,
@@ -135,6 +140,8 @@ pub(crate) struct Shard {
     /// The most connections that were not at rest at the same time, since memory was given back.
     most_awake: usize,
     receiver: Receiver,
+    /// Segments of which not all fragments have come.
+    fragments: Fragments,
     /// `epoll` tells of packets. Otherwise nobody is woken for each of them, which the sender would pay for.
     listening: bool,
     capture: Option<Capture>,
@@ -165,8 +172,16 @@ impl Shard {
         let mut seed = [0; 32];
         rand::TryRngCore::try_fill_bytes(&mut rand::rngs::OsRng, &mut seed)
             .map_err(|error| Error::System("getting random numbers", std::io::Error::other(error)))?;
-        let mut program = XdpProgram::load(&XdpConfig::default())
-            .map_err(|source| Error::Xdp { interface: None, source })?;
+        let peers = &config.endpoint.peers;
+        let xdp = XdpConfig { other_peers: peers.others(), ..XdpConfig::default() };
+        let failed = |source| Error::Xdp { interface: None, source };
+        let mut program = XdpProgram::load(&xdp).map_err(failed)?;
+        for (prefix, accepted) in peers.iter() {
+            program.maps().insert_peer(prefix.address(), prefix.length(), accepted).map_err(failed)?;
+        }
+        if peers.is_empty() {
+            super::netfilter::warn();
+        }
         // First the news, then the questions: what changes in between is heard.
         let monitor = Monitor::new().map_err(system("listening to netlink"))?;
         let netlink = Netlink::new().map_err(system("opening netlink"))?;
@@ -211,6 +226,7 @@ impl Shard {
             program,
             events,
             paths: Paths::new(netlink).map_err(system("asking for neighbours"))?,
+            locals: Locals::default(),
             monitor,
             connections: HashMap::new(),
             listeners: HashMap::new(),
@@ -219,6 +235,7 @@ impl Shard {
             most_awake: 0,
             budget: traffic::BUDGET,
             receiver: Receiver::default(),
+            fragments: Fragments::default(),
             listening: true,
             capture,
             log,
@@ -231,6 +248,10 @@ impl Shard {
             config,
         };
         shard.endpoint.watch_decisions(shard.log.is_some());
+        // Before any program is attached: what is for this host must be known first.
+        let addresses = shard.paths.netlink().addresses().map_err(system("asking for addresses"))?;
+        shard.locals.are(&addresses);
+        shard.tell_locals();
         let mut refused = Vec::new();
         for report in chosen {
             let name = report.name.clone();

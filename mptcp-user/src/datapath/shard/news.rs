@@ -16,9 +16,21 @@ impl Shard {
     fn take_change(&mut self, time: Instant, change: Change) {
         match change {
             Change::Link(link) => self.link_changed(time, &link),
-            Change::LinkGone(index) => self.link_gone(time, index),
-            Change::Address(address) => self.address_changed(time, &address),
-            Change::AddressGone(address) => self.address_gone(time, &address),
+            Change::LinkGone(index) => {
+                self.locals.forget_interface(index);
+                self.tell_locals();
+                self.link_gone(time, index);
+            }
+            Change::Address(address) => {
+                self.locals.assigned(&address);
+                self.tell_locals();
+                self.address_changed(time, &address);
+            }
+            Change::AddressGone(address) => {
+                self.locals.gone(&address);
+                self.tell_locals();
+                self.address_gone(time, &address);
+            }
             Change::Routes => self.paths.forget_routes(),
             Change::Neighbour(neighbour) => {
                 if let Some((reachable, waiting)) = self.paths.learn(&neighbour) {
@@ -135,6 +147,8 @@ impl Shard {
     fn resynchronise(&mut self, time: Instant) {
         let netlink = self.paths.netlink();
         let (Ok(links), Ok(addresses)) = (netlink.links(), netlink.addresses()) else { return };
+        self.locals.are(&addresses);
+        self.tell_locals();
         let gone: Vec<u32> = self
             .attachments
             .iter()
@@ -155,7 +169,11 @@ impl Shard {
             })
             .collect();
         for (address, interface) in lost {
-            self.address_gone(time, &Address { address, interface, global: true, preferred: true });
+            let (tentative, broadcasts) = (false, [None; 2]);
+            self.address_gone(
+                time,
+                &Address { address, interface, global: true, preferred: true, tentative, broadcasts },
+            );
         }
         for address in &addresses {
             self.address_changed(time, address);

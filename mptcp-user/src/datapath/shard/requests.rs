@@ -9,6 +9,7 @@ use super::{Connection, Drain, Listener, Shard};
 use crate::proto::{
     ConnectError, ConnectionConfig, ConnectionId, Instant, InterfaceRule, InterfaceUse, ListenError,
 };
+use mptcp_common::address::Address;
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -191,7 +192,7 @@ impl Shard {
     ) -> Result<(ConnectionId, SocketAddr), Error> {
         let ip = remote.ip();
         let link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-        if remote.port() == 0 || ip.is_unspecified() || ip.is_multicast() || link_local {
+        if remote.port() == 0 || !ip.is_loopback() && !Address::from(ip).is_unicast() || link_local {
             return Err(Error::BadRemote(remote));
         }
         let wanted = local.map(|local| local.ip()).filter(|ip| !ip.is_unspecified());

@@ -1,6 +1,7 @@
 //! Two endpoints, a virtual clock, and a network in memory between them.
 
 mod addresses;
+mod admission;
 mod amplification;
 mod blackhole;
 mod buffers;
