@@ -180,22 +180,23 @@ fn segments_that_a_router_cuts_arrive() {
         let mut sent = vec![0; SIZE as usize];
         data::Seeded::new(8, SIZE).read_exact(&mut sent).unwrap();
         stream.write_all(&sent).unwrap();
+        // Until the other end has seen it all.
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+        sent
     });
     let mut command = transit.client.command(mptcp_binary());
     command.args(["-v", "connect", "-q", "10.2.2.1:5000"]);
     let mut ours = Process::start(runtime.set(&mut command), true).unwrap();
-    let mut expected = vec![0; SIZE as usize];
-    data::Seeded::new(8, SIZE).read_exact(&mut expected).unwrap();
-    let mut got = vec![0; SIZE as usize];
-    let mut out = ours.take_stdout().unwrap();
-    out.read_exact(&mut got).unwrap();
-    assert!(got == expected);
+    runtime.eventually(&["ss", "--json"], |value| {
+        value[0]["connections"][0]["bytes_received"].as_u64() == Some(SIZE)
+    });
     let counted = runtime.json(&["counters", "--json"]);
     assert!(counted["XdpFragmentOurs"].as_u64() >= Some(SIZE / 1500), "{counted:#}");
     drop(ours.take_stdin());
-    sender.join().unwrap();
+    let sent = sender.join().unwrap();
     let finished = ours.finish(PATIENCE).unwrap();
     assert!(finished.status.success(), "{}", finished.stderr);
+    assert!(finished.stdout == sent);
 }
 
 /// SYNs from where no peer can be: neither the program, nor the engine, nor the kernel answers, or asks for a neighbour.

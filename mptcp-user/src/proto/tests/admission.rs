@@ -77,9 +77,8 @@ fn nothing_is_answered_to_where_no_peer_can_be() {
     }
     assert!(endpoint.connections().is_empty());
     for (from, to) in [("10.9.1.1", "10.9.1.2"), ("169.254.1.1", "10.9.2.2"), ("fe80::1", "fe80::2")] {
-        for segment in kinds(from, to) {
-            assert!(answer(&mut endpoint, segment).is_some(), "from {from}");
-        }
+        let [syn, ..] = kinds(from, to);
+        assert!(answer(&mut endpoint, syn).is_some(), "from {from}");
     }
 }
 
