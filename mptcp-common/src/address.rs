@@ -31,6 +31,26 @@ impl Address {
     pub const fn is_v4(&self) -> bool {
         (self.0[0] | self.0[1]) == 0 && self.0[2] == MAPPED
     }
+    /// Whether a TCP segment may come from here, or go here: the address can be one host's, and a host can have it on
+    /// a link (RFC 9293 section 3.9.2.3, MUST-57 and MUST-63; RFC 1122 sections 3.2.1.3 and 4.2.3.10; RFC 4291
+    /// section 2). Not so are unspecified, multicast and loopback addresses, of IPv4 also 0/8 and 240/4 with the
+    /// limited broadcast address, of IPv6 also the IPv4-compatible ones. Which addresses are a subnet's broadcast
+    /// address only the host knows ([`LOCAL_BROADCAST`](crate::maps::LOCAL_BROADCAST)).
+    #[inline(always)]
+    pub const fn is_unicast(&self) -> bool {
+        let words = &self.0;
+        if self.is_v4() {
+            let first = u32::from_be(words[3]) >> 24;
+            first.wrapping_sub(1) < 223 && first != 127
+        } else {
+            (words[0] | words[1] | words[2]) != 0 && u32::from_be(words[0]) >> 24 != 0xff
+        }
+    }
+    /// Whether the address means something on one link only: IPv6's fe80::/10 (RFC 4291 section 2.5.6).
+    #[inline(always)]
+    pub const fn is_link_local(&self) -> bool {
+        u32::from_be(self.0[0]) >> 22 == 0xfe80 >> 6
+    }
     /// The unspecified address of the same family.
     #[inline(always)]
     pub const fn any(&self) -> Self {
@@ -75,5 +95,67 @@ impl From<IpAddr> for Address {
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.ip(), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().expect("an address").into()
+    }
+
+    #[test]
+    fn only_addresses_that_one_host_can_have_on_a_link_are_unicast() {
+        for text in [
+            "1.0.0.0",
+            "10.9.1.2",
+            "126.255.255.255",
+            "128.0.0.1",
+            "169.254.1.1",
+            "192.0.2.1",
+            "223.255.255.255",
+            "2001:db8::1",
+            "fe80::1",
+            "fd00::1",
+            "64:ff9b::1",
+            "::1:0:0:0",
+            // The mapped form of an address of IPv4 is that address.
+            "::ffff:192.0.2.1",
+        ] {
+            assert!(address(text).is_unicast(), "{text}");
+        }
+        for text in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "127.0.0.53",
+            "127.255.255.255",
+            "224.0.0.1",
+            "239.1.2.3",
+            "240.0.0.9",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::192.0.2.1",
+            "ff02::1",
+            "ff0e::1",
+            "::ffff:127.0.0.1",
+            "::ffff:224.0.0.1",
+            "::ffff:0.0.0.0",
+            "::ffff:255.255.255.255",
+        ] {
+            assert!(!address(text).is_unicast(), "{text}");
+        }
+    }
+
+    #[test]
+    fn link_local_addresses_are_those_of_one_block() {
+        assert!(address("fe80::1").is_link_local() && address("febf::1").is_link_local());
+        for text in ["fe7f::1", "fec0::1", "2001:db8::1", "169.254.1.1"] {
+            assert!(!address(text).is_link_local(), "{text}");
+        }
     }
 }

@@ -74,12 +74,25 @@ counters! {
     JoinRefused = Transmit, "join_refused";
     /// The same, but the limit of answers per second was reached.
     JoinDropped = Drop, "join_dropped";
-    /// A TCP segment for a local port that we don't use, unless it is a SYN, which may be a join by any address.
+    /// A TCP segment for a local port that we don't use, unless it is a SYN, which may be a join by any port.
     ForeignPort = Pass, "foreign_port";
-    /// Any other TCP segment that belongs to no subflow, listener or token of ours.
+    /// Any other TCP segment that belongs to no subflow, listener or token of ours, or is for another host.
     Foreign = Pass, "foreign";
-    /// Ours, but no AF_XDP socket is there to take it.
-    NoSocket = Pass, "no_socket";
+    /// A SYN, or another segment without a subflow, for a listener or token of ours, whose source is no address that a
+    /// peer can have: [`Address::is_unicast`](crate::address::Address::is_unicast), an address of this host, or a
+    /// broadcast address of its subnets.
+    MartianSource = Drop, "martian_source";
+    /// The same, but the frame was for several hosts (RFC 1122 section 4.2.3.10, RFC 9293 MUST-57).
+    LinkBroadcast = Drop, "link_broadcast";
+    /// The same, but from a peer that is refused by a rule.
+    PeerRefused = Drop, "peer_refused";
+    /// Ours, but no AF_XDP socket is there to take it. The kernel would answer with RST.
+    NoSocket = Drop, "no_socket";
+    /// A segment of a subflow of ours that can't be decoded: a TCP header that is cut or lies about its length, or more
+    /// IPv6 extension headers than are looked through. The kernel would answer some of these with RST.
+    SubflowMalformed = Drop, "subflow_malformed";
+    /// A fragment of a segment of a subflow or for a listener of ours.
+    FragmentOurs = Redirect, "fragment_ours";
     /// An ICMP error about a segment of ours; user space gets an event.
     IcmpOurs = Pass, "icmp_ours";
     /// An ICMP error about somebody else's segment.
@@ -92,7 +105,7 @@ counters! {
     IpHeader = Pass, "ip_header";
     /// [`Reason::IpLength`].
     IpLength = Pass, "ip_length";
-    /// [`Reason::Fragment`].
+    /// [`Reason::Fragment`], and not known to be ours.
     Fragment = Pass, "fragment";
     /// [`Reason::ExtensionHeaders`].
     ExtensionHeaders = Pass, "extension_headers";

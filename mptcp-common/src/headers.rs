@@ -6,6 +6,7 @@
 
 use crate::address::Address;
 use crate::icmp::Quote;
+use crate::maps::SubflowKey;
 use crate::octets::{Octets, View};
 
 /// Octets of an Ethernet header without tags.
@@ -122,26 +123,7 @@ impl Network {
     /// Decodes the packet up to the transport header.
     #[inline(always)]
     pub fn decode<O: Octets>(octets: &O) -> Result<Self, Reason> {
-        let ethernet = octets.view::<ETHERNET_LEN>(0).ok_or(Reason::Truncated)?;
-        let mut ethertype = ethernet.u16::<12>();
-        let mut l3 = ETHERNET_LEN;
-        let mut vlans = 0;
-        let mut tci = [0; MAX_VLANS];
-        if is_vlan(ethertype) {
-            let tag = octets.view::<4>(l3).ok_or(Reason::Truncated)?;
-            (tci[0], ethertype) = (tag.u16::<0>(), tag.u16::<2>());
-            l3 += 4;
-            vlans += 1;
-            if is_vlan(ethertype) {
-                let tag = octets.view::<4>(l3).ok_or(Reason::Truncated)?;
-                (tci[1], ethertype) = (tag.u16::<0>(), tag.u16::<2>());
-                l3 += 4;
-                vlans += 1;
-            }
-        }
-        if ethertype != ETHERTYPE_IPV4 && ethertype != ETHERTYPE_IPV6 {
-            return Err(Reason::NotIp);
-        }
+        let Link { ethertype, mut l3, vlans, tci } = Link::decode(octets)?;
         // No TCP segment is shorter, and with less to tell one packet from another the verifier has less to do.
         if octets.view::<SHORTEST>(0).is_none() {
             return Err(Reason::Truncated);
@@ -241,6 +223,43 @@ impl Network {
     }
 }
 
+/// The layer under IP.
+pub(crate) struct Link {
+    pub(crate) ethertype: u16,
+    /// Offset of the IP header.
+    pub(crate) l3: usize,
+    vlans: usize,
+    tci: [u16; MAX_VLANS],
+}
+
+impl Link {
+    /// Decodes Ethernet header and VLAN tags in front of IP.
+    #[inline(always)]
+    pub(crate) fn decode<O: Octets>(octets: &O) -> Result<Self, Reason> {
+        let ethernet = octets.view::<ETHERNET_LEN>(0).ok_or(Reason::Truncated)?;
+        let mut ethertype = ethernet.u16::<12>();
+        let mut l3 = ETHERNET_LEN;
+        let mut vlans = 0;
+        let mut tci = [0; MAX_VLANS];
+        if is_vlan(ethertype) {
+            let tag = octets.view::<4>(l3).ok_or(Reason::Truncated)?;
+            (tci[0], ethertype) = (tag.u16::<0>(), tag.u16::<2>());
+            l3 += 4;
+            vlans += 1;
+            if is_vlan(ethertype) {
+                let tag = octets.view::<4>(l3).ok_or(Reason::Truncated)?;
+                (tci[1], ethertype) = (tag.u16::<0>(), tag.u16::<2>());
+                l3 += 4;
+                vlans += 1;
+            }
+        }
+        if ethertype != ETHERTYPE_IPV4 && ethertype != ETHERTYPE_IPV6 {
+            return Err(Reason::NotIp);
+        }
+        Ok(Self { ethertype, l3, vlans, tci })
+    }
+}
+
 #[inline(always)]
 const fn is_vlan(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN
@@ -250,16 +269,30 @@ const fn is_vlan(ethertype: u16) -> bool {
 /// offset (RFC 8200 section 4).
 #[inline(always)]
 pub(crate) fn extensions<O: Octets>(octets: &O, next: u8, at: usize) -> Result<(u8, usize), Reason> {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const FRAGMENT: u8 = 44;
-    const DESTINATION: u8 = 60;
+    extensions_within::<O, MAX_EXTENSIONS, MAX_EXTENSIONS_LEN>(octets, next, at)
+}
 
+/// Hop-by-hop options (RFC 8200 section 4.3).
+pub(crate) const HOP_BY_HOP: u8 = 0;
+/// Routing header (section 4.4).
+pub(crate) const ROUTING: u8 = 43;
+/// Fragment header (section 4.5).
+pub(crate) const FRAGMENT: u8 = 44;
+/// Destination options (section 4.6).
+pub(crate) const DESTINATION: u8 = 60;
+
+/// As [`extensions`], through at most `MAX` headers that take at most `LEN` octets.
+#[inline(always)]
+fn extensions_within<O: Octets, const MAX: usize, const LEN: usize>(
+    octets: &O,
+    next: u8,
+    at: usize,
+) -> Result<(u8, usize), Reason> {
     let mut next = next;
     let mut len = 0;
-    let mut left = MAX_EXTENSIONS;
+    let mut left = MAX;
     while next == HOP_BY_HOP || next == ROUTING || next == FRAGMENT || next == DESTINATION {
-        if left == 0 || len > MAX_EXTENSIONS_LEN {
+        if left == 0 || len > LEN {
             return Err(Reason::ExtensionHeaders);
         }
         left -= 1;
@@ -280,10 +313,49 @@ pub(crate) fn extensions<O: Octets>(octets: &O, next: u8, at: usize) -> Result<(
         }
         next = header.u8::<0>();
     }
-    if len > MAX_EXTENSIONS_LEN {
+    if len > LEN {
         return Err(Reason::ExtensionHeaders);
     }
     Ok((next, at + len))
+}
+
+/// Extension headers that [`buried`] looks through.
+pub const MAX_BURIED: usize = 32;
+/// Octets that these may take together.
+pub const MAX_BURIED_LEN: usize = 1400;
+
+/// The four-tuple of a whole TCP segment behind more or longer extension headers than [`Network::decode`] looks
+/// through. Such a segment is of no use, but it must be known whose it is: the kernel would answer it.
+#[inline(always)]
+pub fn buried<O: Octets>(octets: &O) -> Option<SubflowKey> {
+    let Link { ethertype, l3, .. } = Link::decode(octets).ok()?;
+    if ethertype != ETHERTYPE_IPV6 {
+        return None;
+    }
+    let l3 = octets.blur(l3);
+    let header = octets.view::<40>(l3)?;
+    let (protocol, l4) =
+        extensions_within::<O, MAX_BURIED, MAX_BURIED_LEN>(octets, header.u8::<6>(), l3 + 40).ok()?;
+    if protocol != PROTOCOL_TCP {
+        return None;
+    }
+    let ports = octets.view::<4>(octets.blur(l4))?;
+    Some(SubflowKey {
+        local: Address([
+            header.raw32::<24>(),
+            header.raw32::<28>(),
+            header.raw32::<32>(),
+            header.raw32::<36>(),
+        ]),
+        remote: Address([
+            header.raw32::<8>(),
+            header.raw32::<12>(),
+            header.raw32::<16>(),
+            header.raw32::<20>(),
+        ]),
+        local_port: ports.u16::<2>(),
+        remote_port: ports.u16::<0>(),
+    })
 }
 
 /// All headers of a TCP segment.

@@ -2,6 +2,7 @@
 //!
 //! * [`octets`]: the trait through which the decoder reads a packet, over a slice or over packet pointers;
 //! * [`headers`]: Ethernet, VLAN tags, IPv4, IPv6, TCP; [`icmp`]: errors that quote a TCP segment;
+//! * [`fragment`]: a packet that comes in pieces;
 //! * [`options`]: TCP options, those of Multipath TCP that XDP needs among them;
 //! * [`address`]: an IP address of either family, as it lies in map keys;
 //! * [`maps`]: keys and values of the maps; [`counter`]: what happens to packets, counted;
@@ -15,6 +16,7 @@
 pub mod address;
 pub mod counter;
 pub mod event;
+pub mod fragment;
 pub mod headers;
 pub mod icmp;
 pub mod maps;

@@ -24,10 +24,19 @@ pub mod name {
     pub const TELEMETRY: &str = "TELEMETRY";
     /// Per-CPU array of one element, the counters in the order of [`Counter`](crate::counter::Counter).
     pub const COUNTERS: &str = "COUNTERS";
+    /// Hash map, [`LocalKey`](super::LocalKey) to [`LocalValue`](super::LocalValue).
+    pub const LOCALS: &str = "LOCALS";
+    /// Trie, [`PeerKey`](super::PeerKey) to a `u32`: not 0 if peers with the prefix are accepted.
+    pub const PEERS: &str = "PEERS";
+    /// Hash map that forgets what was used least, [`FragmentKey`](super::FragmentKey) to
+    /// [`FragmentValue`](super::FragmentValue).
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Ring buffer of [`Event`](crate::event::Event).
     pub const EVENTS: &str = "EVENTS";
     /// Global: refusals of MP_JOIN that each CPU may send per second; 0: none, user space gets them all.
     pub const REFUSALS_PER_SECOND: &str = "REFUSALS_PER_SECOND";
+    /// Global: what becomes of peers that no prefix in [`PEERS`] has: [`PEERS_UNRULED`](super::PEERS_UNRULED) and so on.
+    pub const OTHER_PEERS: &str = "OTHER_PEERS";
     /// The program.
     pub const PROGRAM: &str = "mptcp_xdp";
 }
@@ -153,6 +162,98 @@ pub struct ListenerValue {
     pub shards: u32,
 }
 
+/// An address that means this host, or a subnet of its.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LocalKey {
+    /// The address.
+    pub address: Address,
+    /// The interface, where the address means something on its link only; otherwise 0.
+    pub scope: u32,
+}
+
+impl LocalKey {
+    /// The key of an address that is assigned to an interface, or that a packet has that came by it.
+    #[inline(always)]
+    pub const fn new(address: Address, interface: u32) -> Self {
+        Self { address, scope: if address.is_link_local() { interface } else { 0 } }
+    }
+}
+
+/// What an address in [`name::LOCALS`] is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LocalValue {
+    /// [`LOCAL_OWN`] or [`LOCAL_BROADCAST`].
+    pub kind: u32,
+}
+
+/// [`LocalValue::kind`]: an address of this host, whichever interface has it.
+pub const LOCAL_OWN: u32 = 1;
+/// [`LocalValue::kind`]: a broadcast address of one of this host's subnets.
+pub const LOCAL_BROADCAST: u32 = 2;
+
+/// A prefix of peers' addresses, as tries of the kernel have it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PeerKey {
+    /// Bits of the rest that count: 32 for the family, and those of the address.
+    pub length: u32,
+    /// 4 or 6 in the order of the wire, so that `::/0` doesn't hold the mapped addresses.
+    pub family: u32,
+    /// The address.
+    pub address: Address,
+}
+
+impl PeerKey {
+    /// Key of the prefix of `length` bits of an address: of its 32 for IPv4.
+    #[inline(always)]
+    pub const fn new(address: Address, length: u32) -> Self {
+        let (family, front): (u32, u32) = if address.is_v4() { (4, 96) } else { (6, 0) };
+        Self { length: 32 + front + length, family: family.to_be(), address }
+    }
+    /// Key to look up an address with: all of its bits.
+    #[inline(always)]
+    pub const fn of(address: Address) -> Self {
+        Self { length: 32 + 128, ..Self::new(address, 0) }
+    }
+}
+
+/// [`name::OTHER_PEERS`]: there are no rules.
+pub const PEERS_UNRULED: u32 = 0;
+/// [`name::OTHER_PEERS`]: others are accepted.
+pub const PEERS_ACCEPTED: u32 = 1;
+/// [`name::OTHER_PEERS`]: others are refused.
+pub const PEERS_REFUSED: u32 = 2;
+
+/// A TCP segment that comes in fragments.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: Address,
+    /// Destination address.
+    pub dst: Address,
+    /// Identification.
+    pub id: u32,
+}
+
+/// Where the fragments of a segment go, as the first of them has told.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FragmentValue {
+    /// When the first came: nanoseconds of CLOCK_MONOTONIC.
+    pub since_ns: u64,
+    /// The shard.
+    pub shard: u32,
+    /// Nothing.
+    pub unused: u32,
+}
+
+/// How long after the first fragment of a segment the others are taken for its, in nanoseconds. The identifications of
+/// IPv4 come again after some seconds at high rates (RFC 6864, RFC 4963).
+pub const FRAGMENT_LIFE_NS: u64 = 1_000_000_000;
+
 /// The shard that has the connection of a token.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -235,6 +336,10 @@ const _: () = {
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<ListenerValue>() == 8);
     assert!(size_of::<InterfaceValue>() == 16);
+    assert!(size_of::<LocalKey>() == 20);
+    assert!(size_of::<PeerKey>() == 24);
+    assert!(size_of::<FragmentKey>() == 36);
+    assert!(size_of::<FragmentValue>() == 16);
     assert!(size_of::<Telemetry>() == 64);
     assert!(INTERFACE_TABLE.is_power_of_two());
 };

@@ -3,12 +3,16 @@
 //! A segment of one of our subflows gets what the options say written in front of it ([`metadata`]) and into the
 //! telemetry array, and goes to the socket of the shard that owns the connection. A SYN for one of our listeners, and
 //! an MP_JOIN with one of our tokens, go up the slow path to the same sockets. An MP_JOIN with an unknown token is
-//! refused on the spot ([`refuse`]). Everything else is the kernel's, and so is whatever can't be made sense of.
+//! refused on the spot ([`refuse`]). What has no subflow is ours only if it is for an address of this host, and must come from
+//! where a peer can be ([`admission`]). Everything else is the kernel's, and so is whatever can't be made sense of, unless it
+//! surely belongs to a subflow: then user space puts it together if it is a fragment, and otherwise it is dropped ([`odd`]).
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod admission;
 mod metadata;
+mod odd;
 mod packet;
 mod refuse;
 mod shared;
@@ -42,7 +46,13 @@ pub fn mptcp_xdp(ctx: XdpContext) -> u32 {
             aya_log_ebpf::debug!(&ctx, "not for user space: counter {}", counter as u32);
             match counter {
                 Counter::JoinRefused => XDP_TX,
-                Counter::JoinDropped => XDP_DROP,
+                Counter::FragmentOurs => XDP_REDIRECT,
+                Counter::JoinDropped
+                | Counter::MartianSource
+                | Counter::LinkBroadcast
+                | Counter::PeerRefused
+                | Counter::NoSocket
+                | Counter::SubflowMalformed => XDP_DROP,
                 _ => XDP_PASS,
             }
         }
@@ -53,11 +63,17 @@ pub fn mptcp_xdp(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn handle(ctx: &XdpContext, counts: Counts) -> Result<(), Counter> {
     let packet = Packet::new(ctx);
-    let network = Network::decode(&packet)?;
+    let network = match Network::decode(&packet) {
+        Ok(network) => network,
+        Err(reason) => return Err(odd::network(ctx, packet, reason)),
+    };
     if network.protocol != PROTOCOL_TCP {
         return Err(unreachable(ctx, counts, &Quote::decode(&packet, &network)?));
     }
-    let headers = Headers::decode(&packet, network)?;
+    let headers = match Headers::decode(&packet, network) {
+        Ok(headers) => headers,
+        Err(reason) => return Err(odd::segment(ctx, &network, reason)),
+    };
     // Most of the kernel's own traffic ends here, before any hash is computed.
     let Some(port) = PORTS.get(u32::from(headers.dst_port)) else { return Err(Counter::ForeignPort) };
     if port.users == 0 && !is_syn(&headers) {
@@ -138,14 +154,19 @@ fn target(
     }
     let syn = is_syn(headers);
     let join = syn && scan.join != 0;
+    if port.users == 0 && !join || !admission::is_own(ctx, key.local) {
+        return Err(Counter::Foreign);
+    }
     if join
         && let Some(join) = JoinSyn::read(&packet, scan.join as usize)
         // SAFETY: as above.
         && let Some(token) = unsafe { TOKENS.get(join.token) }
     {
+        admission::check(ctx, packet, key.remote)?;
         return Ok(Target { kind: Kind::Join as u64, slot: u64::from(NO_SLOT), shard: token.shard });
     }
     let Some(shard) = listener(&key) else { return Err(Counter::Foreign) };
+    admission::check(ctx, packet, key.remote)?;
     if !join {
         let kind = if syn { Kind::ListenerSyn } else { Kind::ListenerSegment };
         return Ok(Target { kind: kind as u64, slot: u64::from(NO_SLOT), shard });
@@ -167,7 +188,7 @@ fn uses(port: u16) -> bool {
 
 /// The shard for a segment that belongs to no subflow, if a listener of ours has its address and port.
 #[inline(always)]
-fn listener(key: &SubflowKey) -> Option<u32> {
+pub(crate) fn listener(key: &SubflowKey) -> Option<u32> {
     let mut wanted = ListenerKey { address: key.local, port: u32::from(key.local_port) };
     // SAFETY: as with subflows.
     let exact = unsafe { LISTENERS.get(&wanted) };
@@ -201,10 +222,10 @@ fn probe(index: u32, probe: u32) -> Option<&'static InterfaceValue> {
 /// Names the socket of a shard as the packet's destination, if there is one. What happens to the packet until the
 /// program returns still reaches it.
 #[inline(always)]
-fn redirect(ctx: &XdpContext, shard: u32) -> bool {
+pub(crate) fn redirect(ctx: &XdpContext, shard: u32) -> bool {
     let Some(entry) = interface(ctx) else { return false };
     match entry.xsk_index(shard, ctx.rx_queue_index()) {
-        Some(place) => SOCKETS.redirect(place, XDP_PASS.into()).is_ok(),
+        Some(place) => SOCKETS.redirect(place, XDP_DROP.into()).is_ok(),
         None => false,
     }
 }

@@ -3,11 +3,12 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, XskMap};
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, XskMap};
 use mptcp_common::counter::{COUNTERS as COUNT, Counter};
 use mptcp_common::maps::{
-    INTERFACE_TABLE, InterfaceValue, ListenerKey, ListenerValue, PortValue, Refusals, SubflowKey, SubflowValue,
-    Telemetry, TokenValue,
+    FragmentKey, FragmentValue, INTERFACE_TABLE, InterfaceValue, ListenerKey, ListenerValue, LocalKey, LocalValue,
+    PeerKey, PortValue, Refusals, SubflowKey, SubflowValue, Telemetry, TokenValue,
 };
 
 // Hash maps without preallocation: an element is never reused while a program may still look at it, and an idle
@@ -20,6 +21,12 @@ pub static LISTENERS: HashMap<ListenerKey, ListenerValue> =
     HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 #[map]
 pub static TOKENS: HashMap<u32, TokenValue> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+#[map]
+pub static LOCALS: HashMap<LocalKey, LocalValue> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+#[map]
+pub static PEERS: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_max_entries(1024, 0);
 #[map]
 pub static INTERFACES: Array<InterfaceValue> = Array::with_max_entries(INTERFACE_TABLE, 0);
 #[map]
@@ -38,6 +45,17 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 /// Refusals of MP_JOIN that each CPU may send per second; 0: user space gets them all.
 #[unsafe(no_mangle)]
 pub static REFUSALS_PER_SECOND: Global<u32> = Global::new(1000);
+
+/// What becomes of peers that no prefix in `PEERS` has.
+#[unsafe(no_mangle)]
+pub static OTHER_PEERS: Global<u32> = Global::new(0);
+
+/// The key of a peer as the trie wants it.
+#[inline(always)]
+pub const fn trie_key(key: PeerKey) -> Key<[u32; 5]> {
+    let words = key.address.0;
+    Key::new(key.length, [key.family, words[0], words[1], words[2], words[3]])
+}
 
 /// This CPU's counters.
 #[derive(Clone, Copy)]

@@ -6,13 +6,14 @@
 use anyhow::{Context, Result, ensure};
 use mptcp_common::address::Address;
 use mptcp_common::counter::Counter;
+use mptcp_common::fragment::Fragment;
 use mptcp_common::headers::{self, Headers, Packet, Reason, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
-use mptcp_common::maps::{ListenerKey, SubflowKey};
+use mptcp_common::maps::{LOCAL_BROADCAST, LOCAL_OWN, ListenerKey, LocalKey, SubflowKey};
 use mptcp_common::metadata::Kind;
 use mptcp_common::octets::Octets;
 use mptcp_common::options::{self, JoinSyn};
 use mptcp_user::datapath::xdp::{CounterSnapshot, Events, TestRun, XdpConfig, XdpMaps, XdpProgram};
-use mptcp_user::proto::SubflowSlot;
+use mptcp_user::proto::{PeerRules, SubflowSlot};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -42,6 +43,22 @@ pub fn subflows() -> [(SocketAddr, SocketAddr, u32); 2] {
 /// The addresses that the lab listens on.
 pub fn listeners() -> [SocketAddr; 2] {
     [addr("192.0.2.1:80"), addr("[::]:443")]
+}
+
+/// The addresses that the lab's host has.
+pub const OWN: [&str; 6] =
+    ["192.0.2.1", "192.0.2.200", "2001:db8::1", "2001:db8::2", "2001:db8::5", "fe80::1"];
+/// Broadcast address of one of its subnets.
+pub const BROADCAST: &str = "192.0.2.255";
+
+/// What an address means to the lab's host: [`LOCAL_OWN`], [`LOCAL_BROADCAST`], or 0.
+fn meaning(address: Address) -> u32 {
+    let is = |text: &str| Address::from(text.parse::<IpAddr>().expect("an address of the tests")) == address;
+    match () {
+        () if OWN.into_iter().any(is) => LOCAL_OWN,
+        () if is(BROADCAST) => LOCAL_BROADCAST,
+        () => 0,
+    }
 }
 
 /// Parses an address of the tests.
@@ -267,8 +284,24 @@ impl XdpLab {
     /// # Errors
     /// If the kernel can't do it.
     pub fn new(refusals: u32) -> Result<Self> {
-        let config = XdpConfig { subflows: 1024, refusals_per_second: refusals, ..XdpConfig::default() };
+        Self::with_rules(refusals, &PeerRules::default())
+    }
+
+    /// The same with rules for peers.
+    ///
+    /// # Errors
+    /// If the kernel can't do it.
+    pub fn with_rules(refusals: u32, rules: &PeerRules) -> Result<Self> {
+        let config = XdpConfig {
+            subflows: 1024,
+            refusals_per_second: refusals,
+            other_peers: rules.others(),
+            ..XdpConfig::default()
+        };
         let mut program = XdpProgram::load(&config)?;
+        for (prefix, accepted) in rules.iter() {
+            program.maps().insert_peer(prefix.address(), prefix.length(), accepted)?;
+        }
         let maps = program.maps();
         let events = program.take_events().context("events")?;
         for (number, (local, remote, shard)) in subflows().into_iter().enumerate() {
@@ -276,6 +309,10 @@ impl XdpLab {
         }
         for listener in listeners() {
             maps.insert_listener(listener, 0, SHARDS)?;
+        }
+        for address in OWN.into_iter().chain([BROADCAST]) {
+            let address = Address::from(address.parse::<IpAddr>()?);
+            maps.set_local(LocalKey::new(address, LOOPBACK), meaning(address))?;
         }
         maps.insert_token(TOKEN, TOKEN_SHARD)?;
         maps.set_interface(LOOPBACK, XSK_BASE, 1, SHARDS)?;
@@ -326,7 +363,7 @@ impl XdpLab {
         let reach = Reach(&packet[..linear.min(packet.len())]);
         let nothing = |counter| Expected { counter, up: None };
         let headers = match headers::decode(&reach) {
-            Err(reason) => return nothing(reason.into()),
+            Err(reason) => return nothing(Self::odd(packet, linear, reason)),
             Ok(Packet::Icmp(_, quote)) => {
                 let ours = subflows().iter().any(|(local, remote, _)| {
                     SubflowKey::new(*local, *remote)
@@ -356,20 +393,23 @@ impl XdpLab {
         let syn = headers.flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN;
         let scan = options::scan(&reach, headers.options(), headers.payload);
         let join = if syn && scan.join != 0 { JoinSyn::read(&reach, scan.join.into()) } else { None };
-        if join.is_some_and(|join| join.token == TOKEN) {
-            return up(Counter::Join, Kind::Join, 0);
-        }
         let ports = [80, 443];
         if !ports.contains(&key.local_port) && !syn {
             return nothing(Counter::ForeignPort);
         }
-        let listening = listeners().iter().any(|listener| {
-            let wanted = ListenerKey::new(*listener);
-            let any = wanted.address == Address::ANY_V6 && !key.local.is_v4();
-            wanted.port == u32::from(key.local_port) && (any || wanted.address == key.local)
-        });
+        if meaning(key.local) != LOCAL_OWN {
+            return nothing(Counter::Foreign);
+        }
+        let dropped = dropped(packet, &key);
+        if join.is_some_and(|join| join.token == TOKEN) {
+            return dropped.map_or_else(|| up(Counter::Join, Kind::Join, 0), nothing);
+        }
+        let listening = is_listener(&key);
         if !listening {
             return nothing(Counter::Foreign);
+        }
+        if let Some(counter) = dropped {
+            return nothing(counter);
         }
         if !syn {
             return up(Counter::ListenerSegment, Kind::ListenerSegment, 0);
@@ -381,9 +421,70 @@ impl XdpLab {
         if plain { nothing(Counter::JoinRefused) } else { up(Counter::JoinToRefuse, Kind::JoinToRefuse, 0) }
     }
 
+    /// What should become of a packet that the decoder refuses. Fragments but the first count as the kernel's: whether one of
+    /// ours came before is not known here.
+    fn odd(packet: &[u8], linear: usize, reason: Reason) -> Counter {
+        let reach = Reach(&packet[..linear.min(packet.len())]);
+        let network = match headers::Network::decode(&reach) {
+            Ok(network) if network.protocol == headers::PROTOCOL_TCP => network,
+            Ok(_) => return reason.into(),
+            Err(Reason::ExtensionHeaders) => {
+                let ours = headers::buried(&reach).is_some_and(is_subflow);
+                return if ours { Counter::SubflowMalformed } else { reason.into() };
+            }
+            Err(Reason::Fragment | Reason::Truncated) => {
+                let Ok(fragment) = Fragment::decode(&reach) else { return reason.into() };
+                let ports: Option<&[u8; 4]> = reach.view(fragment.data);
+                let Some(ports) = ports.filter(|_| fragment.offset == 0 && fragment.protocol == 6) else {
+                    return Counter::Fragment;
+                };
+                let key = key(fragment.key.dst, fragment.key.src, *ports);
+                return match () {
+                    () if is_subflow(key) => Counter::FragmentOurs,
+                    () if meaning(key.local) != LOCAL_OWN || !is_listener(&key) => Counter::Fragment,
+                    () => dropped(packet, &key).unwrap_or(Counter::FragmentOurs),
+                };
+            }
+            Err(_) => return reason.into(),
+        };
+        // The program gets at these even beyond its reach.
+        let ports: Option<&[u8; 4]> = packet.view(network.l4);
+        let ours = ports.is_some_and(|ports| is_subflow(key(network.dst, network.src, *ports)));
+        if ours { Counter::SubflowMalformed } else { reason.into() }
+    }
+
     /// The reason for which the decoder refuses a whole packet in user space.
     pub fn refused(packet: &[u8]) -> Option<Reason> {
         headers::decode(&packet).err()
+    }
+}
+
+fn is_subflow(key: SubflowKey) -> bool {
+    subflows().iter().any(|(local, remote, _)| SubflowKey::new(*local, *remote) == key)
+}
+
+fn is_listener(key: &SubflowKey) -> bool {
+    listeners().iter().any(|listener| {
+        let wanted = ListenerKey::new(*listener);
+        let any = wanted.address == Address::ANY_V6 && !key.local.is_v4();
+        wanted.port == u32::from(key.local_port) && (any || wanted.address == key.local)
+    })
+}
+
+/// Why nothing may begin with a packet that would be for a listener or a token.
+fn dropped(packet: &[u8], key: &SubflowKey) -> Option<Counter> {
+    if packet[0] & 1 != 0 {
+        return Some(Counter::LinkBroadcast);
+    }
+    (!key.remote.is_unicast() || meaning(key.remote) != 0).then_some(Counter::MartianSource)
+}
+
+fn key(local: Address, remote: Address, ports: [u8; 4]) -> SubflowKey {
+    SubflowKey {
+        local,
+        remote,
+        local_port: u16::from_be_bytes([ports[2], ports[3]]),
+        remote_port: u16::from_be_bytes([ports[0], ports[1]]),
     }
 }
 

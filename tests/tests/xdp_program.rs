@@ -2,14 +2,16 @@
 
 use mptcp_common::counter::Counter;
 use mptcp_common::event::{EVENT_HARD, EVENT_TOO_BIG, EventKind};
+use mptcp_common::fragment::Fragment;
 use mptcp_common::headers::{self, Packet, Reason, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+use mptcp_common::maps::{LOCAL_OWN, LocalKey};
 use mptcp_common::metadata::{
     FLAG_CHECKSUM, FLAG_DSS, FLAG_LONG, Kind, LONG_LEN, Metadata, NO_SLOT, SHORT_LEN,
 };
 use mptcp_common::options::{self, Dss};
 use mptcp_tests::require_root;
 use mptcp_tests::xdp::*;
-use mptcp_user::proto::SubflowSlot;
+use mptcp_user::proto::{PeerRules, SubflowSlot};
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeSet;
 
@@ -18,6 +20,13 @@ use std::collections::BTreeSet;
 fn agrees(lab: &mut XdpLab, packet: &[u8], linear: usize) -> Counter {
     let expected = XdpLab::expected(packet, linear);
     let (run, counter) = lab.run(packet, linear).unwrap_or_else(|error| panic!("{error:#}: {packet:02x?}"));
+    if counter == Counter::FragmentOurs && expected.counter == Counter::Fragment {
+        // The first of them came before.
+        let longer = [packet, &[0; 70_000]].concat();
+        let fragment = Fragment::decode(&longer.as_slice());
+        assert!(fragment.is_ok_and(|fragment| fragment.offset > 0), "{packet:02x?}");
+        return counter;
+    }
     assert_eq!(counter, expected.counter, "{packet:02x?}");
     let Some((kind, slot, headers)) = expected.up else {
         assert!(run.metadata.is_empty(), "metadata on a packet that is not ours");
@@ -181,11 +190,12 @@ fn all_encapsulations_are_looked_through() {
         gives(&mut lab, &Frame { extensions, ..Frame::data(1, 50) }, Counter::Subflow);
     }
     for (extensions, counter) in [
-        (vec![destination; 7], Counter::ExtensionHeaders),
-        (vec![(60, [vec![64], vec![0; 518]].concat())], Counter::ExtensionHeaders),
+        (vec![destination.clone(); 7], Counter::SubflowMalformed),
+        (vec![destination.clone(); 32], Counter::SubflowMalformed),
+        (vec![destination; 33], Counter::ExtensionHeaders),
+        (vec![(60, [vec![64], vec![0; 518]].concat())], Counter::SubflowMalformed),
         (vec![(43, vec![0, 4, 1, 0, 0, 0, 0])], Counter::ExtensionHeaders),
-        (vec![hop, (44, vec![0, 0, 1, 1, 2, 3, 4])], Counter::Fragment),
-        (vec![(44, vec![0, 1, 0, 1, 2, 3, 4])], Counter::Fragment),
+        (vec![hop, (44, vec![0, 0, 1, 1, 2, 3, 4])], Counter::FragmentOurs),
         (vec![(51, vec![4; 23])], Counter::NotTcp),
     ] {
         gives(&mut lab, &Frame { extensions, ..Frame::data(1, 50) }, counter);
@@ -203,7 +213,7 @@ fn what_is_not_ours_is_the_kernels() {
     gives(&mut lab, &frame("203.0.113.9:50000", "192.0.2.1:443"), Counter::Foreign);
     gives(&mut lab, &Frame::syn(peer(), addr("192.0.2.1:22")), Counter::Foreign);
     gives(&mut lab, &Frame::join(peer(), addr("192.0.2.1:22"), 77), Counter::Foreign);
-    for fragment in [0x2000, 0x0001, 0x1fff, 0x3000] {
+    for fragment in [0x0001, 0x1fff, 0x3000] {
         gives(&mut lab, &Frame { fragment, ..Frame::data(0, 50) }, Counter::Fragment);
     }
     for fragment in [0x0000, 0x4000, 0x8000, 0xc000] {
@@ -229,8 +239,8 @@ fn what_is_not_ours_is_the_kernels() {
         (14, 0x65, Counter::IpHeader),
         (14, 0x44, Counter::IpHeader),
         (14, 0x4f, Counter::TcpHeader),
-        (46, 0x4f, Counter::TcpHeader),
-        (46, 0xf0, Counter::TcpHeader),
+        (46, 0x4f, Counter::SubflowMalformed),
+        (46, 0xf0, Counter::SubflowMalformed),
     ] {
         let packet = patched(at, value);
         let got = agrees(&mut lab, &packet, packet.len());
@@ -240,7 +250,7 @@ fn what_is_not_ours_is_the_kernels() {
     short[17] = 19;
     assert_eq!(agrees(&mut lab, &short, short.len()), Counter::IpLength);
     short[17] = 39;
-    assert_eq!(agrees(&mut lab, &short, short.len()), Counter::TcpHeader);
+    assert_eq!(agrees(&mut lab, &short, short.len()), Counter::SubflowMalformed);
     // More than the packet has: user space notices, which sees all of it.
     let long = patched(16, 0xff);
     assert_eq!(agrees(&mut lab, &long, long.len()), Counter::Subflow);
@@ -249,7 +259,7 @@ fn what_is_not_ours_is_the_kernels() {
 }
 
 #[test]
-fn a_packet_cut_at_any_octet_is_the_kernels() {
+fn a_packet_cut_at_any_octet_goes_to_nobody_else() {
     require_root!();
     let mut lab = XdpLab::new(1000).unwrap();
     let hop = (0, vec![0, 1, 4, 0, 0, 0, 0]);
@@ -480,7 +490,7 @@ fn icmp_errors_about_our_segments_are_told_and_passed() {
 }
 
 #[test]
-fn without_a_socket_everything_is_the_kernels() {
+fn without_a_socket_what_is_ours_is_dropped() {
     require_root!();
     let mut lab = XdpLab::new(1000).unwrap();
     lab.close_sockets();
@@ -624,4 +634,242 @@ fn a_full_map_is_an_error_that_names_it() {
     assert!(error.to_string().contains("subflows is full"), "{error}");
     let error = lab.maps.set_socket(5000, std::os::fd::AsFd::as_fd(&lab.events)).unwrap_err();
     assert!(error.to_string().contains("out of range") || error.to_string().contains("failed"), "{error}");
+}
+
+/// An own listener's port on another host: this one only forwards (or bridges) the packet.
+#[test]
+fn what_is_for_another_host_is_passed_whatever_it_is() {
+    require_root!();
+    let mut lab = XdpLab::new(1000).unwrap();
+    for to in ["[2001:db8::99]:443", "[fe80::2]:443", "[ff02::1]:443", "[::1]:443"] {
+        let to = addr(to);
+        gives(&mut lab, &Frame::syn(peer6(), to), Counter::Foreign);
+        gives(&mut lab, &Frame::new(peer6(), to), Counter::Foreign);
+        gives(&mut lab, &Frame::join(peer6(), to, TOKEN), Counter::Foreign);
+        gives(&mut lab, &Frame::join(peer6(), to, 1), Counter::Foreign);
+    }
+    for to in ["192.0.2.99:80", "192.0.2.255:80", "255.255.255.255:80", "224.0.0.1:80", "127.0.0.1:80"] {
+        gives(&mut lab, &Frame::join(peer(), addr(to), TOKEN), Counter::Foreign);
+        gives(&mut lab, &Frame::syn(peer(), addr(to)), Counter::Foreign);
+    }
+    gives(&mut lab, &Frame::syn(peer6(), addr("[fe80::1]:443")), Counter::ListenerSyn);
+    // An address that comes, one that goes, and one on another link.
+    let set = |lab: &XdpLab, text: &str, interface, kind| {
+        let address = text.parse::<std::net::IpAddr>().unwrap();
+        lab.maps.set_local(LocalKey::new(address.into(), interface), kind).unwrap();
+    };
+    let judge = |lab: &mut XdpLab, to: &str| {
+        let packet = Frame::syn(peer6(), addr(to)).build();
+        lab.run(&packet, packet.len()).unwrap().1
+    };
+    set(&lab, "2001:db8::99", 7, LOCAL_OWN);
+    assert_eq!(judge(&mut lab, "[2001:db8::99]:443"), Counter::ListenerSyn);
+    set(&lab, "2001:db8::99", 8, 0);
+    assert_eq!(judge(&mut lab, "[2001:db8::99]:443"), Counter::Foreign);
+    set(&lab, "fe80::2", 7, LOCAL_OWN);
+    assert_eq!(judge(&mut lab, "[fe80::2]:443"), Counter::Foreign);
+    // What is gone already does no harm.
+    set(&lab, "2001:db8::99", 8, 0);
+}
+
+#[test]
+fn no_answer_is_made_to_where_no_peer_can_be() {
+    require_root!();
+    let mut lab = XdpLab::new(1000).unwrap();
+    let sources = [
+        "0.0.0.0",
+        "0.1.2.3",
+        "127.0.0.1",
+        "127.0.0.53",
+        "224.0.0.1",
+        "239.1.2.3",
+        "240.0.0.9",
+        "255.255.255.255",
+        // Its own, and a subnet's broadcast address.
+        "192.0.2.1",
+        "192.0.2.200",
+        BROADCAST,
+    ];
+    for source in sources {
+        let from = addr(&format!("{source}:50000"));
+        let to = addr("192.0.2.1:80");
+        for frame in [
+            Frame::syn(from, to),
+            Frame::new(from, to),
+            Frame::join(from, to, TOKEN),
+            Frame::join(from, to, 1),
+            Frame { fragment: 0x2000, ..Frame::syn(from, to) },
+        ] {
+            let packet = frame.build();
+            assert_eq!(lab.run(&packet, packet.len()).unwrap().1, Counter::MartianSource, "{frame:?}");
+        }
+    }
+    for source in ["::", "::1", "::127.0.0.1", "::192.0.2.1", "ff02::1", "ff0e::5", "2001:db8::1", "fe80::1"]
+    {
+        let (from, to) = (addr(&format!("[{source}]:50000")), addr("[2001:db8::1]:443"));
+        for frame in [Frame::syn(from, to), Frame::new(from, to), Frame::join(from, to, TOKEN)] {
+            gives(&mut lab, &frame, Counter::MartianSource);
+        }
+    }
+    // Mapped addresses are none of IPv6 on the wire: neither as such nor for the address that they stand for.
+    let mapped = Frame::syn(addr("[::ffff:127.0.0.1]:50000"), addr("[2001:db8::1]:443"));
+    gives(&mut lab, &mapped, Counter::MappedAddress);
+    for source in ["10.0.0.1", "169.254.1.1", "1.0.0.0", "223.255.255.255"] {
+        gives(
+            &mut lab,
+            &Frame::syn(addr(&format!("{source}:1")), addr("192.0.2.1:80")),
+            Counter::ListenerSyn,
+        );
+    }
+}
+
+#[test]
+fn a_frame_for_several_hosts_begins_nothing() {
+    require_root!();
+    let mut lab = XdpLab::new(1000).unwrap();
+    for mac in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1]] {
+        for frame in [
+            Frame::syn(peer(), addr("192.0.2.1:80")),
+            Frame::new(peer6(), addr("[2001:db8::1]:443")),
+            Frame::join(peer(), addr("192.0.2.1:80"), TOKEN),
+            Frame::join(peer(), addr("192.0.2.1:80"), 1),
+        ] {
+            let mut packet = frame.build();
+            packet[..6].copy_from_slice(&mac);
+            assert_eq!(agrees(&mut lab, &packet, packet.len()), Counter::LinkBroadcast);
+        }
+    }
+}
+
+#[test]
+fn rules_for_peers_hold_for_what_has_no_subflow() {
+    require_root!();
+    let mut rules = PeerRules::default();
+    for (text, accepted) in [
+        ("203.0.113.0/24", true),
+        ("203.0.113.8/29", false),
+        ("203.0.113.9", true),
+        ("2001:db8:9::/48", true),
+    ] {
+        let prefix = text.parse().unwrap();
+        if accepted { rules.allow(prefix) } else { rules.deny(prefix) }
+    }
+    let mut lab = XdpLab::with_rules(1000, &rules).unwrap();
+    let mut judge = |frame: Frame| {
+        let packet = frame.build();
+        lab.run(&packet, packet.len()).unwrap().1
+    };
+    let (v4, v6) = (addr("192.0.2.1:80"), addr("[2001:db8::1]:443"));
+    for (source, accepted) in [
+        ("203.0.113.1:1", true),
+        ("203.0.113.10:1", false),
+        ("203.0.113.9:1", true),
+        ("203.0.114.1:1", false),
+        ("[2001:db8:9::9]:1", true),
+        ("[2001:db8:8::9]:1", false),
+    ] {
+        let from = addr(source);
+        assert_eq!(rules.accept(from.ip()), accepted);
+        let to = if from.is_ipv4() { v4 } else { v6 };
+        let or = |counter| if accepted { counter } else { Counter::PeerRefused };
+        assert_eq!(judge(Frame::syn(from, to)), or(Counter::ListenerSyn), "{source}");
+        assert_eq!(judge(Frame::new(from, to)), or(Counter::ListenerSegment), "{source}");
+        assert_eq!(judge(Frame::join(from, to, TOKEN)), or(Counter::Join), "{source}");
+        assert_eq!(judge(Frame::join(from, to, 1)), or(Counter::JoinRefused), "{source}");
+    }
+    // Subflows that the engine has are not asked, and other ports are the kernel's.
+    assert_eq!(judge(Frame::data(0, 10)), Counter::Subflow);
+    assert_eq!(judge(Frame::syn(addr("203.0.114.1:1"), addr("192.0.2.1:22"))), Counter::Foreign);
+
+    // Refusing some accepts the others, of the other family too: `::/0` is no address of IPv4.
+    let mut rules = PeerRules::default();
+    rules.deny("::/0".parse().unwrap());
+    let mut lab = XdpLab::with_rules(1000, &rules).unwrap();
+    let mut judge = |frame: Frame| {
+        let packet = frame.build();
+        lab.run(&packet, packet.len()).unwrap().1
+    };
+    assert_eq!(judge(Frame::syn(peer(), v4)), Counter::ListenerSyn);
+    assert_eq!(judge(Frame::syn(peer6(), v6)), Counter::PeerRefused);
+}
+
+#[test]
+fn fragments_go_where_the_first_of_them_goes() {
+    require_root!();
+    let mut lab = XdpLab::new(1000).unwrap();
+    let judge = |lab: &mut XdpLab, packet: &[u8]| {
+        let (run, counter) = lab.run(packet, packet.len()).unwrap();
+        assert_eq!(run.packet, packet);
+        counter
+    };
+    // In front of the segment's octets: the fragment header of IPv6, or what IPv4 says in its own.
+    let cut = |frame: &Frame, id: u16, offset: u16, more: bool, octets: &[u8]| {
+        let mut frame = frame.clone();
+        if frame.src.is_ipv4() {
+            frame.fragment = offset / 8 | if more { 0x2000 } else { 0 };
+            let mut packet = frame.build_around(octets);
+            packet[18..20].copy_from_slice(&id.to_be_bytes());
+            packet
+        } else {
+            let mut header = vec![0];
+            header.extend((offset | u16::from(more)).to_be_bytes());
+            header.extend(u32::from(id).to_be_bytes());
+            frame.extensions = vec![(44, header)];
+            frame.build_around(octets)
+        }
+    };
+    let strangers = [(peer(), addr("192.0.2.1:22")), (peer6(), addr("[2001:db8::1]:22"))];
+    for subflow in 0..2 {
+        let ours = Frame::data(subflow, 1000);
+        let segment = ours.segment();
+        let (first, second, last) = (&segment[..512], &segment[512..1024], &segment[1024..]);
+        assert_eq!(judge(&mut lab, &cut(&ours, 9, 512, true, second)), Counter::Fragment, "before the first");
+        assert_eq!(judge(&mut lab, &cut(&ours, 9, 0, true, first)), Counter::FragmentOurs);
+        assert_eq!(judge(&mut lab, &cut(&ours, 9, 512, true, second)), Counter::FragmentOurs);
+        assert_eq!(judge(&mut lab, &cut(&ours, 9, 1024, false, last)), Counter::FragmentOurs);
+        // However short.
+        assert_eq!(judge(&mut lab, &cut(&ours, 9, 1024, false, &last[..1])), Counter::FragmentOurs);
+        let other = judge(&mut lab, &cut(&ours, 10, 1024, false, &last[..1]));
+        assert_eq!(other, Counter::Fragment, "another segment's");
+        // Of another protocol.
+        let udp = Frame { protocol: 17, ..ours.clone() };
+        assert_eq!(judge(&mut lab, &cut(&udp, 9, 512, true, second)), Counter::Fragment);
+        // The ports alone, and less.
+        assert_eq!(judge(&mut lab, &cut(&ours, 11, 0, true, &segment[..8])), Counter::FragmentOurs);
+        // The same identification in a segment that is the kernel's: so are the others of it.
+        let (from, to) = strangers[subflow];
+        let theirs =
+            Frame { src: std::net::SocketAddr::new(ours.src.ip(), from.port()), dst: to, ..ours.clone() };
+        let foreign = theirs.segment();
+        assert_eq!(judge(&mut lab, &cut(&theirs, 9, 0, true, &foreign[..512])), Counter::Fragment);
+        assert_eq!(judge(&mut lab, &cut(&theirs, 9, 512, true, second)), Counter::Fragment);
+    }
+    // For a listener; not for another host, nor from a martian.
+    let syn = Frame { options: vec![1; 40], ..Frame::syn(peer(), addr("192.0.2.1:80")) };
+    let segment = syn.segment();
+    assert_eq!(judge(&mut lab, &cut(&syn, 20, 0, true, &segment[..40])), Counter::FragmentOurs);
+    assert_eq!(judge(&mut lab, &cut(&syn, 20, 40, false, &segment[40..])), Counter::FragmentOurs);
+    let transit = Frame { dst: addr("192.0.2.99:80"), ..syn };
+    assert_eq!(judge(&mut lab, &cut(&transit, 21, 0, true, &segment[..40])), Counter::Fragment);
+    // Nobody takes them: the kernel would put them together and answer.
+    let ours = Frame::data(0, 1000);
+    let packet = cut(&ours, 30, 0, true, &ours.segment()[..512]);
+    assert_eq!(judge(&mut lab, &packet), Counter::FragmentOurs);
+    lab.close_sockets();
+    assert_eq!(judge(&mut lab, &packet), Counter::NoSocket);
+}
+
+/// Ports that lie beyond what the program sees itself.
+#[test]
+fn a_header_that_is_out_of_reach_is_known_by_its_ports() {
+    require_root!();
+    let mut lab = XdpLab::new(1000).unwrap();
+    for subflow in 0..2 {
+        let packet = Frame::data(subflow, 1000).build();
+        let l4 = if subflow == 0 { 34 } else { 54 };
+        for linear in [l4 + 20, l4 + 21, l4 + 51] {
+            assert_eq!(lab.run(&packet, linear).unwrap().1, Counter::SubflowMalformed, "{linear} octets");
+        }
+        assert_eq!(lab.run(&packet, l4 + 60).unwrap().1, Counter::Subflow);
+    }
 }

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use mptcp_user::observe::control::SubflowEnd;
 use mptcp_user::proto::{
     ConnectionConfig, EcnPolicy, InterfaceRule, InterfaceUse, KeepAlive, Opportunism as OpportunismPolicy,
-    SubflowStart, Versions,
+    Prefix, SubflowStart, Versions,
 };
 use mptcp_user::stack::{AttachMode, Stack, StackBuilder};
 use std::path::PathBuf;
@@ -328,6 +328,14 @@ pub(crate) struct StackArgs {
     /// Once all is set up, give up all privileges and system calls that are not needed any more: docs/privileges.md
     #[arg(long, value_enum, env = "MPTCP_SANDBOX", hide_env = true, default_value_t = Sandbox::On)]
     pub(crate) sandbox: Sandbox,
+    /// Accept connections and subflows from these peers, and open them to these, only (repeatable): an address or a
+    /// prefix such as 192.0.2.0/24. The longest prefix decides, and --deny-peer before --allow-peer where they are equal
+    #[arg(long = "allow-peer", value_name = "PREFIX")]
+    pub(crate) allow_peers: Vec<Prefix>,
+    /// Accept no connections and subflows from these peers, and open none to them (repeatable): they get no answer.
+    /// The packet filter of this host (nftables, iptables) does not see what this stack receives
+    #[arg(long = "deny-peer", value_name = "PREFIX")]
+    pub(crate) deny_peers: Vec<Prefix>,
     /// Record all segments of this stack, both directions, all interfaces, as pcapng (tcpdump on this host does
     /// not see what XDP takes)
     #[arg(long, value_name = "FILE")]
@@ -463,6 +471,8 @@ impl StackArgs {
         builder.any_route = self.any_route;
         builder.control = true;
         builder.endpoint.blackhole_timeout = self.blackhole_timeout;
+        self.allow_peers.iter().for_each(|prefix| builder.endpoint.peers.allow(*prefix));
+        self.deny_peers.iter().for_each(|prefix| builder.endpoint.peers.deny(*prefix));
         builder.endpoint.memory = self.memory as u64;
         builder.connection = connection;
         builder

@@ -363,6 +363,8 @@ mod tests {
             global: true,
             preferred: true,
             deprecated: false,
+            tentative: false,
+            broadcasts: [None; 2],
         };
         HostFacts {
             addresses: links.iter().map(address).collect(),

@@ -378,7 +378,7 @@ impl Paths {
     /// answers to its sender leave by that one, ours do too: the sender may be bound to the link. (A forged SYN can make
     /// us do no more than what the kernel does anyway.)
     pub(super) fn arrived(&mut self, interface: u32, local: IpAddr, remote: IpAddr) {
-        let elsewhere = self.interface_of(local).is_some_and(|own| own != interface);
+        let elsewhere = self.interface_of(local) != Some(interface);
         let known = self.arrivals.get(&(local, remote)).copied();
         if known == elsewhere.then_some(interface) {
             return;
@@ -399,6 +399,15 @@ impl Paths {
         let arrival = *self.arrivals.get(&(local, remote))?;
         let route = self.netlink.route(remote, Some(local), None).ok().flatten()?;
         (route.kind == RouteKind::Unicast && route.interface == arrival).then_some(route)
+    }
+
+    /// The kernel's own way from an address of an interface that is not used, such as an address of the loopback interface: if
+    /// it is over one that is.
+    fn way_from_elsewhere(&mut self, local: IpAddr, remote: IpAddr) -> io::Result<Option<Route>> {
+        let question = Question { source: Some(local), ..Question::to(remote) };
+        let way = self.netlink.ask_route(&question)?.way();
+        let used = |route: &Route| self.locals.values().any(|interface| *interface == route.interface);
+        Ok(way.filter(|route| route.kind == RouteKind::Unicast && used(route)))
     }
 
     /// The way that the kernel would take to a destination by itself.
@@ -454,16 +463,16 @@ impl Paths {
 
     #[cold]
     fn look_up(&mut self, now: Instant, local: IpAddr, remote: IpAddr) -> Hop {
-        let Some(own) = self.interface_of(local) else { return Hop::NoRoute };
         let way = if self.begun.pairs.contains_key(&(local, remote)) {
             self.verdict(local, remote, None).map(|verdict| match verdict {
                 Verdict::Allowed(route) => Some(route),
                 _ => None,
             })
         } else {
-            match self.way_back(local, remote) {
-                Some(route) => Ok(Some(route)),
-                None => self.answering_way(local, remote, own),
+            match (self.way_back(local, remote), self.interface_of(local)) {
+                (Some(route), _) => Ok(Some(route)),
+                (None, Some(own)) => self.answering_way(local, remote, own),
+                (None, None) => self.way_from_elsewhere(local, remote),
             }
         };
         let Ok(Some(route)) = way else {

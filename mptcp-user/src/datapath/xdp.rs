@@ -19,7 +19,7 @@ use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use mptcp_common::event::Event;
-use mptcp_common::maps::name;
+use mptcp_common::maps::{PEERS_UNRULED, name};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -69,11 +69,21 @@ pub struct XdpConfig {
     /// Refusals of MP_JOIN with an unknown token that the program may send by itself, per second and CPU; beyond
     /// that it drops them. 0: user space gets all of them.
     pub refusals_per_second: u32,
+    /// What becomes of peers that no prefix given to [`XdpMaps::insert_peer`] has:
+    /// [`PEERS_UNRULED`](mptcp_common::maps::PEERS_UNRULED) and so on. Without rules none is looked up.
+    pub other_peers: u32,
 }
 
 impl Default for XdpConfig {
     fn default() -> Self {
-        Self { subflows: 1 << 18, listeners: 1024, tokens: 1 << 18, sockets: 1024, refusals_per_second: 1000 }
+        Self {
+            subflows: 1 << 18,
+            listeners: 1024,
+            tokens: 1 << 18,
+            sockets: 1024,
+            refusals_per_second: 1000,
+            other_peers: PEERS_UNRULED,
+        }
     }
 }
 
@@ -129,6 +139,7 @@ impl XdpProgram {
         let mut ebpf = EbpfLoader::new()
             .verifier_log_level(log)
             .override_global(name::REFUSALS_PER_SECOND, &config.refusals_per_second, true)
+            .override_global(name::OTHER_PEERS, &config.other_peers, true)
             .map_max_entries(name::SUBFLOWS, config.subflows)
             .map_max_entries(name::TELEMETRY, config.subflows)
             .map_max_entries(name::LISTENERS, config.listeners)
@@ -141,6 +152,8 @@ impl XdpProgram {
             take(&mut ebpf, name::SUBFLOWS)?,
             take(&mut ebpf, name::LISTENERS)?,
             take(&mut ebpf, name::TOKENS)?,
+            take(&mut ebpf, name::LOCALS)?,
+            take(&mut ebpf, name::PEERS)?,
             take(&mut ebpf, name::INTERFACES)?,
             take(&mut ebpf, name::SOCKETS)?,
             take(&mut ebpf, name::COUNTERS)?,
@@ -274,8 +287,13 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
 
 /// The file descriptor of a map.
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, XdpError> {
-    let Some(Map::HashMap(data) | Map::Array(data) | Map::PerCpuArray(data) | Map::XskMap(data)) =
-        ebpf.take_map(name)
+    let Some(
+        Map::HashMap(data)
+        | Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::XskMap(data)
+        | Map::LpmTrie(data),
+    ) = ebpf.take_map(name)
     else {
         return Err(XdpError::Object(name));
     };

@@ -1,6 +1,7 @@
 //! What can be chosen, for the whole endpoint and for one connection.
 
 use super::interface_rule::InterfaceRule;
+use super::peers::PeerRules;
 use crate::wire::Version;
 use std::time::Duration;
 
@@ -234,6 +235,8 @@ pub struct EndpointConfig {
     /// How long nothing happens on a connection until it is written down in a fraction of the memory: a tenth of that where
     /// hundreds are not, and more where rests are ended soon. To the peer and the application it makes no difference.
     pub rest_after: Duration,
+    /// With whom connections are accepted and made, and subflows of them.
+    pub peers: PeerRules,
 }
 
 impl Default for EndpointConfig {
@@ -245,6 +248,7 @@ impl Default for EndpointConfig {
             memory: 1 << 30,
             blackhole_timeout: Duration::from_secs(3600),
             rest_after: Duration::from_millis(100),
+            peers: PeerRules::default(),
         }
     }
 }

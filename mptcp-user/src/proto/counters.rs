@@ -220,6 +220,12 @@ counters! {
     OptionOutOfPlace = "MptcpOptionOutOfPlace";
     /// Segments of no connection, answered with a reset.
     NoConnection = "MptcpNoConnection";
+    /// Segments without a subflow for an address that is not this host's, or not one host's: not answered.
+    ForeignDestination = "MptcpForeignDestination";
+    /// Segments without a subflow from an address that no peer can have: not answered.
+    MartianSource = "MptcpMartianSource";
+    /// Segments without a subflow from peers that a rule refuses: not answered.
+    PeerRefused = "MptcpPeerRefused";
     /// Answers that were not sent because too many waited.
     ReplyDropped = "MptcpReplyDropped";
     /// Segments outside the subflow's receive window.

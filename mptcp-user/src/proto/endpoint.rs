@@ -16,6 +16,7 @@ use super::distance::Distances;
 use super::dormant::{Dormant, Rests};
 use super::event::{AddressUse, ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable};
 use super::fast_close::FastCloseWait;
+use super::host::{HostAddress, HostAddresses};
 use super::info::ConnectionInfo;
 use super::memory::Memory;
 use super::place::{Occupant, Place};
@@ -53,6 +54,9 @@ pub enum ConnectError {
     /// No algorithm of that name.
     #[error("no {0} of that name")]
     UnknownPolicy(&'static str),
+    /// [`EndpointConfig::peers`] refuses it.
+    #[error("the rules for peers (--allow-peer, --deny-peer) refuse this address")]
+    PeerRefused,
 }
 
 /// Why an address can't be listened on.
@@ -87,6 +91,7 @@ pub(crate) struct Shared {
     addresses: Vec<LocalAddress>,
     /// What addresses are for, where that is not everything.
     address_uses: Vec<(IpAddr, AddressUse)>,
+    host: HostAddresses,
     /// Names of the interfaces that addresses are on.
     interface_names: BTreeMap<u32, Box<str>>,
     /// The place of a connection, and the subflow's in it.
@@ -330,6 +335,12 @@ impl Shared {
         }
     }
 
+    /// Whether a segment without a subflow may begin something. Otherwise it is not answered.
+    fn check_ends(&self, local: IpAddr, remote: IpAddr) -> Result<(), Counter> {
+        self.host.check(local, remote)?;
+        if self.config.peers.accept(remote) { Ok(()) } else { Err(Counter::PeerRefused) }
+    }
+
     fn listener_for(&self, address: SocketAddr) -> Option<u32> {
         let exact = self.listeners.iter().find(|(_, listener)| listener.address == address);
         let any = || self.listeners.iter().find(|(_, listener)| covers(listener.address, address));
@@ -393,6 +404,7 @@ impl Endpoint {
                 late: false,
                 addresses: Vec::new(),
                 address_uses: Vec::new(),
+                host: HostAddresses::default(),
                 interface_names: BTreeMap::new(),
                 tuples: HashMap::with_hasher(keyed.clone()),
                 tokens: HashMap::with_hasher(keyed.clone()),
@@ -459,6 +471,12 @@ impl Endpoint {
         }
     }
 
+    /// What an address means to the host, whether path managers may use it or not. Once the driver has told of any, segments
+    /// that belong to no subflow are ignored unless they are for one of the host's own.
+    pub fn set_host_address(&mut self, address: IpAddr, meaning: Option<HostAddress>) {
+        self.shared.host.set(address, meaning);
+    }
+
     /// Accepts connections to an address and port. An unspecified address means all of this host's addresses of
     /// that family (of both families for `[::]`).
     pub fn listen(
@@ -494,6 +512,9 @@ impl Endpoint {
     ) -> Result<ConnectionId, ConnectError> {
         if local.is_ipv4() != remote.is_ipv4() {
             return Err(ConnectError::FamilyMismatch);
+        }
+        if !self.shared.config.peers.accept(remote.ip()) {
+            return Err(ConnectError::PeerRefused);
         }
         if self.shared.tuples.contains_key(&(local, remote).into()) {
             return Err(ConnectError::InUse);
@@ -573,6 +594,10 @@ impl Endpoint {
         if self.shared.tuples.contains_key(&(local, remote).into()) || local.is_ipv4() != remote.is_ipv4() {
             return false;
         }
+        if !self.shared.config.peers.accept(remote.ip()) {
+            self.open_subflow_failed(now, connection, local.ip(), remote);
+            return false;
+        }
         self.with(now, connection, |connection, shared| connection.open_subflow(shared, now, local, remote))
             .unwrap_or(false)
     }
@@ -619,7 +644,9 @@ impl Endpoint {
             }
             return;
         }
-        if syn {
+        if let Err(counter) = self.shared.check_ends(tuple.0.ip(), tuple.1.ip()) {
+            self.shared.count(counter);
+        } else if syn {
             self.handle_syn(now, &segment);
         } else if !self.handle_third_ack(now, &segment) {
             self.shared.count(Counter::NoConnection);

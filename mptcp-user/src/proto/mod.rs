@@ -21,10 +21,12 @@ mod dormant;
 mod endpoint;
 mod event;
 mod fast_close;
+mod host;
 mod info;
 mod interface_rule;
 mod memory;
 mod path;
+mod peers;
 mod place;
 mod pre_join;
 mod reassembly;
@@ -51,8 +53,10 @@ pub use endpoint::{ConnectError, Endpoint, ListenError};
 pub use event::{
     AddressUse, CloseReason, ConnectionId, Event, ListenerId, LocalAddress, SubflowSlot, Unreachable,
 };
+pub use host::HostAddress;
 pub use info::{ConnectionInfo, ConnectionState, FallbackReason, HeadOfLineInfo, SubflowInfo, SubflowState};
 pub use interface_rule::{InterfaceRule, InterfaceUse};
+pub use peers::{PeerRules, Prefix};
 pub use right_sizing::QueueSizes;
 pub use time::Instant;
 

@@ -3,7 +3,7 @@
 use super::driver::Driver;
 use super::{AttachMode, HostFacts, Inner, Stack, StackError};
 use crate::datapath::shard::{self, ShardConfig, ShardHandle};
-use crate::proto::{ConnectionConfig, EndpointConfig};
+use crate::proto::{ConnectionConfig, EndpointConfig, Prefix};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -57,6 +57,19 @@ impl Default for StackBuilder {
 }
 
 impl StackBuilder {
+    /// Accepts connections and subflows from peers with this prefix, and opens them to these; from now on to no others, unless
+    /// they are allowed, too ([`PeerRules`](crate::proto::PeerRules)).
+    pub fn allow_peer(&mut self, prefix: Prefix) -> &mut Self {
+        self.endpoint.peers.allow(prefix);
+        self
+    }
+
+    /// Accepts no connections and subflows from peers with this prefix, and opens none to them. They get no answer.
+    pub fn deny_peer(&mut self, prefix: Prefix) -> &mut Self {
+        self.endpoint.peers.deny(prefix);
+        self
+    }
+
     /// Starts the stack: loads the XDP program, attaches it, opens sockets, starts the shard's thread. All in the
     /// network namespace of the thread that polls this first.
     ///

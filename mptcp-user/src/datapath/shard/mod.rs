@@ -7,6 +7,7 @@
 
 mod events;
 mod link_local;
+mod locals;
 mod news;
 mod ports;
 mod reach;
@@ -22,6 +23,7 @@ use super::af_xdp::Budget;
 use super::attachment::{Attachment, Manner, Pools, SocketPlaces};
 use super::capture::Capture;
 use super::channel::Channel;
+use super::fragments::Fragments;
 use super::interface::{AttachMode, HostFacts, InterfaceReport};
 use super::mailbox::{Alarm, Command, Mailbox};
 use super::netlink::{Monitor, Netlink};
@@ -36,6 +38,7 @@ use crate::proto::{
 use crate::wire::Segment;
 use bytes::Bytes;
 use events::Wish;
+use locals::Locals;
 use ports::Ports;
 use removals::Removals;
 pub(crate) use run::{drive, spawn};
@@ -138,6 +141,8 @@ pub(crate) struct Shard {
     program: XdpProgram,
     events: Option<xdp::Events>,
     paths: Paths,
+    /// What addresses mean this host.
+    locals: Locals,
     monitor: Monitor,
     connections: HashMap<ConnectionId, Connection>,
     listeners: HashMap<ListenerId, Listener>,
@@ -148,6 +153,8 @@ pub(crate) struct Shard {
     /// The most connections that were not at rest at the same time, since memory was given back.
     most_awake: usize,
     receiver: Receiver,
+    /// Segments of which not all fragments have come.
+    fragments: Fragments,
     /// `epoll` tells of packets. Otherwise nobody is woken for each of them, which the sender would pay for.
     listening: bool,
     capture: Option<Capture>,
@@ -186,8 +193,16 @@ impl Shard {
         let mut seed = [0; 32];
         rand::TryRngCore::try_fill_bytes(&mut rand::rngs::OsRng, &mut seed)
             .map_err(|error| Error::System("getting random numbers", std::io::Error::other(error)))?;
-        let mut program = XdpProgram::load(&XdpConfig::default())
-            .map_err(|source| Error::Xdp { interface: None, source })?;
+        let peers = &config.endpoint.peers;
+        let xdp = XdpConfig { other_peers: peers.others(), ..XdpConfig::default() };
+        let failed = |source| Error::Xdp { interface: None, source };
+        let mut program = XdpProgram::load(&xdp).map_err(failed)?;
+        for (prefix, accepted) in peers.iter() {
+            program.maps().insert_peer(prefix.address(), prefix.length(), accepted).map_err(failed)?;
+        }
+        if peers.is_empty() {
+            super::netfilter::warn();
+        }
         // First the news, then the questions: what changes in between is heard.
         let monitor = Monitor::new().map_err(system("listening to netlink"))?;
         let netlink = Netlink::new().map_err(system("opening netlink"))?;
@@ -233,6 +248,7 @@ impl Shard {
             program,
             events,
             paths: Paths::new(netlink).map_err(system("asking for neighbours"))?,
+            locals: Locals::default(),
             monitor,
             connections: HashMap::new(),
             listeners: HashMap::new(),
@@ -241,6 +257,7 @@ impl Shard {
             most_awake: 0,
             budget: traffic::BUDGET,
             receiver: Receiver::with_limit(config.endpoint.memory),
+            fragments: Fragments::default(),
             listening: true,
             capture,
             log,
@@ -261,6 +278,10 @@ impl Shard {
             shard.paths.take_any_route();
         }
         shard.endpoint.watch_decisions(shard.log.is_some());
+        // Before any program is attached: what is for this host must be known first.
+        let addresses = shard.paths.netlink().addresses().map_err(system("asking for addresses"))?;
+        shard.locals.are(&addresses);
+        shard.tell_locals();
         let mut refused = Vec::new();
         let queues: Vec<u32> = chosen.iter().map(|report| report.queues.max(1)).collect();
         shard.pools.expect(&queues);

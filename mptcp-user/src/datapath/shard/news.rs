@@ -17,9 +17,21 @@ impl Shard {
     fn take_change(&mut self, time: Instant, change: Change) {
         match change {
             Change::Link(link) => self.link_changed(time, &link),
-            Change::LinkGone(index) => self.link_gone(time, index),
-            Change::Address(address) => self.address_changed(time, &address),
-            Change::AddressGone(address) => self.address_gone(time, &address),
+            Change::LinkGone(index) => {
+                self.locals.forget_interface(index);
+                self.tell_locals();
+                self.link_gone(time, index);
+            }
+            Change::Address(address) => {
+                self.locals.assigned(&address);
+                self.tell_locals();
+                self.address_changed(time, &address);
+            }
+            Change::AddressGone(address) => {
+                self.locals.gone(&address);
+                self.tell_locals();
+                self.address_gone(time, &address);
+            }
             Change::Routes => {
                 self.paths.forget_routes();
                 self.endpoint.routes_changed(time);
@@ -281,6 +293,8 @@ impl Shard {
             return;
         };
         self.news_lost = false;
+        self.locals.are(&addresses);
+        self.tell_locals();
         let gone: Vec<u32> = self
             .attachments
             .iter()

@@ -11,6 +11,7 @@ use super::{Connection, Drain, Listener, Shard};
 use crate::proto::{
     ConnectError, ConnectionConfig, ConnectionId, Instant, InterfaceRule, InterfaceUse, ListenError,
 };
+use mptcp_common::address::Address;
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -207,7 +208,7 @@ impl Shard {
         let (scoped, scoped_local) = (remote, local);
         let (remote, local) = (canonical(remote), local.map(canonical));
         let ip = remote.ip();
-        if remote.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+        if remote.port() == 0 || !ip.is_loopback() && !Address::from(ip).is_unicast() {
             return Err(Error::BadRemote(remote));
         }
         let wanted = local.map(|local| local.ip()).filter(|ip| !ip.is_unspecified());

@@ -2,12 +2,13 @@
 
 use super::super::af_xdp::Budget;
 use super::super::path::{Hop, PathLimits};
-use super::super::receive::Receiver;
+use super::super::receive::{DropReason, Receiver};
 use super::super::transmit::Flushed;
 use super::{KEY_TRANSMIT, Shard};
 use crate::proto::{Instant, Unreachable};
-use crate::wire::packet::LinkHeader;
+use crate::wire::packet::{LinkHeader, ParseError};
 use crate::wire::{Flags, Segment, coalesce};
+use mptcp_common::headers::Reason;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -66,7 +67,8 @@ fn continues(held: &[Segment], segment: &Segment) -> bool {
 impl Shard {
     /// Receives a batch from every socket. Whether there was anything.
     pub(super) fn receive(&mut self, time: Instant) -> bool {
-        let Self { attachments, receiver, endpoint, coalescing, capture, paths, budget, .. } = self;
+        let Self { attachments, receiver, fragments, endpoint, coalescing, capture, paths, budget, .. } =
+            self;
         let mut packets = 0;
         for attachment in attachments {
             for socket in &mut attachment.sockets {
@@ -78,7 +80,13 @@ impl Shard {
                     let wanted = |segment: &Segment, octets: usize| {
                         continues(coalescing, segment) || !endpoint.refuses(time, segment, octets)
                     };
-                    if let Ok(segment) = receiver.segment_if(packet.buffers, wanted) {
+                    let segment = match receiver.segment_if(packet.buffers, wanted) {
+                        Err(DropReason::Malformed(ParseError::Headers(
+                            Reason::Fragment | Reason::Truncated,
+                        ))) => fragments.add(time, packet.buffers).map(|whole| receiver.segment(&[&whole])),
+                        segment => Some(segment),
+                    };
+                    if let Some(Ok(segment)) = segment {
                         if segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) {
                             paths.arrived(attachment.index, segment.dst.ip(), segment.src.ip());
                         }

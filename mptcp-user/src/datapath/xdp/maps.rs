@@ -6,11 +6,11 @@ use super::syscall::{self, ANY, EXIST, NO_EXIST};
 use crate::proto::SubflowSlot;
 use mptcp_common::counter::{COUNTERS, Counter};
 use mptcp_common::maps::{
-    INTERFACE_PROBES, INTERFACE_TABLE, InterfaceValue, ListenerKey, ListenerValue, SubflowKey, SubflowValue,
-    Telemetry, TokenValue,
+    INTERFACE_PROBES, INTERFACE_TABLE, InterfaceValue, ListenerKey, ListenerValue, LocalKey, LocalValue,
+    PeerKey, SubflowKey, SubflowValue, Telemetry, TokenValue,
 };
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
@@ -19,6 +19,8 @@ pub struct XdpMaps {
     subflows: OwnedFd,
     listeners: OwnedFd,
     tokens: OwnedFd,
+    locals: OwnedFd,
+    peers: OwnedFd,
     interfaces: OwnedFd,
     sockets: OwnedFd,
     counters: OwnedFd,
@@ -34,6 +36,8 @@ impl XdpMaps {
         subflows: OwnedFd,
         listeners: OwnedFd,
         tokens: OwnedFd,
+        locals: OwnedFd,
+        peers: OwnedFd,
         interfaces: OwnedFd,
         sockets: OwnedFd,
         counters: OwnedFd,
@@ -45,6 +49,8 @@ impl XdpMaps {
             subflows,
             listeners,
             tokens,
+            locals,
+            peers,
             interfaces,
             sockets,
             counters,
@@ -99,7 +105,35 @@ impl XdpMaps {
         self.remove(self.listeners.as_fd(), &ListenerKey::new(local), local.port())
     }
 
-    /// From now on MP_JOINs with `token` go to `shard`, whatever address they are for.
+    /// What an address means to this host: [`LOCAL_OWN`](mptcp_common::maps::LOCAL_OWN) or
+    /// [`LOCAL_BROADCAST`](mptcp_common::maps::LOCAL_BROADCAST); 0: nothing. Segments without a subflow are ours only if
+    /// they are for an address of this host.
+    ///
+    /// # Errors
+    /// [`XdpError::Full`] at the limit of addresses.
+    pub fn set_local(&self, key: LocalKey, kind: u32) -> Result<(), XdpError> {
+        if kind == 0 {
+            return syscall::delete(self.locals.as_fd(), &key)
+                .map_err(|error| failed(error, "local addresses"))
+                .map(|_| ());
+        }
+        syscall::update(self.locals.as_fd(), &key, &LocalValue { kind }, ANY)
+            .map_err(|error| failed(error, "local addresses"))
+    }
+
+    /// From now on peers with this prefix, of `length` bits, are accepted or refused; of several prefixes that a peer has the
+    /// longest counts. Has an effect only if [`XdpConfig::other_peers`](super::XdpConfig::other_peers) says that there are
+    /// rules.
+    ///
+    /// # Errors
+    /// [`XdpError::Full`] at the limit of prefixes.
+    pub fn insert_peer(&self, address: IpAddr, length: u8, accepted: bool) -> Result<(), XdpError> {
+        let key = PeerKey::new(address.into(), u32::from(length));
+        syscall::update(self.peers.as_fd(), &key, &u32::from(accepted), ANY)
+            .map_err(|error| failed(error, "peer prefixes"))
+    }
+
+    /// From now on MP_JOINs with `token` go to `shard`, whatever address of this host they are for.
     ///
     /// # Errors
     /// [`XdpError::Full`] at the limit of tokens.

@@ -2,6 +2,7 @@
 
 mod address_use;
 mod addresses;
+mod admission;
 mod amplification;
 mod blackhole;
 mod buffers;
