@@ -308,8 +308,10 @@ impl Connection {
             return;
         }
         let Some(initial) = self.paths.initial else { return };
+        // Those that do not reach as far as the peer's would only make it try in vain.
+        let reaches = |address: &IpAddr| may_be_named(*address, initial.remote.ip());
         let locals = locals.filter(|local| may_be_told(shared, initial.local, local));
-        let mut addresses: Vec<IpAddr> = locals.map(|local| local.address).collect();
+        let mut addresses: Vec<IpAddr> = locals.map(|local| local.address).filter(reaches).collect();
         // Most peers can use those of the connection's own family; they come first.
         addresses.sort_by_key(|address| address.is_ipv4() != initial.remote.is_ipv4());
         let port = self.config.announce_port;

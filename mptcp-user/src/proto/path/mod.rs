@@ -157,8 +157,8 @@ impl View<'_> {
                 let better = best.is_none_or(|(known, ..)| rank < known);
                 if better
                     && own.is_ipv4() == remote.is_ipv4()
-                    && !(from > 0 && *to > 0 && self.has_pair(own, *remote))
                     && !refused(own, *remote)
+                    && !(from > 0 && *to > 0 && self.has_pair(own, *remote))
                 {
                     best = Some((rank, *local, *remote));
                 }

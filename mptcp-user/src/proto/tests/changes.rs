@@ -7,13 +7,39 @@ use std::time::Duration;
 
 const MANY: u16 = 1500;
 
+#[test]
+#[ignore = "a measurement"]
+fn how_long_a_change_takes() {
+    let mut pair = many(30_000);
+    let (now, ip) = (pair.now, address(1, 1, false));
+    let begin = std::time::Instant::now();
+    pair.client.endpoint.remove_local_address(now, ip);
+    let (call, mut longest, mut segments, mut steps) = (begin.elapsed(), Duration::ZERO, 0, 0);
+    while let Some(next) = pair.client.endpoint.next_timeout() {
+        let (begin, next) = (std::time::Instant::now(), next.max(pair.now));
+        if next > now + Duration::from_secs(60) {
+            break;
+        }
+        pair.now = next;
+        pair.client.endpoint.handle_timeout(next);
+        let mut some = 0;
+        while pair.client.endpoint.poll_event().is_some() {}
+        while some < 256 && pair.client.endpoint.poll_transmit(next).is_some() {
+            some += 1;
+        }
+        (segments, steps) = (segments + some, steps + 1);
+        longest = longest.max(begin.elapsed());
+    }
+    println!("the call took {call:?}; then {segments} segments in {steps} rounds of {longest:?} at most");
+}
+
 /// A pair with so many connections over two paths, all of them at rest, every third of which has one subflow and wants no more.
-fn many() -> Pair {
+fn many(number: u16) -> Pair {
     let all = ConnectionConfig { subflow_start: SubflowStart::AT_ONCE, ..ConnectionConfig::default() };
     let one = ConnectionConfig { max_subflows: 1, ..all.clone() };
     // With this seed connections rest after 100 ms.
     let mut pair = Pair::new(3, vec![PathConfig::default(); 2], false, &all);
-    for number in 1..MANY {
+    for number in 1..number {
         let from = SocketAddr::new(address(0, 1, false), 10_000 + number);
         let config = if number % 3 == 0 { &one } else { &all };
         let to = SocketAddr::new(address(0, 2, false), 5000);
@@ -22,7 +48,7 @@ fn many() -> Pair {
         pair.run_until(Duration::from_millis(1), |_| false);
     }
     pair.run_until(Duration::from_secs(60), |_| false);
-    assert_eq!((pair.client.endpoint.awake(), subflows(&pair)), (0, [MANY, MANY - (MANY - 1) / 3]));
+    assert_eq!((pair.client.endpoint.awake(), subflows(&pair)), (0, [number, number - (number - 1) / 3]));
     pair
 }
 
@@ -41,7 +67,7 @@ fn subflows(pair: &Pair) -> [u16; 2] {
 
 #[test]
 fn an_address_that_goes_and_comes_back_wakes_those_concerned_and_few_at_a_time() {
-    let mut pair = many();
+    let mut pair = many(MANY);
     let second = subflows(&pair)[1];
     let (now, ip) = (pair.now, address(1, 1, false));
     for there in [false, true] {
@@ -73,7 +99,7 @@ fn an_address_that_goes_and_comes_back_wakes_those_concerned_and_few_at_a_time()
 
 #[test]
 fn what_happens_to_a_connection_that_has_not_been_told_yet_does_not_go_wrong() {
-    let mut pair = many();
+    let mut pair = many(MANY);
     let (now, ip) = (pair.now, address(1, 1, false));
     pair.client.endpoint.remove_local_address(now, ip);
     let last = *pair.client.endpoint.connections().last().expect("many");
@@ -86,7 +112,7 @@ fn what_happens_to_a_connection_that_has_not_been_told_yet_does_not_go_wrong() {
 
 #[test]
 fn a_change_that_concerns_nobody_wakes_nobody() {
-    let mut pair = many();
+    let mut pair = many(MANY);
     let packets = pair.packets;
     let now = pair.now;
     pair.client.endpoint.routes_changed(now);

@@ -376,3 +376,30 @@ fn a_removed_address_is_told_again_until_it_has_arrived_and_not_for_ever() {
         assert_eq!(established(&pair.server).len(), 2, "the others are left alone");
     }
 }
+
+#[test]
+fn only_addresses_that_reach_as_far_as_the_peer_are_announced() {
+    let mut pair = Pair::new(10, vec![PathConfig::default(); 2], false, &ConnectionConfig::default());
+    let told: Rc<RefCell<Vec<IpAddr>>> = Rc::default();
+    let seen = told.clone();
+    pair.middlebox = Some(Box::new(move |from_client, segment| {
+        for option in &segment.options.mptcp {
+            if let (false, MptcpOption::AddAddr(AddAddr { echo: false, address, .. })) = (from_client, option)
+            {
+                seen.borrow_mut().push(*address);
+            }
+        }
+        Some(segment)
+    }));
+    for other in ["169.254.1.1", "fe80::1", "203.0.113.7", "10.1.0.9"] {
+        let now = pair.now;
+        pair.server.endpoint.add_local_address(now, local(other.parse().unwrap(), 2));
+    }
+    pair.send_only(pattern(100_000, 1), Vec::new());
+    pass(&mut pair, 30);
+    let mut told = told.borrow().clone();
+    told.sort();
+    told.dedup();
+    let expected: [IpAddr; 3] = ["10.1.0.2", "10.1.0.9", "203.0.113.7"].map(|ip| ip.parse().unwrap());
+    assert_eq!(told, expected);
+}
