@@ -10,7 +10,7 @@ const MANY: u16 = 1500;
 #[test]
 #[ignore = "a measurement"]
 fn how_long_a_change_takes() {
-    let mut pair = many(30_000);
+    let mut pair = many(8_000);
     let (now, ip) = (pair.now, address(1, 1, false));
     let begin = std::time::Instant::now();
     pair.client.endpoint.remove_local_address(now, ip);
