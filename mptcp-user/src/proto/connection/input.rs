@@ -33,7 +33,7 @@ impl Connection {
         let Some(subflow) = self.subflow(index) else { return };
         subflow.segments_received += 1;
         // How long it has waited for us says nothing of the path.
-        let known_rtt = shared.late.then(|| subflow.rtt.clone());
+        let known_rtt = shared.late.then(|| subflow.rtt);
         match subflow.state {
             SubflowState::SynSent => self.on_syn_sent(shared, now, index, &segment),
             SubflowState::SynReceived => {

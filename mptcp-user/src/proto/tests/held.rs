@@ -105,7 +105,7 @@ fn octets_that_wait_let_go_of_the_blocks_they_came_in() {
     let mut blocks = Vec::new();
     for number in 0..20 {
         let far = octets + 10 + 2000 * number;
-        segment.seq = segment.seq + if number == 0 { far } else { 2000 };
+        segment.seq += if number == 0 { far } else { 2000 };
         let known = mapping(&mut segment);
         (known.subflow_seq, known.len) = (first.subflow_seq.wrapping_add(far), 1500);
         known.dsn = first.dsn + u64::from(far);
