@@ -1,7 +1,8 @@
 //! Interfaces and addresses that change while a stack runs, in the order in which hosts change them.
 
+use mptcp_tests::counters::Counters;
 use mptcp_tests::kernel::{self, Protocol};
-use mptcp_tests::lab::{Family, Lab};
+use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::require_root;
 use mptcp_user::datapath::netlink::{Change, Monitor, Netlink};
 use mptcp_user::stack::{MptcpListener, Stack};
@@ -17,7 +18,7 @@ const PORT: u16 = 5000;
 struct Running {
     stack: Stack,
     _listener: MptcpListener,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl Running {
@@ -31,7 +32,7 @@ impl Running {
                 let listener = stack.listen(any).await.expect("listener");
                 (stack, listener)
             });
-            Self { stack, _listener: listener, _runtime: runtime }
+            Self { stack, _listener: listener, runtime }
         })
     }
 
@@ -206,14 +207,18 @@ fn news_that_were_lost_come_alone_and_what_is_there_is_asked_for() {
 #[test]
 fn an_interface_is_attached_to_after_those_that_are_on_top_of_it() {
     require_root!();
-    for (kind, words_) in [
+    for (kind, make) in [
         ("macvlan", "link add link left1 name upper0 type macvlan mode bridge"),
         ("vlan", "link add link left1 name upper0 type vlan id 7"),
     ] {
         let lab = Lab::with_links(1).expect("links");
+        if lab.left.ip(make).is_err() {
+            eprintln!("skipped: this kernel has no {kind}");
+            continue;
+        }
         words(
             &lab,
-            &["address flush dev left1", words_, "address add 10.79.1.1/24 dev upper0", "link set upper0 up"],
+            &["address flush dev left1", "address add 10.79.1.1/24 dev upper0", "link set upper0 up"],
         );
         if kind == "vlan" {
             lab.right.ip("link add link right1 name upper0 type vlan id 7").expect("vlan");
@@ -258,13 +263,12 @@ fn peers_elsewhere_are_not_told_of_the_addresses_of_an_inner_bridge() {
             // With a way to everywhere it is a network like any other.
             words(&lab, &["route add default via 172.17.0.2 dev docker0 metric 700"]);
         }
-        lab.prepare_kernel(mptcp_tests::lab::Side::Right, Family::Ipv4).expect("limits");
+        lab.prepare_kernel(Side::Right, Family::Ipv4).expect("limits");
         let running = Running::new(&lab);
         running.until("docker0", &["172.17.0.1"]);
         let remote = SocketAddr::new(ip("10.77.1.1"), PORT);
         let stream = kernel::connect(&lab.right, Protocol::Mptcp, None, remote, PATIENCE).expect("connects");
-        let told =
-            || mptcp_tests::counters::Counters::read(&lab.right).expect("counters").get("MPTcpExtAddAddr");
+        let told = || Counters::read(&lab.right).expect("counters").get("MPTcpExtAddAddr");
         let expected = 1 + i64::from(outer_port);
         let end = Instant::now() + PATIENCE;
         while told() < expected {
@@ -275,4 +279,35 @@ fn peers_elsewhere_are_not_told_of_the_addresses_of_an_inner_bridge() {
         assert_eq!(told(), expected);
         drop(stream);
     }
+}
+
+#[test]
+fn a_deprecated_address_gets_no_new_subflows_until_it_is_preferred_again() {
+    require_root!();
+    let lab = Lab::of_family(Family::Ipv6).expect("links");
+    lab.prepare_kernel(Side::Right, Family::Ipv6).expect("limits");
+    let any = SocketAddr::new(Family::Ipv6.any(), PORT);
+    let listener = kernel::listen(&lab.right, Protocol::Mptcp, any).expect("listener");
+    let running = Running::new(&lab);
+    let joins = || Counters::read(&lab.right).expect("counters").get("MPTcpExtMPJoinSynRx");
+    let connect = || {
+        let remote = Side::Right.socket(1, Family::Ipv6, PORT);
+        let stream = running.runtime.block_on(running.stack.connect(remote)).expect("connects");
+        (stream, kernel::accept(&listener, PATIENCE).expect("accepts"))
+    };
+    words(&lab, &["-6 address change fd77:2::1/64 dev left2 preferred_lft 0"]);
+    std::thread::sleep(Duration::from_millis(500));
+    let first = connect();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(joins(), 0);
+    drop(first);
+    words(&lab, &["-6 address change fd77:2::1/64 dev left2 preferred_lft forever"]);
+    std::thread::sleep(Duration::from_millis(500));
+    let second = connect();
+    let end = Instant::now() + PATIENCE;
+    while joins() == 0 {
+        assert!(Instant::now() < end, "no subflow from it");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(second);
 }

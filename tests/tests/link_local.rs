@@ -1,4 +1,5 @@
-//! Connections between link-local IPv6 addresses, which an interface completes ("fe80::1%eth0"), with the kernel as peer.
+//! Connections between link-local IPv6 addresses, which an interface completes ("fe80::1%eth0"), with the
+//! kernel as peer.
 
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};

@@ -1,5 +1,5 @@
-//! What routes say of the size of packets counts in what this stack sends and in the MSS that it announces, as it does
-//! with the kernel's own connections.
+//! What routes say of the size of packets counts in what this stack sends and in the MSS that it announces,
+//! as it does with the kernel's own connections.
 
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
@@ -25,14 +25,14 @@ fn socket_option(socket: &impl AsRawFd, level: i32, option: i32) -> i32 {
     value
 }
 
-/// Largest segment that a kernel socket sends: what the other end has announced, without options, unless its own links
-/// take less.
+/// Largest segment that a kernel socket sends: what the other end has announced, without options, unless its
+/// own links take less.
 fn segment_size(stream: &TcpStream) -> u32 {
     socket_option(stream, libc::IPPROTO_TCP, libc::TCP_MAXSEG) as u32
 }
 
-/// A connection of ours from the left to an address and back; the MSS that the peer was told, and the largest packet that
-/// ours has sent.
+/// A connection of ours from the left to an address and back; the MSS that the peer was told, and the largest
+/// packet that ours has sent.
 fn sizes(lab: &Lab, at: &Namespace, to: IpAddr) -> (u32, u64) {
     let remote = SocketAddr::new(to, PORT);
     let listener = kernel::listen(at, Protocol::Tcp, remote).unwrap();

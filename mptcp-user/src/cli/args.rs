@@ -317,8 +317,9 @@ pub(crate) struct StackArgs {
     /// is always busy
     #[arg(long)]
     pub(crate) busy_poll: bool,
-    /// Leave by any route over the interfaces in use, also where the host's routing policy leads elsewhere: past a VPN
-    /// that takes all traffic, for example. What the host refuses (prohibit, blackhole, unreachable) stays refused
+    /// Leave by any route over the interfaces in use, also where the host's routing policy leads elsewhere:
+    /// past a VPN that takes all traffic, for example. What the host refuses (prohibit, blackhole,
+    /// unreachable) stays refused
     #[arg(long)]
     pub(crate) any_route: bool,
     /// Most octets that all connections may hold together (suffixes K, M, G). As they become scarce, windows become

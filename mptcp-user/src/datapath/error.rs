@@ -100,8 +100,8 @@ pub enum Error {
         /// Type of the route or rule.
         kind: &'static str,
     },
-    /// The host sends packets to the destination out by an interface that can't be used, or not by that of the address
-    /// asked for.
+    /// The host sends packets to the destination out by an interface that can't be used, or not by that of
+    /// the address asked for.
     #[error(
         "this host sends packets to {remote} out by {interface} ({reason}): use regular TCP, bind to an address that the rules lead elsewhere (--local), or leave by {interfaces} in spite of the routing policy (--any-route)"
     )]

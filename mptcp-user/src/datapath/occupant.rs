@@ -15,7 +15,8 @@ pub(super) struct Occupant {
     program: Option<String>,
     /// The process that holds it: number and name.
     process: Option<(u32, String)>,
-    /// The `bpf_link` that it is attached by. Without one it was attached by netlink, and stays when its process ends.
+    /// The `bpf_link` that it is attached by. Without one it was attached by netlink, and stays when its
+    /// process ends.
     link: Option<u32>,
 }
 
@@ -34,7 +35,8 @@ impl Occupant {
         Self { id, program: program.filter(|name| !name.is_empty()), process, link }
     }
 
-    /// Why the interface can't be used, and the remedy. `mode`: the word of `ip link` for how the program is attached.
+    /// Why the interface can't be used, and the remedy. `mode`: the word of `ip link` for how the program is
+    /// attached.
     pub(super) fn reason(&self, interface: &str, mode: &str) -> String {
         let of = match &self.process {
             Some((pid, name)) => format!(" of {name} (pid {pid})"),
@@ -54,9 +56,14 @@ impl Occupant {
         let remedy = match (self.link, &self.process) {
             (Some(link), Some(_)) => format!("end that process, or `bpftool link detach id {link}`"),
             (Some(link), None) => format!("`bpftool link detach id {link}` detaches it"),
-            (None, _) => format!(
-                "stop the program that it belongs to, or detach it with `ip link set dev {interface} {mode} off`"
-            ),
+            (None, _) => {
+                // Without privileges the kernel tells neither its name nor how it is attached.
+                let told = self.program.is_some() || self.process.is_some();
+                let whose = if told { "" } else { " (`mptcp interfaces` as root names it)" };
+                format!(
+                    "stop the program that it belongs to{whose}, or detach it with `ip link set dev {interface} {mode} off`"
+                )
+            }
         };
         format!("another XDP program{program} (id {}){of} is attached: {remedy}", self.id)
     }

@@ -71,8 +71,8 @@ fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
-/// The subflows that we have begun: for them the host's policy counts. An answer goes back by the interface that the
-/// question came in by.
+/// The subflows that we have begun: for them the host's policy counts. An answer goes back by the interface
+/// that the question came in by.
 #[derive(Default)]
 struct Begun {
     /// Those that the engine has not told of yet.
@@ -82,8 +82,8 @@ struct Begun {
     pairs: HashMap<(IpAddr, IpAddr), u32>,
 }
 
-/// Bounds the time that is spent on questions about subflows that path managers want: peers can make them want some, and a
-/// routing table may be large.
+/// Bounds the time that is spent on questions about subflows that path managers want: peers can make them
+/// want some, and a routing table may be large.
 #[derive(Default)]
 struct Walks {
     /// Time spent that has not been made up for.
@@ -119,8 +119,8 @@ pub(super) struct PathLimits {
 }
 
 impl PathLimits {
-    /// As `ipv4_default_advmss` and `ip6_default_advmss` of the kernel have it: a route's MTU lowers what is announced,
-    /// too.
+    /// As `ipv4_default_advmss` and `ip6_default_advmss` of the kernel have it: a route's MTU lowers what is
+    /// announced, too.
     fn new(limits: &RouteLimits, ipv6: bool, link_mtu: u32) -> Self {
         // Many routes only repeat what the link says: a router's advertisement for one.
         let limits = RouteLimits { mtu: limits.mtu.filter(|mtu| *mtu < link_mtu), ..*limits };
@@ -207,8 +207,8 @@ impl Paths {
         }
     }
 
-    /// From now on every route over the right interface will do, whatever the host's rules say. What the host refuses
-    /// stays refused.
+    /// From now on every route over the right interface will do, whatever the host's rules say. What the host
+    /// refuses stays refused.
     pub(super) fn take_any_route(&mut self) {
         self.any_route = true;
         self.generation += 1;
@@ -232,8 +232,8 @@ impl Paths {
         self.interfaces.get(&interface).map_or(u32::MAX, |known| known.1)
     }
 
-    /// Whether we may begin a subflow between these ends; the reason if not. Path managers ask again and again, so a no is
-    /// remembered for a while.
+    /// Whether we may begin a subflow between these ends; the reason if not. Path managers ask again and
+    /// again, so a no is remembered for a while.
     pub(super) fn may_begin(
         &mut self,
         now: Instant,
@@ -427,7 +427,8 @@ impl Paths {
         Ok(answer)
     }
 
-    /// The way for an answer to what came in for this address: out by its interface, unless the host refuses it.
+    /// The way for an answer to what came in for this address: out by its interface, unless the host refuses
+    /// it.
     fn answering_way(&mut self, local: IpAddr, remote: IpAddr, interface: u32) -> io::Result<Option<Route>> {
         let link = is_link_local(remote).then_some(interface);
         let question = Question { source: Some(local), interface: link, ..Question::to(remote) };

@@ -857,9 +857,9 @@ impl Endpoint {
         }
     }
 
-    /// The host's route for a subflow takes packets of at most `mtu` octets, IP header included, which is less than the
-    /// interface takes. `None`: there is no such limit any more. `true`: packets become smaller with it, and those that
-    /// were sent larger go again.
+    /// The host's route for a subflow takes packets of at most `mtu` octets, IP header included, which is
+    /// less than the interface takes. `None`: there is no such limit any more. `true`: packets become smaller
+    /// with it, and those that were sent larger go again.
     pub fn limit_path(
         &mut self,
         now: Instant,

@@ -48,7 +48,8 @@ pub enum AddressUse {
     Any,
     /// Further subflows; only peers on the same link are told of it, since others have no way to it.
     Link,
-    /// Nothing else: a link-local address (RFC 4291 section 2.5.6), or one that is deprecated (RFC 4862 section 5.5.4).
+    /// Nothing else: a link-local address (RFC 4291 section 2.5.6), or one that is deprecated (RFC 4862
+    /// section 5.5.4).
     Existing,
 }
 

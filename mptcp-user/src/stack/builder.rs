@@ -28,9 +28,9 @@ pub struct StackBuilder {
     /// Look for packets all the time instead of sleeping when there are none: the shortest delays, for a processor of its
     /// own.
     pub busy_poll: bool,
-    /// Let connections and subflows leave by any route over the right interface, also where the host's routing policy
-    /// (`ip rule`, tunnels that take all traffic) leads elsewhere. What the host refuses stays refused. Answers always
-    /// leave by the interface that the peer's SYN was for.
+    /// Let connections and subflows leave by any route over the right interface, also where the host's
+    /// routing policy (`ip rule`, tunnels that take all traffic) leads elsewhere. What the host refuses stays
+    /// refused. Answers always leave by the interface that the peer's SYN was for.
     pub any_route: bool,
     /// Bounds on what peers can make the stack keep.
     pub endpoint: EndpointConfig,

@@ -45,8 +45,8 @@ pub struct Link {
     pub controller: Option<u32>,
 }
 
-/// Kinds of interfaces that lead through another network or to this host only. A route over one of them is a decision
-/// of the host, never one way among several to the same network.
+/// Kinds of interfaces that lead through another network or to this host only. A route over one of them is a
+/// decision of the host, never one way among several to the same network.
 const TUNNELS: [&str; 21] = [
     "dummy",
     "erspan",

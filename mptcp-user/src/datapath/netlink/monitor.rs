@@ -88,8 +88,8 @@ impl Monitor {
             }
         }
         if overrun {
-            // The news that are left are older than those that were lost. Heard after all was asked again, they would
-            // undo what the answers said.
+            // The news that are left are older than those that were lost. Heard after all was asked again,
+            // they would undo what the answers said.
             return vec![Change::Overrun];
         }
         changes

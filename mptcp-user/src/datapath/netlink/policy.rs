@@ -1,16 +1,17 @@
 //! Which ways the host's routing policy allows to a subflow.
 //!
-//! The kernel's own way for the subflow's two addresses is always allowed if it leaves by the interface of our address.
-//! Where the kernel prefers another interface, this module goes through the host's rules and tables as the kernel does
-//! (`ip rule`, `ip route`), with one difference: routes over *other plain links* are passed over where they are no more
-//! than topology. A plain link is an interface that leads to a network, no tunnel. Two kinds of routes are passed over:
+//! The kernel's own way for the subflow's two addresses is always allowed if it leaves by the interface of
+//! our address. Where the kernel prefers another interface, this module goes through the host's rules and
+//! tables as the kernel does (`ip rule`, `ip route`), with one difference: routes over *other plain links*
+//! are passed over where they are no more than topology. A plain link is an interface that leads to a
+//! network, no tunnel. Two kinds of routes are passed over:
 //!
 //! * the prefix of another link, which the kernel put there with the link's address;
 //! * a route to the same prefix, in the same table, that is preferred to ours only for its metric.
 //!
-//! Everything else decides: a route over a tunnel, a longer prefix that somebody put there, a rule that leads to another
-//! table, a refusal. So all links of a host with two default routes can be used, and a tunnel that takes all traffic (by
-//! rules, by two half default routes, or by a lower metric) is not left.
+//! Everything else decides: a route over a tunnel, a longer prefix that somebody put there, a rule that leads
+//! to another table, a refusal. So all links of a host with two default routes can be used, and a tunnel that
+//! takes all traffic (by rules, by two half default routes, or by a lower metric) is not left.
 
 use super::Netlink;
 use super::route::{Answer, Question, Refusal, Route, RouteKind, contains};
@@ -81,8 +82,8 @@ impl Entry {
     }
 }
 
-/// Goes through rules and tables. `entries` are the routes that contain the destination, of all tables; `plain` are the
-/// interfaces whose routes may be passed over.
+/// Goes through rules and tables. `entries` are the routes that contain the destination, of all tables;
+/// `plain` are the interfaces whose routes may be passed over.
 fn judge(rules: &[Rule], entries: &[Entry], plain: &HashSet<u32>, flow: &Flow<'_>) -> Verdict {
     let mut place = 0;
     for _ in 0..MAX_RULES {
@@ -153,8 +154,8 @@ fn search(
 }
 
 impl Netlink {
-    /// What the host's policy says of a flow. Asks for all rules and routes only where the kernel's own way leaves by
-    /// another interface.
+    /// What the host's policy says of a flow. Asks for all rules and routes only where the kernel's own way
+    /// leaves by another interface.
     pub fn policy(&mut self, flow: &Flow<'_>) -> io::Result<Verdict> {
         let own = Question { source: Some(flow.source), port: flow.port, ..Question::to(flow.destination) };
         let bound = Question { interface: Some(flow.interface), ..own };

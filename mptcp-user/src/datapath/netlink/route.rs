@@ -1,9 +1,10 @@
 //! Routes.
 //!
-//! A subflow belongs to an interface: the one that has its local address. Its packets leave there even where the
-//! kernel prefers another link (a laptop with two default routes has no policy routing, and yet both its paths can be
-//! used). [`policy`](super::policy) decides which of these ways the host's rules allow. [`Netlink::route_over`] finds a
-//! way without regard to the rules, for answers to what came in by the interface, and for users who ask for it.
+//! A subflow belongs to an interface: the one that has its local address. Its packets leave there even where
+//! the kernel prefers another link (a laptop with two default routes has no policy routing, and yet both its
+//! paths can be used). [`policy`](super::policy) decides which of these ways the host's rules allow.
+//! [`Netlink::route_over`] finds a way without regard to the rules, for answers to what came in by the
+//! interface, and for users who ask for it.
 
 use super::nexthop::NextHops;
 use super::{Netlink, family_of};
@@ -62,8 +63,8 @@ pub struct Route {
     pub prefix: u8,
     /// The table it is in.
     pub table: u32,
-    /// The destination is the link's own prefix: the kernel made the route when the link got its address, or when a
-    /// router advertised the prefix.
+    /// The destination is the link's own prefix: the kernel made the route when the link got its address, or
+    /// when a router advertised the prefix.
     pub connected: bool,
     /// The interface is down.
     pub dead: bool,
@@ -315,8 +316,8 @@ impl Netlink {
         Ok(ways.into_iter().map(|(_, way)| way).find(fits).map_or(Answer::NoRoute, Answer::Way))
     }
 
-    /// Puts the ways of nexthop objects in the place of those that only name one. The kernel leaves the rest out of
-    /// tables and matches if `net.ipv4.nexthop_compat_mode` is 0.
+    /// Puts the ways of nexthop objects in the place of those that only name one. The kernel leaves the rest
+    /// out of tables and matches if `net.ipv4.nexthop_compat_mode` is 0.
     pub(super) fn resolve_nexthops(
         &mut self,
         ways: Vec<(Option<IpAddr>, Route)>,
@@ -340,9 +341,9 @@ impl Netlink {
         Ok(resolved)
     }
 
-    /// The best way to `destination` from `source` over one interface, whatever the rules say: what the kernel finds for
-    /// a socket that is bound to the interface, else the longest prefix, then the lowest metric, of any table. `None`: no
-    /// route.
+    /// The best way to `destination` from `source` over one interface, whatever the rules say: what the
+    /// kernel finds for a socket that is bound to the interface, else the longest prefix, then the lowest
+    /// metric, of any table. `None`: no route.
     pub fn route_over(
         &mut self,
         destination: IpAddr,

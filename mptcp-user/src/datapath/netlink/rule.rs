@@ -95,8 +95,8 @@ impl Rule {
         rule
     }
 
-    /// Whether the rule is about what this stack sends in a flow: made by this host, without a mark, bound to the
-    /// interface.
+    /// Whether the rule is about what this stack sends in a flow: made by this host, without a mark, bound to
+    /// the interface.
     pub(super) fn matches(&self, flow: &Flow<'_>) -> bool {
         let within = |(prefix, length): (Option<IpAddr>, u8), address| {
             length == 0 || contains(prefix, length, address)

@@ -1,8 +1,8 @@
-//! Link-local IPv6 addresses (RFC 4007, RFC 4291 section 2.5.6): they mean something on one link only, which an interface
-//! says ("fe80::1%eth0").
+//! Link-local IPv6 addresses (RFC 4007, RFC 4291 section 2.5.6): they mean something on one link only, which
+//! an interface says ("fe80::1%eth0").
 //!
-//! Maps and four-tuples know addresses without interfaces, so an address of ours that two interfaces have can be used on
-//! one of them. A subflow between link-local addresses stays on the link of ours.
+//! Maps and four-tuples know addresses without interfaces, so an address of ours that two interfaces have can
+//! be used on one of them. A subflow between link-local addresses stays on the link of ours.
 
 use super::super::Error;
 use super::super::netlink::{Address, Answer, Question, RouteKind};

@@ -204,8 +204,8 @@ impl Shard {
         }
     }
 
-    /// Takes in what is said of an address of an interface in use; of one that is known only if something is different,
-    /// or if the interface has changed. Whether there was anything to do.
+    /// Takes in what is said of an address of an interface in use; of one that is known only if something is
+    /// different, or if the interface has changed. Whether there was anything to do.
     fn take_address(&mut self, time: Instant, address: &Address, interface_changed: bool) -> bool {
         let known = self.paths.interface_of(address.address) == Some(address.interface);
         if !self.is_wanted(address) {

@@ -1,8 +1,8 @@
 //! Which of our addresses peers can have a way to.
 //!
-//! A host with containers or virtual machines has addresses that only these can reach: a bridge without a port to the
-//! outside, with a private prefix, and without a default route. A peer elsewhere that is told of such an address (ADD_ADDR)
-//! tries it in its own network, where another host may have it.
+//! A host with containers or virtual machines has addresses that only these can reach: a bridge without a
+//! port to the outside, with a private prefix, and without a default route. A peer elsewhere that is told of
+//! such an address (ADD_ADDR) tries it in its own network, where another host may have it.
 
 use super::Shard;
 use crate::proto::AddressUse;

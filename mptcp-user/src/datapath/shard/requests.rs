@@ -254,7 +254,8 @@ impl Shard {
         InterfaceRule::first(&config.interface_rules, name)
     }
 
-    /// The local address to connect from: that of the kernel's own way, or of another one that the host's policy allows.
+    /// The local address to connect from: that of the kernel's own way, or of another one that the host's
+    /// policy allows.
     fn local_for(
         &mut self,
         time: Instant,
@@ -303,8 +304,9 @@ impl Shard {
         })
     }
 
-    /// The best of our own addresses from which the host's policy allows a way: the kernel would go by an interface that
-    /// is not in use, or the connection's rules may want another one. Without any, why: a refusal, or no route.
+    /// The best of our own addresses from which the host's policy allows a way: the kernel would go by an
+    /// interface that is not in use, or the connection's rules may want another one. Without any, why: a
+    /// refusal, or no route.
     fn best_local(
         &mut self,
         remote: SocketAddr,

@@ -1,8 +1,8 @@
 //! Interfaces that are made on top of others: VLANs, macvlans, ipvlans.
 //!
-//! The kernel attaches a program to an interface only while none is attached to an interface directly above it
-//! (`dev_xdp_attach` in `net/core/dev.c`); the other order is no problem. So the upper ones are detached for the moment that
-//! it takes.
+//! The kernel attaches a program to an interface only while none is attached to an interface directly above
+//! it (`dev_xdp_attach` in `net/core/dev.c`); the other order is no problem. So the upper ones are detached
+//! for the moment that it takes.
 
 use super::super::interface::HostFacts;
 use super::super::xdp::XdpMode;
@@ -26,7 +26,8 @@ fn above(facts: &HostFacts, interface: u32) -> Vec<u32> {
 }
 
 impl Shard {
-    /// Detaches the program from interfaces above one that it is to be attached to. Gives them, those next to it first.
+    /// Detaches the program from interfaces above one that it is to be attached to. Gives them, those next to
+    /// it first.
     pub(super) fn detach_above(&mut self, facts: &HostFacts, interface: u32) -> Vec<u32> {
         let attached: Vec<u32> =
             above(facts, interface).into_iter().filter(|upper| self.attachment(*upper).is_some()).collect();

@@ -152,8 +152,8 @@ impl Shard {
         }
     }
 
-    /// Sends a segment by a route that has something to say of the size of packets. One that is too large is dropped, and
-    /// the engine is told, as the kernel tells its own sockets (`EMSGSIZE`).
+    /// Sends a segment by a route that has something to say of the size of packets. One that is too large is
+    /// dropped, and the engine is told, as the kernel tells its own sockets (`EMSGSIZE`).
     fn send_within(
         &mut self,
         time: Instant,

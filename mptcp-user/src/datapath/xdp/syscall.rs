@@ -135,8 +135,8 @@ struct Detach {
     link: u32,
 }
 
-/// Detaches the program of a link from its interface at once. Closing the descriptor does the same only when no child that
-/// is about to start another program has a copy of it.
+/// Detaches the program of a link from its interface at once. Closing the descriptor does the same only when
+/// no child that is about to start another program has a copy of it.
 pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut detach = Detach { link: link.as_raw_fd() as u32 };
     // SAFETY: no addresses in it.

@@ -396,8 +396,8 @@ impl Connection {
         }
     }
 
-    /// The host's route for the subflow at `index` takes packets of at most `mtu` octets; `None`: as many as the link.
-    /// Whether packets become smaller with it.
+    /// The host's route for the subflow at `index` takes packets of at most `mtu` octets; `None`: as many as
+    /// the link. Whether packets become smaller with it.
     pub(crate) fn limit_path(&mut self, index: usize, mtu: Option<u32>) -> bool {
         let Some(subflow) = self.subflow(index) else { return false };
         let mss = mtu.map(|mtu| link_mss(subflow.local, mtu));

@@ -210,8 +210,8 @@ impl PathMtu {
         true
     }
 
-    /// The host's route to the peer takes packets of this size at most (RFC 1191 section 6.1: the host's word, so it needs
-    /// no proof). `None`: the route says nothing.
+    /// The host's route to the peer takes packets of this size at most (RFC 1191 section 6.1: the host's
+    /// word, so it needs no proof). `None`: the route says nothing.
     pub(crate) fn route_changed(&mut self, route: Option<u16>) {
         let route = route.map_or(0, |route| route.clamp(1, u16::MAX - 1));
         if route == std::mem::replace(&mut self.route, route) {

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What the server announces, and the addresses that the client opens subflows from, with three paths between them whose
-/// server's or client's second address gets these uses one after the other.
+/// What the server announces, and the addresses that the client opens subflows from, with three paths between
+/// them whose server's or client's second address gets these uses one after the other.
 fn transfer(server: bool, address_uses: &[AddressUse]) -> (Vec<IpAddr>, Vec<IpAddr>) {
     let mut pair = Pair::new(1, vec![PathConfig::default(); 3], false, &ConnectionConfig::default());
     let end = if server { &mut pair.server } else { &mut pair.client };
