@@ -2,6 +2,7 @@
 //! conventions say, and what is only a log ends nothing.
 
 use anyhow::Result;
+use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::ours::{self, PATIENCE, PORT};
 use mptcp_tests::process::{Process, mptcp_binary};
@@ -9,6 +10,7 @@ use mptcp_tests::require_root;
 use mptcp_tests::runtime::Runtime;
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -306,4 +308,31 @@ fn the_emulator_s_report_that_can_not_be_written_is_an_error() {
             }
         }
     }
+}
+
+#[test]
+fn the_report_counts_the_subflows_that_the_peer_has_accepted() {
+    require_root!();
+    let lab = Lab::of_family(Family::Ipv4).unwrap();
+    // The kernel announces its second address, and drops joins to it: it has no way back.
+    lab.prepare_kernel(Side::Right, Family::Ipv4).unwrap();
+    let away = Side::Left.address(2, Family::Ipv4);
+    lab.right.ip(&format!("route add blackhole {away}/32")).unwrap();
+    let any = SocketAddr::new(Family::Ipv4.any(), PORT);
+    let listener = kernel::listen(&lab.right, Protocol::Mptcp, any).unwrap();
+    let client = ours::connect(&lab, Family::Ipv4, &["--file", "/dev/zero", "--subflow-delay", "0"]).unwrap();
+    let mut stream = kernel::accept(&listener, PATIENCE).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        stream.read_exact(&mut [0; 100_000]).unwrap();
+    }
+    client.signal(libc::SIGINT);
+    std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+    drop(stream);
+    let finished = client.finish(PATIENCE).unwrap();
+    assert_eq!(finished.status.code(), Some(130), "{}", finished.stderr);
+    let subflows = finished.json().unwrap()["connection"]["subflows"].as_array().unwrap().len();
+    assert!(subflows > 1, "no join was tried: {}", finished.stderr);
+    let expected = format!("over 1 subflow ({} more did not come about)", subflows - 1);
+    assert!(finished.stderr.contains(&expected), "{expected}: {}", finished.stderr);
 }

@@ -14,22 +14,30 @@ use mptcp_user::stack::{AttachMode, Stack, StackBuilder};
 use std::path::PathBuf;
 use std::time::Duration;
 
-const EXIT_CODES: &str = "\
+const AFTER_HELP: &str = "\
+Examples:
+  mptcp interfaces                          which interfaces can be used, and why not
+  mptcp listen 5000 > copy.img              on one host, as root
+  mptcp connect HOST:5000 --file disk.img   on the other
+  mptcp ss                                  both connections, and the paths they use
+
 Exit codes:
   0    everything was transferred and both sides closed the connection
-  1    this host: missing privileges, no usable interface, address in use, a file or standard output can't be
-       read or written
+  1    this host: missing privileges, no usable interface, address in use,
+       a file or standard output that can't be read or written
   2    wrong usage of the command line
-  3    the connection could not be set up: name unknown, refused, unreachable, no answer in time
+  3    the connection could not be set up: name unknown, refused,
+       unreachable, no answer in time
   4    the connection was set up and broke before both sides had closed it
-  141  the reader of standard output (or of an --output that is a pipe) has gone: the end by SIGPIPE. Where the
-       caller ignores that signal, 1 and a message
-  130  ended by Ctrl-C (SIGINT); 143 by SIGTERM. The first signal closes connections properly, a second one ends
-       the process at once. Interfaces are left clean either way.";
+  130  ended by Ctrl-C (SIGINT); 143 by SIGTERM. The first signal closes
+       connections properly, a second one ends the process at once
+  141  ended by SIGPIPE: the reader of the output has gone. If the caller
+       ignores that signal: 1, and a message
+Interfaces are left clean in every case.";
 
 /// Multipath TCP in user space, accelerated by XDP: one connection over all interfaces of this host.
 #[derive(Debug, Parser)]
-#[command(name = "mptcp", version, propagate_version = true, about, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "mptcp", version, propagate_version = true, after_help = AFTER_HELP, max_term_width = 110)]
 pub(crate) struct Args {
     /// Say more on standard error: once for progress, twice for details, three times for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]

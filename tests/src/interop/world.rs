@@ -527,12 +527,10 @@ impl World {
             Outcome::Broken(_) => 4,
             Outcome::Ended(code) => code,
         };
-        ensure!(
-            finished.status.code() == Some(code),
-            "{} instead of exit code {code}; {}",
-            finished.status,
-            said()
-        );
+        // A program that a signal has ended has the exit code that shells give it.
+        let signal = std::os::unix::process::ExitStatusExt::signal(&finished.status);
+        let ended = finished.status.code().or(signal.map(|signal| 128 + signal));
+        ensure!(ended == Some(code), "{} instead of exit code {code}; {}", finished.status, said());
         ensure!(!finished.stderr.contains("panicked"), said());
         // Its end is the end of the pipe.
         ours.inbox.wait_end(PATIENCE)?.ok();

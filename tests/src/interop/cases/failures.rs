@@ -28,14 +28,14 @@ pub(super) const ROWS: &[Row] = &[
         "we give up, with one subflow",
         ONE,
         we_abort,
-        Outcome::Ended(1),
+        Outcome::Ended(141),
         &[v(Ours, V4, Nobody, K), v(Ours, V6, ByUs, K), v(Kernel, V4, ByKernel, K), v(Kernel, V6, Nobody, K)],
     ),
     row(
         "we give up, with two subflows",
         TWO,
         we_abort,
-        Outcome::Ended(1),
+        Outcome::Ended(141),
         &[
             v(Ours, V4, Nobody, K),
             v(Ours, V6ThenV4, Both, K),
