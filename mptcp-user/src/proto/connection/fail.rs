@@ -14,9 +14,10 @@ use crate::proto::subflow::Kind;
 use crate::wire::{DataSeq, Dss, MptcpOption, Segment};
 
 /// How often MP_FAIL is repeated although there is no other reason to send anything.
-const REPEATS: u32 = 6;
-/// How often the peer's MP_FAIL is answered at once when it comes again.
-const ANSWERS: u32 = 8;
+const REPEATS: u32 = 3;
+/// How often the peer's MP_FAIL is answered at once when it comes again. The Linux kernel answers an answer, too, if it comes
+/// twice: this ends it.
+const ANSWERS: u32 = 2;
 
 /// Our side of an exchange of MP_FAIL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]

@@ -160,7 +160,7 @@ fn mp_fail_is_answered_with_mp_fail_until_an_octet_is_acknowledged_that_left_wit
         script.pass(Duration::from_secs(400));
         let repeated = script.take();
         let count = repeated.iter().filter(|segment| fail(segment) == expected).count();
-        assert!((3..=8).contains(&count), "{role:?}: {repeated:?}");
+        assert!((2..=4).contains(&count), "{role:?}: {repeated:?}");
         assert_eq!(script.closed(), None, "{role:?}");
         // Data leaves with it, too, and once that is acknowledged it is known to have arrived.
         script.write(b"more");
