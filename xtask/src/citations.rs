@@ -184,7 +184,7 @@ fn table(requirements: &[Requirement], citations: &BTreeMap<String, Vec<Citation
         cited.dedup();
         let places = |test: bool| {
             let names = cited.iter().filter(|citation| citation.test == test);
-            names.map(|citation| place(citation)).collect::<Vec<_>>().join("; ")
+            names.map(place).collect::<Vec<_>>().join("; ")
         };
         let (id, word, text) = (&requirement.id, &requirement.word, &requirement.text);
         writeln!(out, "| {id} | {word} | {text} | {} | {} |", places(false), places(true))?;

@@ -1,8 +1,8 @@
 //! MP_FAIL: a DSS checksum was wrong, and both sides go on as regular TCP (RFC 8684 section 3.7).
 //!
 //! The side that found it says so on its acknowledgments until it sees that the peer has fallen back. The other side answers
-//! with MP_FAIL and an infinite mapping, on all that leaves until an octet that left with them is acknowledged. Where nothing
-//! is sent that would be acknowledged, both are repeated a few times.
+//! with MP_FAIL and an infinite mapping on one acknowledgment, and again if the peer's MP_FAIL comes again. Not unasked: the
+//! Linux kernel takes a second one for a new failure, and then sends a segment that is too large for its link.
 
 use super::Connection;
 use super::delivery::Trust;
@@ -14,15 +14,18 @@ use crate::proto::subflow::Kind;
 use crate::wire::{DataSeq, Dss, MptcpOption, Segment};
 
 /// How often MP_FAIL is repeated although there is no other reason to send anything.
-const REPEATS: u32 = 6;
-/// How often the peer's MP_FAIL is answered at once when it comes again.
-const ANSWERS: u32 = 8;
+const REPEATS: u32 = 3;
+/// How often the peer's MP_FAIL is answered at once when it comes again. The Linux kernel answers an answer, too, if it comes
+/// twice: this ends it.
+const ANSWERS: u32 = 2;
 
 /// Our side of an exchange of MP_FAIL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct FailExchange {
     /// The data sequence number in the answer to the peer's MP_FAIL.
     answer: Option<DataSeq>,
+    /// It is to leave with the next acknowledgment.
+    answer_due: bool,
     /// When MP_FAIL is to be repeated, and how often it has been.
     deadline: Option<Instant>,
     repeats: u32,
@@ -30,6 +33,10 @@ pub(super) struct FailExchange {
 }
 
 impl FailExchange {
+    pub(super) fn owes_answer(&self) -> bool {
+        self.answer_due
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -44,8 +51,8 @@ impl Connection {
         shared.count(Counter::MpFailRx);
         if self.may_follow_fallback(index) {
             self.fail.answer = self.remote_dsn(self.receive.nxt);
+            self.fail.answer_due = true;
             self.fall_back(shared, now, FallbackReason::PeerChecksumFailed);
-            self.repeat_fail_later(now, index);
         } else {
             self.cannot_follow(shared, index);
         }
@@ -75,18 +82,23 @@ impl Connection {
         }
         if owed && subflow.rcv.ack_now {
             // Both found a wrong checksum, and ours has not left yet: it is the answer.
-            self.fail.answer = expected;
-            self.repeat_fail_later(now, index);
+            (self.fail.answer, self.fail.answer_due) = (expected, true);
         } else if !owed && self.fail.answer.is_some() && told && self.fail.answers < ANSWERS {
             // Our answer was lost.
             self.fail.answers += 1;
+            self.fail.answer_due = true;
             subflow.rcv.ack_now = true;
         }
     }
 
-    /// The answer to the peer's MP_FAIL, as long as the peer may not have had it.
+    /// The answer to the peer's MP_FAIL, if it is owed.
     pub(super) fn fail_answer(&self) -> Option<MptcpOption> {
-        self.infinite_until.and(self.fail.answer).map(MptcpOption::Fail)
+        self.fail.answer.filter(|_| self.fail.answer_due).map(MptcpOption::Fail)
+    }
+
+    /// The answer leaves.
+    pub(super) fn fail_answered(&mut self) {
+        self.fail.answer_due = false;
     }
 
     /// MP_FAIL leaves; it may be lost, with nothing that would be sent again.
@@ -103,7 +115,7 @@ impl Connection {
         self.fail.deadline = None;
         let initial = self.living().find(|(_, subflow)| subflow.kind == Kind::Initial);
         let Some((index, subflow)) = initial else { return };
-        let unanswered = subflow.fail_due.is_some() || self.fail_answer().is_some();
+        let unanswered = subflow.fail_due.is_some();
         if !unanswered || self.fail.repeats >= REPEATS {
             return;
         }

@@ -82,9 +82,6 @@ impl Connection {
     pub(super) fn data_options(&self, now: Instant, subflow: &Subflow, sent: &Sent) -> TcpOptions {
         let mut options = TcpOptions { timestamps: subflow.timestamps(now), ..TcpOptions::default() };
         let first = self.client && !self.fully_established;
-        if !self.is_multipath() {
-            options.mptcp.extend(self.fail_answer());
-        }
         options.mptcp.extend(match sent.mapping {
             _ if !self.is_multipath() => self.infinite_mapping(sent.start),
             Some(mapping) if first && mapping.data == 0 && sent.start == 1 && self.version == Version::V1 => {
@@ -135,6 +132,7 @@ impl Connection {
         let nxt = self.subflows[index].as_deref().map(|subflow| subflow.snd.nxt);
         let infinite = nxt.and_then(|nxt| self.infinite_mapping(nxt));
         let fail_answer = self.fail_answer();
+        self.fail_answered();
         let mut options = TcpOptions::default();
         let Some(subflow) = self.subflows[index].as_deref_mut() else { return options };
         options.timestamps = subflow.timestamps(now);

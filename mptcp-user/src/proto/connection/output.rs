@@ -85,7 +85,8 @@ impl Connection {
         if !subflow.is_synchronised() {
             return None;
         }
-        if subflow.fail_due.is_some() && subflow.rcv.ack_now {
+        let fails = subflow.fail_due.is_some() || self.fail.owes_answer();
+        if fails && subflow.rcv.ack_now {
             // Before data or a FIN tell the peer of the fallback: they have no room for the reason.
             return self.ack_segment(now, index);
         }

@@ -136,7 +136,7 @@ fn first_data_with_the_keys_but_without_its_checksum_resets_the_subflow() {
 #[test]
 //= RFC 8684 3.3-4 (test)
 //= RFC 8684 3.7-10 (test)
-fn mp_fail_is_answered_with_mp_fail_until_an_octet_is_acknowledged_that_left_with_it() {
+fn mp_fail_is_answered_with_mp_fail_each_time_that_it_comes() {
     for role in ROLES {
         let mut script = Script::established(role, &with_checksum());
         let data = script.data(0, b"some", false);
@@ -156,20 +156,15 @@ fn mp_fail_is_answered_with_mp_fail_until_an_octet_is_acknowledged_that_left_wit
         // It was lost: the peer says it again, and is answered again.
         script.feed(failed);
         assert_eq!(fail(&script.take()[0]), expected, "{role:?}");
-        // Nobody says anything: it is repeated, for a while, far longer than the kernel's 120 s.
+        // Not unasked: Linux takes a second one for a new failure. The kernel would have reset after 120 s without the first.
         script.pass(Duration::from_secs(400));
-        let repeated = script.take();
-        let count = repeated.iter().filter(|segment| fail(segment) == expected).count();
-        assert!((3..=8).contains(&count), "{role:?}: {repeated:?}");
+        assert!(script.take().iter().all(|segment| fail(segment).is_none()), "{role:?}");
         assert_eq!(script.closed(), None, "{role:?}");
-        // Data leaves with it, too, and once that is acknowledged it is known to have arrived.
         script.write(b"more");
         let more = script.only();
-        assert_eq!((fail(&more), more.payload.to_vec()), (expected, b"more".to_vec()), "{role:?}");
+        assert_eq!((fail(&more), more.payload.to_vec()), (None, b"more".to_vec()), "{role:?}");
+        assert!(more.options.dss().is_some_and(Dss::is_infinite), "{role:?}: {more:?}");
         script.feed(script.bare(0));
-        script.write(b"and more");
-        let more = script.only();
-        assert!(more.options.mptcp.is_empty(), "{role:?}: {more:?}");
         script.pass(Duration::from_millis(10));
         let mut plain = script.bare(0);
         plain.payload = b"plain".to_vec().into();
