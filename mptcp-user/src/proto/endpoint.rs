@@ -238,6 +238,15 @@ impl Shared {
         self.reply_reset_because(segment, None);
     }
 
+    /// Answers with a segment of a subflow that can't send by itself yet, as far as there is room for answers.
+    pub(crate) fn reply(&mut self, segment: Segment) {
+        if self.replies.len() < MAX_REPLIES {
+            self.replies.push_back(segment);
+        } else {
+            self.count(Counter::ReplyDropped);
+        }
+    }
+
     fn reply_reset_because(&mut self, segment: &Segment, reason: Option<ResetReason>) {
         if segment.flags.has(Flags::RST) {
             return;
@@ -508,8 +517,12 @@ impl Endpoint {
             }
             return;
         }
+        let unanswerable = !segment.flags.has(Flags::ACK) && !segment.flags.has(Flags::RST);
         if syn {
             self.handle_syn(now, &segment);
+        } else if unanswerable && self.shared.listener_for(segment.dst).is_some() {
+            // No listener is in any other state than LISTEN (RFC 9293 section 3.10.7.2, fourth).
+            self.shared.count(Counter::NoAck);
         } else if !self.handle_third_ack(now, &segment) {
             self.shared.count(Counter::NoConnection);
             self.shared.reply_reset(&segment);
