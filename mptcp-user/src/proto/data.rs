@@ -260,7 +260,7 @@ impl DataReceiver {
     pub(crate) fn advertise(&mut self, scale: u8, mss: u64) -> u16 {
         let step = mss.min(self.capacity() / 2);
         let granted = self.edge.saturating_sub(self.nxt);
-        let window = if self.window_growth() >= step { self.free() } else { granted };
+        let window = if self.window_growth(scale) >= step { self.free() } else { granted };
         let field = (window.max(granted) >> scale).min(u64::from(u16::MAX));
         self.edge = self.edge.max(self.nxt + (field << scale));
         field as u16
@@ -276,14 +276,14 @@ impl DataReceiver {
         self.capacity().saturating_sub(self.ready_octets + self.taken)
     }
 
-    /// By how much the window would grow if it were advertised now.
-    pub(crate) fn window_growth(&self) -> u64 {
-        (self.nxt + self.free()).saturating_sub(self.edge)
+    /// By how much the window would grow if it were advertised now, as far as the field can tell under this scale.
+    pub(crate) fn window_growth(&self, scale: u8) -> u64 {
+        (self.nxt + self.free().min(u64::from(u16::MAX) << scale)).saturating_sub(self.edge)
     }
 
-    /// Whether the window would grow by so much that the peer is to be told at once.
-    pub(crate) fn owes_update(&self, mss: u64) -> bool {
-        let growth = self.window_growth();
+    /// Whether the window would grow by so much that the peer is to be told at once (RFC 9293 section 3.8.6.2.2).
+    pub(crate) fn owes_update(&self, scale: u8, mss: u64) -> bool {
+        let growth = self.window_growth(scale);
         growth >= (2 * mss).min(self.capacity() / 2).max(1)
             && growth >= self.advertised().min(self.capacity() / 4)
     }
@@ -510,7 +510,7 @@ mod tests {
         receiver.take(20, &mut out);
         assert_eq!(receiver.advertise(0, 1), 0);
         receiver.consumed(20);
-        assert_eq!(receiver.window_growth(), 20);
+        assert_eq!(receiver.window_growth(0), 20);
         assert_eq!(receiver.advertise(3, 1), 2);
         assert_eq!(receiver.advertised(), 16);
         // A smaller field of a larger scale takes nothing back.
@@ -565,11 +565,11 @@ mod tests {
         while receiver.insert(Instant::ZERO, receiver.nxt, octets(0..250)) {}
         receiver.take(499, &mut Vec::new());
         receiver.consumed(499);
-        assert!(!receiver.owes_update(8960));
+        assert!(!receiver.owes_update(0, 8960));
         assert_eq!(receiver.advertise(0, 8960), 0);
         receiver.take(1, &mut Vec::new());
         receiver.consumed(1);
-        assert!(receiver.owes_update(8960));
+        assert!(receiver.owes_update(0, 8960));
         assert_eq!(receiver.advertise(0, 8960), 500);
     }
 

@@ -644,10 +644,14 @@ impl Endpoint {
             }
             return;
         }
+        let unanswerable = !segment.flags.has(Flags::ACK) && !segment.flags.has(Flags::RST);
         if let Err(counter) = self.shared.check_ends(tuple.0.ip(), tuple.1.ip()) {
             self.shared.count(counter);
         } else if syn {
             self.handle_syn(now, &segment);
+        } else if unanswerable && self.shared.listener_for(segment.dst).is_some() {
+            // No listener is in any other state than LISTEN (RFC 9293 section 3.10.7.2, fourth).
+            self.shared.count(Counter::NoAck);
         } else if !self.handle_third_ack(now, &segment) {
             self.shared.count(Counter::NoConnection);
             self.shared.reply_reset(&segment);

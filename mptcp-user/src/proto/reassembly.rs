@@ -169,6 +169,18 @@ impl Reassembly {
         (end > offset).then_some((start, end))
     }
 
+    /// The first octets of `start..end` that are held already and follow each other.
+    pub(crate) fn first_overlap(&self, start: u64, end: u64) -> Option<(u64, u64)> {
+        if self.blocks.is_empty() {
+            return None;
+        }
+        if let Some((_, last)) = self.block_around(start) {
+            return Some((start, last.min(end)));
+        }
+        let (&first, &last) = self.blocks.range(start..end).next()?;
+        Some((first, last.min(end)))
+    }
+
     /// End of the last octet held.
     pub(crate) fn end(&self) -> Option<u64> {
         self.ranges.last_key_value().map(|(&start, held)| start + held.len() as u64)

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// Before there is a measurement (RFC 6298 section 2.1).
 const INITIAL_RTO: Duration = Duration::from_secs(1);
+/// The same where the SYN was repeated and no answer told the round-trip time: the path may be slow (section 5.7).
+const FALLBACK_RTO: Duration = Duration::from_secs(3);
 /// RFC 6298 section 2.4 asks for a second; every deployed stack, the Linux kernel among them, takes 200 ms.
 const MIN_RTO: Duration = Duration::from_millis(200);
 /// Backed-off timeouts grow up to this.
@@ -19,11 +21,19 @@ pub(crate) struct RttEstimator {
     rttvar: Duration,
     min: Duration,
     min_at: Instant,
+    /// The handshake had to be repeated and gave no measurement.
+    repeated: bool,
 }
 
 impl RttEstimator {
     pub(crate) fn new() -> Self {
-        Self { srtt: None, rttvar: Duration::ZERO, min: Duration::MAX, min_at: Instant::ZERO }
+        Self {
+            srtt: None,
+            rttvar: Duration::ZERO,
+            min: Duration::MAX,
+            min_at: Instant::ZERO,
+            repeated: false,
+        }
     }
 
     /// Takes a measurement: alpha 1/8, beta 1/4 (RFC 6298 section 2.3).
@@ -45,6 +55,11 @@ impl RttEstimator {
         }
     }
 
+    /// The handshake is complete after repetitions, and has not told how long a round trip takes.
+    pub(crate) fn handshake_repeated(&mut self) {
+        self.repeated = true;
+    }
+
     pub(crate) fn srtt(&self) -> Option<Duration> {
         self.srtt
     }
@@ -62,6 +77,7 @@ impl RttEstimator {
     /// does not time out at 301 ms.
     pub(crate) fn rto(&self) -> Duration {
         match self.srtt {
+            None if self.repeated => FALLBACK_RTO,
             None => INITIAL_RTO,
             Some(srtt) => (srtt + (self.rttvar * 4).max(MIN_RTO)).min(MAX_RTO),
         }

@@ -153,6 +153,7 @@ mod tests {
             interface,
             global: true,
             preferred: true,
+            deprecated: false,
             tentative: false,
             broadcasts: [broadcast.map(|text| text.parse().expect("an address")); 2],
         }

@@ -8,6 +8,7 @@ use crate::proto::Instant;
 use crate::proto::counters::Counter;
 use crate::proto::crypto::{self, Key};
 use crate::proto::endpoint::Shared;
+use crate::proto::event::CloseReason;
 use crate::proto::info::{FallbackReason, SubflowState};
 use crate::proto::subflow::Kind;
 use crate::proto::subflow::ecn::EcnState;
@@ -219,7 +220,7 @@ impl Connection {
             if segment.seq == subflow.rcv.irs() && !segment.flags.has(Flags::ACK) {
                 subflow.handshake_due = true;
             } else {
-                shared.count(Counter::OutOfWindow);
+                self.take_other_syn(shared, now, index, segment);
             }
             return false;
         }
@@ -291,6 +292,29 @@ impl Connection {
         self.remote_key
             .is_none_or(|known| crypto::same_secret(&known.key.to_be_bytes(), &theirs.to_be_bytes()))
             && crypto::same_secret(&ours.to_be_bytes(), &self.local_key.key.to_be_bytes())
+    }
+
+    /// A SYN that is not the one this subflow began with, from a peer that has forgotten the attempt (RFC 9293 section
+    /// 3.10.7.4). In the window it ends the attempt, so that the SYN that is sent again begins a new one. Outside of it, it
+    /// is answered with an acknowledgment, which a peer that has indeed forgotten answers with a reset.
+    fn take_other_syn(&mut self, shared: &mut Shared, now: Instant, index: usize, syn: &Segment) {
+        let window = self.receive.advertised();
+        let Some(subflow) = self.subflow(index) else { return };
+        if subflow.rcv.acceptable(syn) && !subflow.is_active() {
+            shared.count(Counter::SynChallenge);
+            match subflow.kind {
+                Kind::Initial => self.close_now(shared, now, CloseReason::ConnectTimeout),
+                _ => self.drop_half_open(shared, index),
+            }
+        } else if subflow.may_challenge(now) {
+            shared.count(Counter::ChallengeAck);
+            let mut answer = subflow.segment(subflow.snd.nxt, Flags::ACK);
+            answer.options.timestamps = subflow.timestamps(now);
+            answer.window = (window >> subflow.rcv.scale).min(u64::from(u16::MAX)) as u16;
+            shared.reply(|| answer);
+        } else {
+            shared.count(Counter::AckSkippedChallenge);
+        }
     }
 
     /// The third ACK of the initial subflow: with the option and both keys, the connection is Multipath TCP.

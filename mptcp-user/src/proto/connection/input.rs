@@ -32,6 +32,10 @@ impl Connection {
     ) {
         let Some(subflow) = self.subflow(index) else { return };
         subflow.segments_received += 1;
+        if !subflow.takes_timestamps(&mut segment) {
+            shared.count(Counter::PawsEstab);
+            return;
+        }
         // How long it has waited for us says nothing of the path.
         let known_rtt = shared.late.then(|| subflow.rtt);
         match subflow.state {
@@ -328,8 +332,15 @@ impl Connection {
             && segment.payload.is_empty()
             && !segment.flags.has(Flags::FIN)
             && edge == subflow.snd.edge
-            && !subflow.snd.is_idle();
-        subflow.snd.take_window(now, ack, window);
+            && !subflow.snd.is_idle()
+            && !carries_signal(segment);
+        if plain {
+            let from = subflow.rcv.offset(segment.seq).max(0) as u64;
+            let stamp = segment.options.timestamps.map(|stamps| stamps.value);
+            subflow.snd.obey_window(now, (from, stamp), ack, window, &subflow.rtt);
+        } else {
+            subflow.snd.take_window(now, ack, window);
+        }
         let mut sacks = Blocks::default();
         if subflow.snd.sack_ok {
             match subflow.sacks.take(&subflow.snd, ack, &segment.options.sack) {
@@ -460,9 +471,10 @@ impl Connection {
             if (outcome.recovered || outcome.congestion.is_some()) && !ruled {
                 path.cwnd = path.ssthresh;
             }
-            if outcome.delivered > 0 {
+            let delivered = if ruled { outcome.delivered } else { outcome.counted };
+            if delivered > 0 {
                 let ack = Ack {
-                    delivered: outcome.delivered,
+                    delivered,
                     rtt: outcome.rtt,
                     limited: outcome.limited,
                     round: outcome.round,
@@ -480,6 +492,15 @@ impl Connection {
 fn maps_octets(segment: &Segment) -> bool {
     let mapping = segment.options.dss().and_then(|dss| Some((dss.mapping.as_ref()?, dss.data_fin)));
     mapping.is_some_and(|(mapping, data_fin)| mapping.len > u16::from(data_fin))
+}
+
+/// Whether the segment was sent because of an option of ours: then it is no sign of a loss, however often it repeats an
+/// acknowledgment (RFC 8684 section 3). One with a Data ACK alone may be.
+fn carries_signal(segment: &Segment) -> bool {
+    segment.options.mptcp.iter().any(|option| match option {
+        MptcpOption::Dss(dss) => dss.mapping.is_some(),
+        _ => true,
+    })
 }
 
 impl Connection {

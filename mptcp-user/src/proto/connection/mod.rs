@@ -419,7 +419,8 @@ impl Connection {
         self.receive.consumed(octets as u64);
         self.measure_reading(now);
         let mss = self.congestion_paths.first().map_or(1460, |path| path.mss);
-        if self.receive.owes_update(mss) {
+        let scale = self.living().map(|(_, subflow)| subflow.rcv.scale).max().unwrap_or(0);
+        if self.receive.owes_update(scale, mss) {
             let all_stale = self.living().all(|(_, subflow)| subflow.stale);
             for subflow in self.subflows.iter_mut().flatten() {
                 if subflow.is_synchronised() && (!subflow.stale || all_stale) {

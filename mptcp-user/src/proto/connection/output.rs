@@ -17,6 +17,8 @@ use crate::wire::{
     FastClose, Flags, MptcpOption, Payload, ResetReason, Segment, TcpOptions, TcpReset, Version, dss_checksum,
 };
 
+/// Full packets in a super-segment at most: as many as a record can tell apart, with room for options that make them smaller.
+const SUPER_SEGMENT_PACKETS: u64 = MAX_PACKETS - 4;
 /// After so many segments of data in a row, acknowledgments that are due go first: a driver that can't send as fast as
 /// there is data would never get to them.
 const DATA_RUN: u8 = 8;
@@ -98,7 +100,7 @@ impl Connection {
             let room = path.cwnd.saturating_sub(subflow.snd.in_flight());
             if room >= path.mss || subflow.snd.in_flight() == 0 {
                 let whole = if subflow.ecn.forbids_super_segments() { path.mss } else { room };
-                let most = (shared.config.max_super_segment as u64).min(MAX_PACKETS * path.mss);
+                let most = (shared.config.max_super_segment as u64).min(SUPER_SEGMENT_PACKETS * path.mss);
                 let limit = (whole / path.mss * path.mss).clamp(path.mss, most.max(path.mss));
                 let record = subflow.snd.retransmit(now, limit, stamp, path, &subflow.rtt).map(Sent::from);
                 if let Some(record) = record {
@@ -110,11 +112,10 @@ impl Connection {
             }
         }
         if subflow.snd.probe_due() {
-            let record =
-                subflow.snd.retransmit_tail(now, path.mss, stamp, path, &subflow.rtt).map(Sent::from);
-            if let Some(record) = record {
-                return Some(self.data_segment(now, index, record));
+            if let Some(segment) = self.transmit_tail_probe(shared, now, index) {
+                return Some(segment);
             }
+            return self.transmit_control(shared, now, index);
         }
         let all_sent = self.send.all_sent() || self.mode == Mode::Multipath;
         if subflow.fin_wanted && !subflow.fin_sent && all_sent {
@@ -138,6 +139,38 @@ impl Connection {
         None
     }
 
+    /// A tail loss probe: new data where there is any that the peer has room for, whatever the congestion window says, and
+    /// otherwise the last packet again (RFC 8985 section 7.3). The probe is not due any more afterwards.
+    fn transmit_tail_probe(&mut self, shared: &mut Shared, now: Instant, index: usize) -> Option<Segment> {
+        let start = self.send.nxt;
+        let mut end = self.send.buffer.end();
+        if self.is_multipath() {
+            end = end.min(self.send.edge);
+        }
+        let path = &self.congestion_paths[index];
+        let subflow = self.subflows.get_mut(index)?.as_deref_mut()?;
+        let octets = end.saturating_sub(start).min(path.mss);
+        if octets > 0 && subflow.can_send() && subflow.snd.edge.saturating_sub(subflow.snd.nxt) >= octets {
+            let among = self.among(shared);
+            let segment = self.send_data(shared, now, index, start, start + octets);
+            let sent = segment.payload.len() as u64;
+            if let Some(subflow) = self.subflow(index) {
+                subflow.snd.probed_with_new_data();
+            }
+            shared.decide(self.id, || {
+                let scheduler = self.policies.scheduler.name();
+                Decision::Scheduled { subflow: self.slot(index), start, octets: sent, scheduler, among }
+            });
+            self.send.nxt += sent;
+            self.tell_writable(shared);
+            self.arm_data_timer(now, false);
+            return Some(segment);
+        }
+        let stamp = subflow.stamp(now);
+        let record = subflow.snd.retransmit_tail(now, path.mss, stamp, path, &subflow.rtt).map(Sent::from)?;
+        Some(self.data_segment(now, index, record))
+    }
+
     //= RFC 8684 3.5-2
     fn transmit_reset(
         &mut self,
@@ -150,6 +183,8 @@ impl Connection {
         let (mut segment, mut fast_close) = (None, None);
         if subflow.state != SubflowState::SynSent {
             let mut reset = subflow.segment(subflow.snd.nxt, Flags::RST.with(Flags::ACK));
+            // RFC 7323 section 3.2.
+            reset.options.timestamps = subflow.timestamps(now);
             let options = &mut reset.options.mptcp;
             if let (true, Some(Key { key, .. })) =
                 (self.fast_close && subflow.is_synchronised(), self.remote_key)
@@ -527,7 +562,7 @@ impl Connection {
             .min(room)
             .min(quantum.max(2 * path.mss))
             .min(shared.config.max_super_segment as u64)
-            .min(MAX_PACKETS * path.mss);
+            .min(SUPER_SEGMENT_PACKETS * path.mss);
         let first = first && subflow.snd.nxt == 1;
         if first || subflow.ecn.forbids_super_segments() {
             len = len.min(path.mss);
@@ -584,12 +619,13 @@ impl Connection {
         segment.options = self.data_options(now, subflow, &sent);
         segment.ecn = subflow.ecn.code_point(sent.again || sent.payload.is_empty());
         segment.payload = sent.payload;
-        let whole = sent.whole;
+        let (whole, start) = (sent.whole, sent.start);
         self.finish_segment(now, index, &mut segment);
-        let Some(subflow) = self.subflows[index].as_deref() else { return segment };
+        let Some(subflow) = self.subflows[index].as_deref_mut() else { return segment };
         let per_packet = usize::from(subflow.mss).saturating_sub(segment.options.wire_len()).max(1);
         if segment.payload.len() > per_packet && !whole {
             segment.gso_size = per_packet as u16;
+            subflow.snd.sent_in_packets(start, per_packet);
         }
         segment
     }
@@ -600,14 +636,15 @@ impl Connection {
         if !subflow.is_synchronised() {
             return None;
         }
+        let due = subflow.rcv.ack_due(now);
         let news = self.is_multipath()
             && subflow.confirmed
             && self.fully_established
             && (subflow.priority_due || self.addresses.has_news(now) && self.news_carrier() == Some(index));
-        if !news && !subflow.rcv.ack_due(now) {
-            return None;
+        if due || news && self.subflow(index)?.may_signal(now) {
+            return self.ack_segment(now, index);
         }
-        self.ack_segment(now, index)
+        None
     }
 
     fn ack_segment(&mut self, now: Instant, index: usize) -> Option<Segment> {

@@ -196,6 +196,7 @@ impl Connection {
             self.answer_overdue(shared, index);
         }
         let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        subflow.signals_waited(now);
         if subflow.rcv.ack_due(now) {
             subflow.rcv.ack_now = true;
             subflow.rcv.ack_deadline = None;
@@ -227,6 +228,13 @@ impl Connection {
                     }
                 }
                 self.note_congestion(shared, index, CongestionCause::Loss);
+            }
+            Some(TimerAction::WindowProbe { unanswered }) => {
+                shared.count(Counter::WinProbe);
+                subflow.window_probe_due = true;
+                if unanswered >= self.user_timeout {
+                    self.give_up_subflow(shared, now, index);
+                }
             }
             Some(TimerAction::Suspect) => self.suspect(shared, now, index),
             Some(TimerAction::Probe) => shared.count(Counter::LossProbes),
@@ -357,6 +365,8 @@ impl Connection {
             subflow.snd.probe_within(now, subflow.rtt.rto().max(PROBE_INTERVAL));
         }
         let given_up = now - subflow.snd.progress >= user_timeout;
+        // The back-off must not carry it far beyond the user timeout.
+        subflow.snd.probe_within(now, (subflow.snd.progress + user_timeout).saturating_since(now));
         self.reinject_outstanding(shared, index, ReinjectionCause::Timeout);
         if given_up {
             self.give_up_subflow(shared, now, index);

@@ -74,6 +74,10 @@ impl EcnState {
         };
         let mut state = Self::new(feedback, syn_ack.ecn);
         if feedback == Feedback::Accurate {
+            if syn_ack.ecn == Ecn::Ce {
+                // Counted, and told in the field of the acknowledgment (RFC 9768 section 3.2.2.1, table 4).
+                (state.marked, state.told) = (FIRST_COUNT + 1, FIRST_COUNT + 1);
+            }
             state.judge_path(decoded(field));
         }
         state
@@ -115,6 +119,10 @@ impl EcnState {
         {
             // Codes without a meaning yet are taken for the usual one.
             let field = field_of(segment);
+            if decoded(field) == Some(Ecn::Ce) {
+                // The client's count has begun with our SYN/ACK.
+                self.reported = FIRST_COUNT + 1;
+            }
             let arrived = decoded(field).or((field != Flags::default()).then_some(Ecn::NotEct));
             self.judge_path(arrived);
         }
@@ -314,6 +322,25 @@ mod tests {
         assert_eq!(count_of(server.flags(true)), 2, "seven and three marks");
         burst.ecn = Ecn::Ect0;
         assert!(!server.received(&burst));
+    }
+
+    /// RFC 9768 section 3.2.2.1, table 4: a marked SYN/ACK is the first that both sides count.
+    #[test]
+    fn a_marked_syn_ack_counts_on_both_sides() {
+        let mut client = EcnState::answered(EcnPolicy::Ask, &segment(0b010, Ecn::Ce));
+        let mut server = EcnState::asked(EcnPolicy::Accept, &segment(0b111, Ecn::NotEct));
+        let third = Segment { flags: Flags::ACK.with(client.flags(true)), ..segment(0, Ecn::NotEct) };
+        assert_eq!(third.flags, Flags::ACK.with(counted(0b110)), "the handshake's code");
+        server.completed(&third);
+        let next = segment(count_of(client.flags(true)), Ecn::NotEct);
+        assert_eq!(count_of(field_of(&next)), 6);
+        assert!(!server.reports_marks(&next), "told already");
+        assert!(server.reports_marks(&segment(7, Ecn::NotEct)));
+        // A marked SYN does not count.
+        let mut server = EcnState::asked(EcnPolicy::Accept, &segment(0b111, Ecn::Ce));
+        assert_eq!(server.syn_ack_flags(), counted(0b110));
+        server.completed(&segment(0b010, Ecn::NotEct));
+        assert_eq!(count_of(server.flags(true)), 5);
     }
 
     /// A box that clears the field, or marks everything, is found in the handshake.

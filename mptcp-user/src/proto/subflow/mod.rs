@@ -43,6 +43,11 @@ const DEFAULT_MSS_V4: u16 = 536;
 const DEFAULT_MSS_V6: u16 = 1220;
 /// Smallest MSS believed: a peer that announces less would make us send mostly headers.
 const MIN_MSS: u16 = 88;
+/// Most octets of options in a segment, and how many of them timestamps take with their padding.
+const OPTION_SPACE: usize = 40;
+const STAMPS_LEN: usize = 12;
+/// Acknowledgments in a row that are sent for the sake of their options alone (RFC 8684 section 3).
+const SIGNALS_IN_A_ROW: u8 = 2;
 /// Challenge acknowledgments per second and subflow (RFC 5961 section 7).
 const CHALLENGE_ACKS: u32 = 10;
 
@@ -84,6 +89,8 @@ pub(crate) struct Subflow {
     pub(crate) ecn: EcnState,
     /// Timestamps are in use.
     pub(crate) stamps: bool,
+    /// A segment after the handshake's has had them.
+    stamps_seen: bool,
     stamp_origin: u32,
     /// MSS we announce: what our link takes.
     pub(crate) link_mss: u16,
@@ -110,6 +117,10 @@ pub(crate) struct Subflow {
     /// When it was last punished for holding up the peer's window.
     pub(crate) penalised: Option<Instant>,
     challenges: (u64, u32),
+    /// Acknowledgments in a row that were sent for the sake of their options: how many, and what was expected next and sent by
+    /// then. More wait until something else is sent, or until this time.
+    signals: (u8, u64, u64),
+    pub(crate) signals_wait: Option<Instant>,
     /// End of the highest octets of the data stream that it ever carried.
     pub(crate) carried: u64,
     pub(crate) bytes_sent: u64,
@@ -198,6 +209,7 @@ impl Subflow {
             mappings: RxMappings::default(),
             ecn: EcnState::default(),
             stamps: true,
+            stamps_seen: false,
             stamp_origin: birth.stamp_origin,
             link_mss,
             mss: link_mss,
@@ -214,6 +226,8 @@ impl Subflow {
             window_probe_due: false,
             penalised: None,
             challenges: (0, 0),
+            signals: (0, 0, 0),
+            signals_wait: None,
             carried: 0,
             bytes_sent: 0,
             bytes_acked: 0,
@@ -298,6 +312,29 @@ impl Subflow {
         (now.as_millis() as u32).wrapping_add(self.stamp_origin)
     }
 
+    /// `false` if the segment is to be dropped because it lacks the timestamps that were agreed on (RFC 7323 section 3.2);
+    /// those that were not agreed on are taken out of it. A reset is always taken, and so is an acknowledgment whose
+    /// Multipath TCP options leave no room for timestamps, and anything from a path that strips them from the first
+    /// segment on: regular TCP works there.
+    pub(crate) fn takes_timestamps(&mut self, segment: &mut Segment) -> bool {
+        if self.state == SubflowState::SynSent {
+            return true;
+        }
+        if !self.stamps {
+            segment.options.timestamps = None;
+            return true;
+        }
+        let options = &segment.options;
+        if options.timestamps.is_some() {
+            self.stamps_seen |= !segment.flags.has(Flags::SYN);
+            return true;
+        }
+        let crowded = segment.payload.is_empty()
+            && !options.mptcp.is_empty()
+            && options.wire_len() > OPTION_SPACE - STAMPS_LEN;
+        !self.stamps_seen || crowded || segment.flags.has(Flags::RST)
+    }
+
     /// Timestamps for the next segment.
     pub(crate) fn timestamps(&self, now: Instant) -> Option<Timestamps> {
         self.stamps.then(|| Timestamps { value: self.stamp(now), echo: self.rcv.timestamp_to_echo() })
@@ -348,8 +385,9 @@ impl Subflow {
                 .filter(|millis| *millis < 60_000)
                 .map(|millis| Duration::from_millis(u64::from(millis) + 1))
         };
-        if let Some(rtt) = rtt {
-            self.rtt.sample(now, rtt);
+        match rtt {
+            Some(rtt) => self.rtt.sample(now, rtt),
+            None => self.rtt.handshake_repeated(),
         }
         self.handshake_sends = 0;
     }
@@ -361,6 +399,11 @@ impl Subflow {
             && segment.seq == self.rcv.irs()
             && self.snd.offset(segment.ack) == 1
             && self.active
+    }
+
+    /// Our SYN was there before the peer's.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active
     }
 
     /// When this subflow, over which nothing has been heard for a while, is to be probed or given up.
@@ -378,6 +421,29 @@ impl Subflow {
         }
         self.challenges.1 += 1;
         self.challenges.1 <= CHALLENGE_ACKS
+    }
+
+    /// Whether an acknowledgment that nothing else calls for may be sent for the sake of its options: boxes and hosts that
+    /// do not know them take too many in a row for a sign of loss (RFC 8684 section 3).
+    pub(crate) fn may_signal(&mut self, now: Instant) -> bool {
+        let (count, expected, sent) = self.signals;
+        if (expected, sent) != (self.rcv.nxt, self.snd.nxt) {
+            self.signals = (0, self.rcv.nxt, self.snd.nxt);
+            self.signals_wait = None;
+        } else if count >= SIGNALS_IN_A_ROW {
+            self.signals_wait.get_or_insert(now + self.rtt.rto());
+            return false;
+        }
+        self.signals.0 += 1;
+        true
+    }
+
+    /// Those that waited have waited long enough.
+    pub(crate) fn signals_waited(&mut self, now: Instant) {
+        if self.signals_wait.is_some_and(|until| until <= now) {
+            self.signals_wait = None;
+            self.signals.0 = 0;
+        }
     }
 
     /// The peer has asked to join with it and has not proven that it may.
@@ -404,7 +470,7 @@ impl Subflow {
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let times =
             [self.snd.next_timeout(), self.rcv.ack_deadline, self.handshake_deadline, self.must_answer_by];
-        times.into_iter().flatten().min()
+        times.into_iter().chain([self.signals_wait]).flatten().min()
     }
 
     /// The four-tuple as this host sees it.

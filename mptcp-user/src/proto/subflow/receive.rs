@@ -146,11 +146,12 @@ impl ReceiveSide {
         }
         let octets = payload.len() as u64;
         let in_order = start == self.nxt && self.held.is_empty();
-        let fresh = self.held.insert(now, start, payload);
-        if fresh < octets as usize && self.duplicate.is_none() {
-            self.duplicate = Some((start, start + octets));
+        if let Some(twice) = self.held.first_overlap(start, start + octets) {
+            // The first octets that follow each other and came twice, no others (RFC 2883 section 4).
+            self.duplicate.get_or_insert(twice);
             self.ack_now = true;
         }
+        self.held.insert(now, start, payload);
         if in_order {
             self.unacknowledged += octets;
             if self.quick_acks > 0 {
@@ -175,7 +176,12 @@ impl ReceiveSide {
 
     /// These offsets came, the first of which is below the next one expected: told in a D-SACK as far as they had come before.
     pub(crate) fn duplicated(&mut self, start: i64, end: i64) {
-        self.duplicate = Some((start.max(0) as u64, end.min(self.nxt as i64).max(0) as u64));
+        // The SYN is no octet, and neither is the FIN.
+        let reached = self.fin.map_or(self.nxt, |fin| fin.min(self.nxt));
+        let (start, end) = (start.max(1) as u64, end.max(1) as u64);
+        if start < end.min(reached) {
+            self.duplicate = Some((start, end.min(reached)));
+        }
         self.ack_now = true;
     }
 
@@ -201,8 +207,8 @@ impl ReceiveSide {
     pub(crate) fn sack_blocks(&mut self, limit: usize) -> ArrayVec<SackBlock, 4> {
         let mut blocks: ArrayVec<(u64, u64), 4> = ArrayVec::new();
         let limit = limit.min(4);
-        if let Some(duplicate) = self.duplicate.take()
-            && blocks.len() < limit
+        if limit > 0
+            && let Some(duplicate) = self.duplicate.take()
         {
             blocks.push(duplicate);
             // One that is part of what was received out of order is told apart from news by the block that follows: the
@@ -265,6 +271,26 @@ mod tests {
         let expected = [block(2001, 3001), block(2001, 4001), block(6001, 7001)];
         assert_eq!(receive.sack_blocks(4)[..], expected);
         assert_eq!(receive.sack_blocks(4)[..], expected[1..], "told once");
+    }
+
+    /// RFC 2883 section 4: a block names octets that came twice, and no others.
+    #[test]
+    fn of_a_segment_that_came_in_part_before_only_that_part_is_told() {
+        let mut receive = ReceiveSide::new(SeqNumber(0), 0);
+        receive.advertised(1 << 20);
+        let mut told = |start: i64, octets: usize| {
+            receive.insert(Instant::ZERO, start, vec![0; octets].into(), 1460);
+            while receive.next().is_some() {}
+            receive.sack_blocks(4).first().map(|block| (block.start.0, block.end.0))
+        };
+        assert_eq!(told(1, 1000), None);
+        assert_eq!(told(501, 1000), Some((501, 1001)), "its front");
+        assert_eq!(told(3001, 1000), Some((3001, 4001)), "no duplicate");
+        assert_eq!(told(2501, 1000), Some((3001, 3501)), "its end");
+        assert_eq!(told(5001, 100), Some((5001, 5101)), "no duplicate");
+        assert_eq!(told(3901, 2000), Some((3901, 4001)), "its front; what is held further on comes later");
+        assert_eq!(told(-5000, 100), Some((2501, 5901)), "before the first octet there is none");
+        assert_eq!(told(0, 1), Some((2501, 5901)), "nor is the SYN one");
     }
 
     /// RFC 5681 section 4.2: at least every second full-sized segment. What a sender can fit beside timestamps and a

@@ -89,10 +89,15 @@ impl Record {
 
     /// It leaves in packets of this size; nothing is known of them.
     pub(super) fn cut_into(&mut self, packet: u64) {
+        self.packet = packet.max(1);
+        self.tell_apart(packet);
+    }
+
+    /// Its packets have exactly so many octets, which depends on the options that they carry; nothing is known of them.
+    pub(super) fn tell_apart(&mut self, packet: u64) {
         let packet = packet.max(1);
         let several = self.len().div_ceil(packet.saturating_mul(MAX_PACKETS)).max(1);
-        let unit = packet.saturating_mul(several).min(self.len().max(1));
-        (self.packet, self.unit) = (packet, unit);
+        self.unit = packet.saturating_mul(several).min(self.len().max(1));
         self.origin = self.start;
         (self.sacked, self.lost) = (0, 0);
     }

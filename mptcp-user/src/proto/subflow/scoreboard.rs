@@ -111,6 +111,11 @@ impl Scoreboard {
         self.lost > 0
     }
 
+    /// Records with lost packets.
+    pub(super) fn losses(&self) -> usize {
+        self.with_losses.len()
+    }
+
     /// Where the first record with lost packets begins.
     pub(super) fn first_loss(&self) -> Option<u64> {
         self.with_losses.first().map(|(start, _)| *start)
@@ -155,6 +160,14 @@ impl Scoreboard {
         self.order.push_back((start, id));
         self.list_behind(self.newest, id);
         self.record(id)
+    }
+
+    /// What was sent last, from `start` on, leaves in packets of exactly so many octets.
+    pub(super) fn tell_apart(&mut self, start: u64, packet: u64) {
+        if let Some(record) = self.newest.map(|id| self.record_mut(id)).filter(|record| record.start == start)
+        {
+            record.tell_apart(packet);
+        }
     }
 
     fn store(&mut self, record: Record) -> Id {

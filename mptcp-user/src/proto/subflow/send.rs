@@ -24,6 +24,8 @@ const DUP_THRESH: u32 = 3;
 /// The least time after an acknowledgment was due until the path is suspected dead: more than receivers and schedulers
 /// usually hold one back.
 const MIN_SUSPICION: Duration = Duration::from_millis(100);
+/// Lost records that may be judged anew as often as it turns out that they were not lost.
+const FEW_LOSSES: usize = 32;
 /// Full segments to be sent after a probe of the path's MTU.
 const PROBE_COMPANY: u64 = 3;
 
@@ -34,6 +36,8 @@ pub(crate) struct AckOutcome {
     pub(crate) acked: u64,
     /// Octets that were delivered, by cumulative acknowledgment or SACK.
     pub(crate) delivered: u64,
+    /// Octets by which windows may grow: those delivered since the cumulative acknowledgment last advanced, if it does.
+    pub(crate) counted: u64,
     pub(crate) rtt: Option<Duration>,
     /// The window must come down: losses were found, or the peer echoed a congestion mark, outside recovery.
     pub(crate) congestion: Option<Cause>,
@@ -61,6 +65,9 @@ pub(crate) enum TimerAction {
     Congestion,
     /// A tail loss probe is to be sent.
     Probe,
+    /// The peer has closed its window before what is in flight: it is to be asked for its window, and has not answered for
+    /// so long.
+    WindowProbe { unanswered: Duration },
     /// Nothing is acknowledged although it should have been: the path may be dead.
     Suspect,
 }
@@ -87,8 +94,13 @@ pub(crate) struct SendSide {
     iss: SeqNumber,
     pub(crate) una: u64,
     pub(crate) nxt: u64,
-    /// Right edge of the peer's window on this subflow; never moves left.
+    /// Right edge of the peer's window on this subflow. It moves left only where the window is this subflow's alone.
     pub(crate) edge: u64,
+    /// Which segment the window was taken from, where it is this subflow's alone: its sequence number (SND.WL1), its
+    /// acknowledgment number (SND.WL2) and its timestamp.
+    window_from: (u64, u64, Option<u32>),
+    /// When the peer was asked for the window that it has taken back, since it last told it.
+    asked: Option<Instant>,
     /// Largest window that the peer has offered (MAX.SND.WND of RFC 5961).
     largest_window: u64,
     /// The peer's window scale.
@@ -98,7 +110,7 @@ pub(crate) struct SendSide {
     board: Scoreboard,
     /// End of the highest octet delivered.
     fack: u64,
-    /// Before this offset is acknowledged, what was found lost and then was not is not judged by RACK another time.
+    /// Before this offset is acknowledged, RACK does not judge another time what was found lost and then was not, if it is much.
     found_until: u64,
     recovery: Recovery,
     rack: Rack,
@@ -121,6 +133,8 @@ pub(crate) struct SendSide {
     pacer: Pacer,
     round_end: u64,
     limited_at: u64,
+    /// Octets delivered since the cumulative acknowledgment last advanced.
+    uncounted: u64,
     /// Where the window was reduced last: an ECN echo counts again once more than this is acknowledged.
     reduced_at: u64,
     /// The next new data is to say so (CWR).
@@ -143,6 +157,8 @@ impl SendSide {
             una: 0,
             nxt: 1,
             edge: 1,
+            window_from: (0, 0, None),
+            asked: None,
             largest_window: 0,
             scale: 0,
             sack_ok: false,
@@ -166,6 +182,7 @@ impl SendSide {
             pacer: Pacer::default(),
             round_end: 1,
             limited_at: 0,
+            uncounted: 0,
             reduced_at: 0,
             cwr_due: false,
             small_end: 0,
@@ -185,6 +202,47 @@ impl SendSide {
         if window == 0 {
             self.progress = now;
         }
+    }
+
+    /// The same of a peer whose window is for this subflow alone, by the segment that has this sequence number and
+    /// timestamp. It may take back what it has offered (RFC 9293 section 3.8.6, SHLD-15); older segments say nothing.
+    pub(crate) fn obey_window(
+        &mut self,
+        now: Instant,
+        (seq, stamp): (u64, Option<u32>),
+        ack: u64,
+        window: u64,
+        rtt: &RttEstimator,
+    ) {
+        let (last_seq, last_ack, last_stamp) = self.window_from;
+        let overtaken = match (stamp, last_stamp) {
+            (Some(stamp), Some(last)) => (stamp.wrapping_sub(last) as i32) < 0,
+            _ => false,
+        };
+        if (seq, ack) < (last_seq, last_ack) || ((seq, ack) == (last_seq, last_ack) && overtaken) {
+            return;
+        }
+        let was_shut = self.is_shut();
+        self.window_from = (seq, ack, stamp);
+        self.edge = ack + window;
+        self.asked = None;
+        self.take_window(now, ack, window);
+        if was_shut && self.edge > ack {
+            // What came while the window was closed has been dropped, but for that no timer has to be backed off.
+            (self.expiries, self.tries) = (0, 0);
+            self.progress = now;
+            self.timeout = Some(now + rtt.backed_off(0));
+        }
+    }
+
+    /// The peer has taken back its window: nothing of what is in flight may be sent again before it opens.
+    fn is_shut(&self) -> bool {
+        self.edge <= self.una && self.una < self.nxt
+    }
+
+    /// Where the window ends, with what the window field is too coarse to tell (RFC 7323 section 2.4).
+    fn rough_edge(&self) -> u64 {
+        self.edge.saturating_add(1 << self.scale)
     }
 
     /// How far below SND.UNA an acknowledgment may lie (RFC 5961 section 5.2).
@@ -221,7 +279,8 @@ impl SendSide {
 
     /// Something is to be sent again.
     pub(crate) fn may_retransmit(&self) -> bool {
-        self.board.has_lost() && !self.recovery.holds_back()
+        let within = |start| !self.is_shut() && start < self.rough_edge();
+        self.board.first_loss().is_some_and(within) && !self.recovery.holds_back()
     }
 
     /// There is no new data, which F-RTO may wait for: `true` if it did and gives up.
@@ -240,7 +299,12 @@ impl SendSide {
 
     /// How many octets of new data congestion and receive window let through.
     pub(crate) fn room(&self, path: &Path) -> u64 {
-        let congestion = self.recovery.forward_room(path.mss).unwrap_or_else(|| self.congestion_room(path));
+        let mut congestion =
+            self.recovery.forward_room(path.mss).unwrap_or_else(|| self.congestion_room(path));
+        if self.probe.is_due() {
+            // It needs no room in the congestion window (RFC 8985 section 7.3).
+            congestion = congestion.max(path.mss);
+        }
         congestion.min(self.edge.saturating_sub(self.nxt))
     }
 
@@ -342,7 +406,17 @@ impl SendSide {
         if self.suspicion.is_none() && self.expiries == 0 {
             self.arm_suspicion(now, rtt);
         }
+        self.note_use(record.len(), path);
         self.board.push(record)
+    }
+
+    /// So many octets leave. With them, the congestion window may be what limits the sender: no full segment more fits in, or
+    /// in slow start the window is at least half used, since it is to double (as the Linux kernel has it).
+    fn note_use(&mut self, octets: u64, path: &Path) {
+        let used = self.in_flight() + octets;
+        if used + path.mss > path.cwnd || (path.in_slow_start() && 2 * used > path.cwnd) {
+            self.note_limited();
+        }
     }
 
     /// Whether the sender is fit to try a packet of so many octets, which the window must have room for besides others:
@@ -355,6 +429,11 @@ impl SendSide {
             && waiting >= octets + others
             && path.cwnd >= octets + others
             && self.edge.saturating_sub(self.nxt) >= octets + others
+    }
+
+    /// What was sent just now, from `start` on, leaves in packets of exactly so many octets.
+    pub(crate) fn sent_in_packets(&mut self, start: u64, packet: usize) {
+        self.board.tell_apart(start, packet as u64);
     }
 
     /// What was sent just now is a probe: one packet whose options and payload make `size` octets.
@@ -393,8 +472,14 @@ impl SendSide {
         path: &Path,
         rtt: &RttEstimator,
     ) -> Option<&Record> {
-        let index = self.board.first_lost(limit)?;
+        let within = self.rough_edge().saturating_sub(self.board.first_loss()?);
+        let index = self.board.first_lost(limit.min(within))?;
         Some(self.resend(index, now, stamp, path, rtt))
+    }
+
+    /// The tail loss probe was new data.
+    pub(crate) fn probed_with_new_data(&mut self) {
+        self.probe.sent(Some(self.nxt), false);
     }
 
     /// The tail loss probe: the last segment again (RFC 8985 section 7.3), at most `limit` octets of it.
@@ -407,13 +492,15 @@ impl SendSide {
         rtt: &RttEstimator,
     ) -> Option<&Record> {
         let index = self.board.last_undelivered(limit);
-        self.probe.sent(index.map(|_| self.nxt));
+        self.probe.sent(index.map(|_| self.nxt), true);
         Some(self.resend(index?, now, stamp, path, rtt))
     }
 
     fn resend(&mut self, index: u32, now: Instant, stamp: u32, path: &Path, rtt: &RttEstimator) -> &Record {
         self.sent(now, rtt);
-        let snapshot = self.depart(now, self.board.octets_of(index), path);
+        let octets = self.board.octets_of(index);
+        self.note_use(octets, path);
+        let snapshot = self.depart(now, octets, path);
         let record = self.board.resend(index, now, path.mss);
         record.snapshot = snapshot;
         self.recovery.retransmitted(record.len(), stamp);
@@ -458,9 +545,12 @@ impl SendSide {
             stalled: input.duplicate && !self.sack_ok,
         });
         if outcome.undone {
-            // A peer could have everything found lost and found again with each acknowledgment.
-            self.board.find_all(self.una >= self.found_until);
-            self.found_until = self.nxt;
+            // A peer could have very much found lost and found again with each acknowledgment.
+            let judged = self.board.losses() <= FEW_LOSSES || self.una >= self.found_until;
+            if self.board.losses() > FEW_LOSSES {
+                self.found_until = self.nxt;
+            }
+            self.board.find_all(judged);
         }
         let settled = input.duplicate_reported.is_some() || (input.duplicate && input.sacks.is_empty());
         let probe_found_loss = self.probe.judge(input.ack, settled) && self.recovery.is_open();
@@ -471,6 +561,11 @@ impl SendSide {
         };
         lost |= probe_found_loss;
         outcome.safe = acked > 0 && !lost;
+        // While octets come out of order the window stays as it is (RFC 3042 section 2, RFC 5681 section 3.2): what
+        // duplicate acknowledgments and SACK blocks report counts once the octets before it have come, too.
+        let deferred = if self.recovery.is_open() { self.uncounted } else { 0 };
+        let counted = deferred + outcome.delivered;
+        (outcome.counted, self.uncounted) = if acked > 0 { (counted, 0) } else { (0, counted) };
         outcome.rate = self.rate.take(self.board.ever_lost(), rtt.min());
         outcome.loss = self.board.report_loss();
         let was_fast = self.recovery.is_fast();
@@ -492,6 +587,10 @@ impl SendSide {
             if let Some(sent_at) = self.board.oldest_sent_at() {
                 self.arm_suspicion(sent_at, rtt);
             }
+        }
+        if self.board.sacked() > 0 || !self.recovery.is_open() {
+            // RACK finds what is lost by what has arrived.
+            self.probe.stop();
         }
         if self.board.is_empty() {
             (self.timeout, self.reordering) = (None, None);
@@ -595,6 +694,8 @@ impl SendSide {
     pub(crate) fn begin_recovery(&mut self, cause: Cause, delivered: u64, before: (u64, u64)) {
         self.fast_recoveries += u64::from(cause == Cause::Loss);
         self.reduced();
+        self.probe.stop();
+        self.uncounted = 0;
         if !self.board.is_empty() {
             let flight = self.nxt - self.una - self.board.sacked() + delivered;
             self.recovery.begin(cause, self.nxt, flight, before);
@@ -622,12 +723,9 @@ impl SendSide {
 
     fn arm_probe(&mut self, now: Instant, path: &Path, rtt: &RttEstimator) {
         self.probe.disarm();
-        if self.sack_ok
-            && self.recovery.is_open()
-            && self.expiries == 0
-            && let Some(srtt) = rtt.srtt()
-        {
-            self.probe.arm(now, srtt, self.nxt - self.una <= path.mss, self.timeout);
+        let silent = self.board.sacked() == 0 && !self.board.has_lost() && !self.is_shut();
+        if self.sack_ok && self.recovery.is_open() && self.expiries == 0 && silent {
+            self.probe.arm(now, rtt.srtt(), self.nxt - self.una <= path.mss, self.timeout);
         }
     }
 
@@ -696,6 +794,12 @@ impl SendSide {
                 return Some(TimerAction::Congestion);
             }
         }
+        if due(self.probe.deadline()) {
+            self.probe.expire();
+            // The retransmission timer is started anew, whether a probe can be sent or not (RFC 8985 section 7.3).
+            self.timeout = Some(now + self.backed_off(rtt));
+            return Some(TimerAction::Probe);
+        }
         if due(self.timeout) {
             return Some(self.time_out(now, path, rtt));
         }
@@ -703,10 +807,6 @@ impl SendSide {
             self.suspicion = None;
             self.suspected = true;
             return Some(TimerAction::Suspect);
-        }
-        if due(self.probe.deadline()) {
-            self.probe.expire();
-            return Some(TimerAction::Probe);
         }
         None
     }
@@ -735,10 +835,18 @@ impl SendSide {
     fn time_out(&mut self, now: Instant, path: &Path, rtt: &RttEstimator) -> TimerAction {
         let first = self.expiries == 0;
         self.expiries += 1;
+        if self.is_shut() {
+            // The peer drops what it has no room for: that says nothing of the path.
+            self.probe.stop();
+            self.timeout = Some(now + self.backed_off(rtt));
+            let asked = *self.asked.get_or_insert(now);
+            return TimerAction::WindowProbe { unanswered: now - asked };
+        }
         self.timeouts += 1;
         (self.reordering, self.suspicion) = (None, None);
         self.suspected = true;
         self.probe = TailProbe::default();
+        self.uncounted = 0;
         let size = self.board.first_packet();
         self.board.lose_all();
         self.settle_mtu_probe(now);
