@@ -19,15 +19,15 @@ pub struct Address {
     pub global: bool,
     /// Usable for new connections: duplicate address detection is over and the address is not deprecated.
     pub preferred: bool,
-    /// Not yet an address of this host, or never: duplicate address detection goes on or has found another (RFC 4862
-    /// section 5.4).
+    /// Not yet an address of this host, or never: duplicate address detection goes on or has found another
+    /// (RFC 4862 section 5.4).
     pub tentative: bool,
     /// Broadcast addresses of its subnet (RFC 1122 section 3.2.1.3).
     pub broadcasts: [Option<Ipv4Addr>; 2],
 }
 
-/// The broadcast address of the subnet of an address: with as many ones as the host's part has bits. Links with two ends have
-/// none (RFC 3021).
+/// The broadcast address of the subnet of an address: with as many ones as the host's part has bits. Links
+/// with two ends have none (RFC 3021).
 fn broadcast(address: IpAddr, prefix: u8) -> Option<Ipv4Addr> {
     let IpAddr::V4(address) = address else { return None };
     (prefix < 31).then(|| Ipv4Addr::from(u32::from(address) | u32::MAX.unbounded_shr(u32::from(prefix))))
