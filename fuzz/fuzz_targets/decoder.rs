@@ -2,11 +2,17 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mptcp_common::headers::{Network, Packet, decode};
+use mptcp_common::fragment::Fragment;
+use mptcp_common::headers::{Network, Packet, buried, decode};
 use mptcp_common::options::{Dss, JoinSyn, OptionIter, RawOption, scan, timestamps};
 
 fuzz_target!(|octets: &[u8]| {
     let _ = Network::decode_ip(&octets);
+    let _ = buried(&octets);
+    if let Ok(fragment) = Fragment::decode(&octets) {
+        assert!(fragment.next_at < fragment.headers_end && fragment.headers_end <= fragment.data);
+        assert!(fragment.data < fragment.end && fragment.end <= octets.len());
+    }
     let Ok(Packet::Tcp(headers)) = decode(&octets) else { return };
     assert!(headers.payload + headers.payload_len <= octets.len());
     assert!(headers.options() <= headers.payload);

@@ -31,11 +31,12 @@ impl Address {
     pub const fn is_v4(&self) -> bool {
         (self.0[0] | self.0[1]) == 0 && self.0[2] == MAPPED
     }
-    /// Whether a TCP segment may come from here, or go here: the address can be one host's, and a host can have it on
-    /// a link (RFC 9293 section 3.9.2.3, MUST-57 and MUST-63; RFC 1122 sections 3.2.1.3 and 4.2.3.10; RFC 4291
-    /// section 2). Not so are unspecified, multicast and loopback addresses, of IPv4 also 0/8 and 240/4 with the
-    /// limited broadcast address, of IPv6 also the IPv4-compatible ones. Which addresses are a subnet's broadcast
-    /// address only the host knows ([`LOCAL_BROADCAST`](crate::maps::LOCAL_BROADCAST)).
+    /// Whether a TCP segment may come from here, or go here: the address can be one host's, and a host can
+    /// have it on a link (RFC 9293 section 3.9.2.3, MUST-57 and MUST-63; RFC 1122 sections 3.2.1.3 and
+    /// 4.2.3.10; RFC 4291 section 2). Not so are unspecified, multicast and loopback addresses, of IPv4 also
+    /// 0/8 and 240/4 with the limited broadcast address, of IPv6 also the IPv4-compatible ones. Which
+    /// addresses are a subnet's broadcast address only the host knows
+    /// ([`LOCAL_BROADCAST`](crate::maps::LOCAL_BROADCAST)).
     #[inline(always)]
     pub const fn is_unicast(&self) -> bool {
         let words = &self.0;

@@ -78,9 +78,9 @@ counters! {
     ForeignPort = Pass, "foreign_port";
     /// Any other TCP segment that belongs to no subflow, listener or token of ours, or is for another host.
     Foreign = Pass, "foreign";
-    /// A SYN, or another segment without a subflow, for a listener or token of ours, whose source is no address that a
-    /// peer can have: [`Address::is_unicast`](crate::address::Address::is_unicast), an address of this host, or a
-    /// broadcast address of its subnets.
+    /// A SYN, or another segment without a subflow, for a listener or token of ours, whose source is no
+    /// address that a peer can have: [`Address::is_unicast`](crate::address::Address::is_unicast), an address
+    /// of this host, or a broadcast address of its subnets.
     MartianSource = Drop, "martian_source";
     /// The same, but the frame was for several hosts (RFC 1122 section 4.2.3.10, RFC 9293 MUST-57).
     LinkBroadcast = Drop, "link_broadcast";
@@ -88,8 +88,9 @@ counters! {
     PeerRefused = Drop, "peer_refused";
     /// Ours, but no AF_XDP socket is there to take it. The kernel would answer with RST.
     NoSocket = Drop, "no_socket";
-    /// A segment of a subflow of ours that can't be decoded: a TCP header that is cut or lies about its length, or more
-    /// IPv6 extension headers than are looked through. The kernel would answer some of these with RST.
+    /// A segment of a subflow of ours that can't be decoded: a TCP header that is cut or lies about its
+    /// length, or more IPv6 extension headers than are looked through. The kernel would answer some of these
+    /// with RST.
     SubflowMalformed = Drop, "subflow_malformed";
     /// A fragment of a segment of a subflow or for a listener of ours.
     FragmentOurs = Redirect, "fragment_ours";

@@ -1,7 +1,7 @@
 //! Fragments of IPv4 and IPv6 packets (RFC 791 section 3.2, RFC 8200 section 4.5).
 //!
-//! A peer, or a router on the way to it, may cut a segment of ours. Only the first fragment has the ports, so the XDP program
-//! remembers whose the first is, and user space puts them together.
+//! A peer, or a router on the way to it, may cut a segment of ours. Only the first fragment has the ports, so
+//! the XDP program remembers whose the first is, and user space puts them together.
 
 use crate::address::Address;
 use crate::headers::{
@@ -24,8 +24,8 @@ pub struct Fragment {
     pub more: bool,
     /// Offset of the IP header in the frame.
     pub l3: usize,
-    /// Offset in the frame of the octet that says which header comes next: the protocol of IPv4, and of IPv6 the next
-    /// header field in front of the fragment header.
+    /// Offset in the frame of the octet that says which header comes next: the protocol of IPv4, and of IPv6
+    /// the next header field in front of the fragment header.
     pub next_at: usize,
     /// Offset of the first octet after the headers that each fragment has: of the fragment header for IPv6.
     pub headers_end: usize,

@@ -324,8 +324,8 @@ pub const MAX_BURIED: usize = 32;
 /// Octets that these may take together.
 pub const MAX_BURIED_LEN: usize = 1400;
 
-/// The four-tuple of a whole TCP segment behind more or longer extension headers than [`Network::decode`] looks
-/// through. Such a segment is of no use, but it must be known whose it is: the kernel would answer it.
+/// The four-tuple of a whole TCP segment behind more or longer extension headers than [`Network::decode`]
+/// looks through. Such a segment is of no use, but it must be known whose it is: the kernel would answer it.
 #[inline(always)]
 pub fn buried<O: Octets>(octets: &O) -> Option<SubflowKey> {
     let Link { ethertype, l3, .. } = Link::decode(octets).ok()?;

@@ -35,7 +35,8 @@ pub mod name {
     pub const EVENTS: &str = "EVENTS";
     /// Global: refusals of MP_JOIN that each CPU may send per second; 0: none, user space gets them all.
     pub const REFUSALS_PER_SECOND: &str = "REFUSALS_PER_SECOND";
-    /// Global: what becomes of peers that no prefix in [`PEERS`] has: [`PEERS_UNRULED`](super::PEERS_UNRULED) and so on.
+    /// Global: what becomes of peers that no prefix in [`PEERS`] has: [`PEERS_UNRULED`](super::PEERS_UNRULED)
+    /// and so on.
     pub const OTHER_PEERS: &str = "OTHER_PEERS";
     /// The program.
     pub const PROGRAM: &str = "mptcp_xdp";
@@ -250,8 +251,8 @@ pub struct FragmentValue {
     pub unused: u32,
 }
 
-/// How long after the first fragment of a segment the others are taken for its, in nanoseconds. The identifications of
-/// IPv4 come again after some seconds at high rates (RFC 6864, RFC 4963).
+/// How long after the first fragment of a segment the others are taken for its, in nanoseconds. The
+/// identifications of IPv4 come again after some seconds at high rates (RFC 6864, RFC 4963).
 pub const FRAGMENT_LIFE_NS: u64 = 1_000_000_000;
 
 /// The shard that has the connection of a token.

@@ -1,11 +1,12 @@
 //! The XDP program: which packets are ours, what their DSS says, and which AF_XDP socket takes them.
 //!
-//! A segment of one of our subflows gets what the options say written in front of it ([`metadata`]) and into the
-//! telemetry array, and goes to the socket of the shard that owns the connection. A SYN for one of our listeners, and
-//! an MP_JOIN with one of our tokens, go up the slow path to the same sockets. An MP_JOIN with an unknown token is
-//! refused on the spot ([`refuse`]). What has no subflow is ours only if it is for an address of this host, and must come from
-//! where a peer can be ([`admission`]). Everything else is the kernel's, and so is whatever can't be made sense of, unless it
-//! surely belongs to a subflow: then user space puts it together if it is a fragment, and otherwise it is dropped ([`odd`]).
+//! A segment of one of our subflows gets what the options say written in front of it ([`metadata`]) and into
+//! the telemetry array, and goes to the socket of the shard that owns the connection. A SYN for one of our
+//! listeners, and an MP_JOIN with one of our tokens, go up the slow path to the same sockets. An MP_JOIN with
+//! an unknown token is refused on the spot ([`refuse`]). What has no subflow is ours only if it is for an
+//! address of this host, and must come from where a peer can be ([`admission`]). Everything else is the
+//! kernel's, and so is whatever can't be made sense of, unless it surely belongs to a subflow: then user
+//! space puts it together if it is a fragment, and otherwise it is dropped ([`odd`]).
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -26,7 +27,8 @@ use mptcp_common::event::{EVENT_HARD, EVENT_TOO_BIG, Event, EventKind};
 use mptcp_common::headers::{Headers, Network, PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 use mptcp_common::icmp::Quote;
 use mptcp_common::maps::{
-    INTERFACE_PROBES, INTERFACE_TABLE, InterfaceValue, ListenerKey, PortValue, SubflowKey, SubflowValue, Telemetry,
+    INTERFACE_PROBES, INTERFACE_TABLE, InterfaceValue, ListenerKey, PortValue, SubflowKey, SubflowValue,
+    Telemetry,
 };
 use mptcp_common::metadata::{Kind, NO_SLOT};
 use mptcp_common::octets::Octets as _;

@@ -1,5 +1,5 @@
-//! Packets that are no whole TCP segments: what surely belongs to a subflow must not reach the kernel, which has no
-//! socket for it and would answer with RST in our name.
+//! Packets that are no whole TCP segments: what surely belongs to a subflow must not reach the kernel, which
+//! has no socket for it and would answer with RST in our name.
 
 use crate::packet::Packet;
 use crate::shared::{FRAGMENTS, SUBFLOWS};
@@ -33,8 +33,8 @@ pub fn network(ctx: &XdpContext, packet: Packet, reason: Reason) -> Counter {
 #[inline(always)]
 pub fn segment(ctx: &XdpContext, network: &Network, reason: Reason) -> Counter {
     let mut ports = [0u8; 4];
-    // SAFETY: the context is the program's, and the four octets are on the stack. The helper knows the whole packet, of which
-    // the program itself may see the first part only.
+    // SAFETY: the context is the program's, and the four octets are on the stack. The helper knows the whole
+    // packet, of which the program itself may see the first part only.
     let failed = unsafe { bpf_xdp_load_bytes(ctx.ctx, network.l4 as u32, ports.as_mut_ptr().cast(), 4) };
     if failed != 0 {
         return reason.into();
@@ -54,7 +54,8 @@ fn is_subflow(key: &SubflowKey) -> bool {
     unsafe { SUBFLOWS.get(key) }.is_some()
 }
 
-/// The first fragment says whose the others are. One that comes before the first is the kernel's, which does not answer it.
+/// The first fragment says whose the others are. One that comes before the first is the kernel's, which does
+/// not answer it.
 #[inline(always)]
 fn fragment(ctx: &XdpContext, packet: Packet, fragment: &Fragment) -> Counter {
     if fragment.protocol != PROTOCOL_TCP {
@@ -78,7 +79,8 @@ fn fragment(ctx: &XdpContext, packet: Packet, fragment: &Fragment) -> Counter {
             }
         }
     } else {
-        // SAFETY: an element that is reused meanwhile tells of another packet: user space gets a fragment too many.
+        // SAFETY: an element that is reused meanwhile tells of another packet: user space gets a fragment too
+        // many.
         match unsafe { FRAGMENTS.get(&fragment.key) } {
             Some(value) if now.wrapping_sub(value.since_ns) < FRAGMENT_LIFE_NS => value.shard,
             _ => return Counter::Fragment,

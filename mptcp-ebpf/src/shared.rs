@@ -7,8 +7,8 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, XskMap};
 use mptcp_common::counter::{COUNTERS as COUNT, Counter};
 use mptcp_common::maps::{
-    FragmentKey, FragmentValue, INTERFACE_TABLE, InterfaceValue, ListenerKey, ListenerValue, LocalKey, LocalValue,
-    PeerKey, PortValue, Refusals, SubflowKey, SubflowValue, Telemetry, TokenValue,
+    FragmentKey, FragmentValue, INTERFACE_TABLE, InterfaceValue, ListenerKey, ListenerValue, LocalKey,
+    LocalValue, PeerKey, PortValue, Refusals, SubflowKey, SubflowValue, Telemetry, TokenValue,
 };
 
 // Hash maps without preallocation: an element is never reused while a program may still look at it, and an idle

@@ -421,8 +421,8 @@ impl XdpLab {
         if plain { nothing(Counter::JoinRefused) } else { up(Counter::JoinToRefuse, Kind::JoinToRefuse, 0) }
     }
 
-    /// What should become of a packet that the decoder refuses. Fragments but the first count as the kernel's: whether one of
-    /// ours came before is not known here.
+    /// What should become of a packet that the decoder refuses. Fragments but the first count as the
+    /// kernel's: whether one of ours came before is not known here.
     fn odd(packet: &[u8], linear: usize, reason: Reason) -> Counter {
         let reach = Reach(&packet[..linear.min(packet.len())]);
         let network = match headers::Network::decode(&reach) {

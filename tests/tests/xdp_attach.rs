@@ -1,6 +1,7 @@
 //! The XDP program on interfaces: attaching, detaching, and what stands in the way.
 
 use mptcp_common::headers::{self, Packet, TCP_ACK, TCP_RST};
+use mptcp_common::maps::{LOCAL_OWN, LocalKey};
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::require_root;
 use mptcp_tests::xdp::Frame;
@@ -16,7 +17,14 @@ fn index(name: &str) -> u32 {
 }
 
 fn small() -> XdpConfig {
-    XdpConfig { subflows: 64, listeners: 8, tokens: 64, sockets: 8, refusals_per_second: 100 }
+    XdpConfig {
+        subflows: 64,
+        listeners: 8,
+        tokens: 64,
+        sockets: 8,
+        refusals_per_second: 100,
+        ..XdpConfig::default()
+    }
 }
 
 #[test]
@@ -92,6 +100,7 @@ fn a_join_with_an_unknown_token_is_answered_over_the_wire() {
         let program = lab.namespace(Side::Left).run(|| {
             let mut program = XdpProgram::load(&small()).unwrap();
             program.maps().insert_listener(local, 0, 1).unwrap();
+            program.maps().set_local(LocalKey::new(local.ip().into(), 0), LOCAL_OWN).unwrap();
             program.attach(index(&Side::Left.interface(1)), XdpMode::Generic).unwrap();
             program
         });

@@ -806,7 +806,7 @@ fn fragments_go_where_the_first_of_them_goes() {
     let cut = |frame: &Frame, id: u16, offset: u16, more: bool, octets: &[u8]| {
         let mut frame = frame.clone();
         if frame.src.is_ipv4() {
-            frame.fragment = offset / 8 | if more { 0x2000 } else { 0 };
+            frame.fragment = (offset >> 3) | if more { 0x2000 } else { 0 };
             let mut packet = frame.build_around(octets);
             packet[18..20].copy_from_slice(&id.to_be_bytes());
             packet
@@ -819,7 +819,7 @@ fn fragments_go_where_the_first_of_them_goes() {
         }
     };
     let strangers = [(peer(), addr("192.0.2.1:22")), (peer6(), addr("[2001:db8::1]:22"))];
-    for subflow in 0..2 {
+    for (subflow, (from, to)) in strangers.into_iter().enumerate() {
         let ours = Frame::data(subflow, 1000);
         let segment = ours.segment();
         let (first, second, last) = (&segment[..512], &segment[512..1024], &segment[1024..]);
@@ -837,7 +837,6 @@ fn fragments_go_where_the_first_of_them_goes() {
         // The ports alone, and less.
         assert_eq!(judge(&mut lab, &cut(&ours, 11, 0, true, &segment[..8])), Counter::FragmentOurs);
         // The same identification in a segment that is the kernel's: so are the others of it.
-        let (from, to) = strangers[subflow];
         let theirs =
             Frame { src: std::net::SocketAddr::new(ours.src.ip(), from.port()), dst: to, ..ours.clone() };
         let foreign = theirs.segment();

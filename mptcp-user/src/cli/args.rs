@@ -341,8 +341,8 @@ pub(crate) struct StackArgs {
     /// prefix such as 192.0.2.0/24. The longest prefix decides, and --deny-peer before --allow-peer where they are equal
     #[arg(long = "allow-peer", value_name = "PREFIX")]
     pub(crate) allow_peers: Vec<Prefix>,
-    /// Accept no connections and subflows from these peers, and open none to them (repeatable): they get no answer.
-    /// The packet filter of this host (nftables, iptables) does not see what this stack receives
+    /// Accept no connections and subflows from these peers, and open none to them (repeatable): they get no
+    /// answer. The packet filter of this host (nftables, iptables) does not see what this stack receives
     #[arg(long = "deny-peer", value_name = "PREFIX")]
     pub(crate) deny_peers: Vec<Prefix>,
     /// Record all segments of this stack, both directions, all interfaces, as pcapng (tcpdump on this host does

@@ -1,7 +1,8 @@
 //! Puts fragments of segments together again (RFC 791 section 3.2, RFC 8200 section 4.5, RFC 5722).
 //!
-//! This is for paths on which a router cuts what the peer sends. It holds little, and nothing for long: TCP sends again what is
-//! lost. Segments whose fragments overlap are dropped as a whole, for IPv4 too; fragments that come twice are ignored.
+//! This is for paths on which a router cuts what the peer sends. It holds little, and nothing for long: TCP
+//! sends again what is lost. Segments whose fragments overlap are dropped as a whole, for IPv4 too; fragments
+//! that come twice are ignored.
 
 use crate::proto::Instant;
 use crate::wire::Checksum;
@@ -16,8 +17,8 @@ const MAX_SEGMENTS: usize = 64;
 const MAX_OCTETS: usize = 1 << 20;
 /// Fragments of one segment.
 const MAX_FRAGMENTS: usize = 64;
-/// How long the first fragment that came is waited with. Much less than RFC 791's 15 s: the peer has sent the segment again by
-/// then, and identifications of IPv4 come again (RFC 4963).
+/// How long the first fragment that came is waited with. Much less than RFC 791's 15 s: the peer has sent the
+/// segment again by then, and identifications of IPv4 come again (RFC 4963).
 const LIFE: Duration = Duration::from_secs(1);
 /// Most octets of an IP packet.
 const MAX_PACKET: usize = 65_535;
@@ -33,8 +34,8 @@ struct Piece {
 /// The fragments of one segment.
 struct Pieces {
     since: Instant,
-    /// Link and IP headers of the first fragment, with the place of the octet that says which header comes next; empty until it
-    /// is there.
+    /// Link and IP headers of the first fragment, with the place of the octet that says which header comes
+    /// next; empty until it is there.
     headers: Vec<u8>,
     next_at: usize,
     l3: usize,
@@ -57,7 +58,8 @@ pub struct Fragments {
 }
 
 impl Fragments {
-    /// Takes the fragment in a frame that lies in several buffers. The frame with the whole segment, if this was what it lacked.
+    /// Takes the fragment in a frame that lies in several buffers. The frame with the whole segment, if this
+    /// was what it lacked.
     pub fn add(&mut self, now: Instant, buffers: &[&[u8]]) -> Option<Vec<u8>> {
         let frame = buffers.concat();
         let fragment = Fragment::decode(&frame.as_slice()).ok()?;
@@ -326,7 +328,8 @@ mod tests {
                 assert_eq!(fragments.add(NOW, &[second]), None);
                 assert_eq!((fragments.held(), fragments.lost), (0, 1));
             }
-            // A wrong header checksum, a fragment without octets, or one that is cut short: as if it had not come.
+            // A wrong header checksum, a fragment without octets, or one that is cut short: as if it had not
+            // come.
             let mut fragments = Fragments::default();
             let mut broken = pieces[0].clone();
             broken[22] ^= 1;

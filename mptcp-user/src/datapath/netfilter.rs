@@ -1,7 +1,7 @@
 //! Whether this host's packet filter drops what no rule of it accepts.
 //!
-//! Segments of this stack never come to the filter (`docs/security.md`). If it drops by default, its owner relies on it and should
-//! know that. Nothing is changed; whatever can't be asked is left out.
+//! Segments of this stack never come to the filter (`docs/security.md`). If it drops by default, its owner
+//! relies on it and should know that. Nothing is changed; whatever can't be asked is left out.
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::io;

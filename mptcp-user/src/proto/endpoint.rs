@@ -471,8 +471,8 @@ impl Endpoint {
         }
     }
 
-    /// What an address means to the host, whether path managers may use it or not. Once the driver has told of any, segments
-    /// that belong to no subflow are ignored unless they are for one of the host's own.
+    /// What an address means to the host, whether path managers may use it or not. Once the driver has told
+    /// of any, segments that belong to no subflow are ignored unless they are for one of the host's own.
     pub fn set_host_address(&mut self, address: IpAddr, meaning: Option<HostAddress>) {
         self.shared.host.set(address, meaning);
     }

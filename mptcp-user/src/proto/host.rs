@@ -1,4 +1,5 @@
-//! The host's addresses, as far as the driver tells: which segments are for it, and which can't come from a peer.
+//! The host's addresses, as far as the driver tells: which segments are for it, and which can't come from a
+//! peer.
 
 use super::counters::Counter;
 use mptcp_common::address::Address;
@@ -26,16 +27,17 @@ impl HostAddresses {
         };
     }
 
-    /// Whether a segment may begin something: it is for this host, and from where a peer can be (RFC 9293 section 3.9.2.3,
-    /// MUST-57 and MUST-63). A driver that has told of no address sees to the first by itself.
+    /// Whether a segment may begin something: it is for this host, and from where a peer can be (RFC 9293
+    /// section 3.9.2.3, MUST-57 and MUST-63). A driver that has told of no address sees to the first by
+    /// itself.
     pub(crate) fn check(&self, local: IpAddr, remote: IpAddr) -> Result<(), Counter> {
         let own = self.0.is_empty() || self.0.get(&local) == Some(&HostAddress::Own);
         if !own || !Address::from(local).is_unicast() {
             return Err(Counter::ForeignDestination);
         }
-        if !Address::from(remote).is_unicast() || self.0.contains_key(&remote) {
-            return Err(Counter::MartianSource);
-        }
-        Ok(())
+        let from = Address::from(remote);
+        // A link-local address may be this host's on one link, and a neighbour's on another.
+        let ours = self.0.contains_key(&remote) && (!from.is_link_local() || remote == local);
+        if ours || !from.is_unicast() { Err(Counter::MartianSource) } else { Ok(()) }
     }
 }

@@ -22,8 +22,8 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The first `length` bits of an address; the others don't matter. None if the address has not as many. IPv4-mapped
-    /// addresses mean IPv4.
+    /// The first `length` bits of an address; the others don't matter. None if the address has not as many.
+    /// IPv4-mapped addresses mean IPv4.
     pub fn new(address: IpAddr, length: u8) -> Option<Self> {
         Some(match address {
             IpAddr::V4(ip) => {
@@ -87,8 +87,8 @@ impl FromStr for Prefix {
     }
 }
 
-/// Rules for peers. The longest prefix that a peer's address has decides; of two that are equal, the refusal. An address without
-/// any is refused if any prefix is accepted, and accepted otherwise.
+/// Rules for peers. The longest prefix that a peer's address has decides; of two that are equal, the refusal.
+/// An address without any is refused if any prefix is accepted, and accepted otherwise.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PeerRules {
     /// Each prefix once, with whether its peers are accepted.

@@ -57,14 +57,15 @@ impl Default for StackBuilder {
 }
 
 impl StackBuilder {
-    /// Accepts connections and subflows from peers with this prefix, and opens them to these; from now on to no others, unless
-    /// they are allowed, too ([`PeerRules`](crate::proto::PeerRules)).
+    /// Accepts connections and subflows from peers with this prefix, and opens them to these; from now on to
+    /// no others, unless they are allowed, too ([`PeerRules`](crate::proto::PeerRules)).
     pub fn allow_peer(&mut self, prefix: Prefix) -> &mut Self {
         self.endpoint.peers.allow(prefix);
         self
     }
 
-    /// Accepts no connections and subflows from peers with this prefix, and opens none to them. They get no answer.
+    /// Accepts no connections and subflows from peers with this prefix, and opens none to them. They get no
+    /// answer.
     pub fn deny_peer(&mut self, prefix: Prefix) -> &mut Self {
         self.endpoint.peers.deny(prefix);
         self

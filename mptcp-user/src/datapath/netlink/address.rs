@@ -28,8 +28,8 @@ pub struct Address {
     pub broadcasts: [Option<Ipv4Addr>; 2],
 }
 
-/// The broadcast address of the subnet of an address: with as many ones as the host's part has bits. Links with two ends have
-/// none (RFC 3021).
+/// The broadcast address of the subnet of an address: with as many ones as the host's part has bits. Links
+/// with two ends have none (RFC 3021).
 fn broadcast(address: IpAddr, prefix: u8) -> Option<Ipv4Addr> {
     let IpAddr::V4(address) = address else { return None };
     (prefix < 31).then(|| Ipv4Addr::from(u32::from(address) | u32::MAX.unbounded_shr(u32::from(prefix))))

@@ -1,9 +1,10 @@
 //! The addresses that mean this host, told to the XDP program and the engine.
 //!
-//! Linux takes a packet for any address of any of its interfaces, wherever it comes in, and so does this stack: those of interfaces
-//! that it does not use count, and those of the loopback interface other than 127/8 and ::1. An address counts while its interface
-//! is down, as for the kernel, and not while duplicate address detection goes on. Link-local addresses count on their link only.
-//! Prefixes that a route makes local as a whole ("AnyIP") do not count.
+//! Linux takes a packet for any address of any of its interfaces, wherever it comes in, and so does this
+//! stack: those of interfaces that it does not use count, and those of the loopback interface other than
+//! 127/8 and ::1. An address counts while its interface is down, as for the kernel, and not while duplicate
+//! address detection goes on. Link-local addresses count on their link only. Prefixes that a route makes
+//! local as a whole ("AnyIP") do not count.
 
 use super::super::netlink::Address;
 use super::Shard;
@@ -127,7 +128,7 @@ impl Locals {
 }
 
 impl Shard {
-    /// Tells the XDP program and the engine what has changed. The program learns last of what comes, and first of what goes.
+    /// Tells the XDP program and the engine what has changed. The program learns it first.
     pub(super) fn tell_locals(&mut self) {
         let changed = self.locals.take_changed();
         let mut told = BTreeMap::new();

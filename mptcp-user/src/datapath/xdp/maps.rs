@@ -106,8 +106,8 @@ impl XdpMaps {
     }
 
     /// What an address means to this host: [`LOCAL_OWN`](mptcp_common::maps::LOCAL_OWN) or
-    /// [`LOCAL_BROADCAST`](mptcp_common::maps::LOCAL_BROADCAST); 0: nothing. Segments without a subflow are ours only if
-    /// they are for an address of this host.
+    /// [`LOCAL_BROADCAST`](mptcp_common::maps::LOCAL_BROADCAST); 0: nothing. Segments without a subflow are
+    /// ours only if they are for an address of this host.
     ///
     /// # Errors
     /// [`XdpError::Full`] at the limit of addresses.
@@ -121,9 +121,9 @@ impl XdpMaps {
             .map_err(|error| failed(error, "local addresses"))
     }
 
-    /// From now on peers with this prefix, of `length` bits, are accepted or refused; of several prefixes that a peer has the
-    /// longest counts. Has an effect only if [`XdpConfig::other_peers`](super::XdpConfig::other_peers) says that there are
-    /// rules.
+    /// From now on peers with this prefix, of `length` bits, are accepted or refused; of several prefixes
+    /// that a peer has the longest counts. Has an effect only if
+    /// [`XdpConfig::other_peers`](super::XdpConfig::other_peers) says that there are rules.
     ///
     /// # Errors
     /// [`XdpError::Full`] at the limit of prefixes.
