@@ -749,13 +749,15 @@ impl Endpoint {
             self.shared.count(Counter::OutOfWindow);
         } else {
             let completed = self.with(now, join.connection, |connection, shared| {
-                connection.complete_join(shared, now, join, segment)
+                let reasons = connection.version == Version::V1;
+                connection.complete_join(shared, now, join, segment).map_err(|why| reasons.then_some(why))
             });
             if completed.is_none() {
                 self.shared.end_join(join);
             }
-            if let Err(reason) = completed.unwrap_or(Err(ResetReason::MptcpSpecific)) {
-                self.shared.reply_reset_because(segment, Some(reason));
+            // MP_TCPRST is of version 1.
+            if let Err(reason) = completed.unwrap_or(Err(Some(ResetReason::MptcpSpecific))) {
+                self.shared.reply_reset_because(segment, reason);
             }
         }
     }

@@ -69,9 +69,14 @@ impl Connection {
         } else if self.half_closed {
             self.leave_half_closed();
         }
-        if self.subflows.iter().all(Option::is_none) {
+        if !matches!(self.mode, Mode::Handshake(_)) && self.has_no_subflow() {
             self.without_subflows(shared, now);
         }
+    }
+
+    /// Whether no subflow is left but those whose handshake is under way: they may never come about.
+    pub(super) fn has_no_subflow(&self) -> bool {
+        self.living().all(|(_, subflow)| !subflow.is_synchronised())
     }
 
     /// The peer has ended the last subflow that there was, in its direction. Ours goes on there (RFC 8684 section 3.3.3) until
@@ -152,13 +157,15 @@ impl Connection {
             self.patience = Some(now + wait);
             self.strand();
             self.manage_paths(shared, now);
-            let hope = match (self.client, self.end_cause) {
-                // The peer wanted no more of the last subflow, which says nothing of the connection unless it was a reset.
-                (true, EndCause::Known) => !self.reset_seen || self.paths.is_waiting(),
-                (true, _) => self.paths.is_waiting() || self.may_try_again(shared, now + wait),
-                (false, EndCause::Known) => !self.reset_seen,
-                (false, _) => true,
-            };
+            let opening = self.subflows.iter().any(Option::is_some);
+            let hope = opening
+                || match (self.client, self.end_cause) {
+                    // The peer wanted no more of the last subflow, which says nothing of the connection unless it was a reset.
+                    (true, EndCause::Known) => !self.reset_seen || self.paths.is_waiting(),
+                    (true, _) => self.paths.is_waiting() || self.may_try_again(shared, now + wait),
+                    (false, EndCause::Known) => !self.reset_seen,
+                    (false, _) => true,
+                };
             if !hope {
                 self.close_now(shared, now, reason);
             }

@@ -25,9 +25,7 @@ impl Connection {
         if self.closed.is_some() {
             return true;
         }
-        let needed = matches!(self.mode, Mode::Handshake(_))
-            || self.released
-            || self.subflows.iter().all(Option::is_none);
+        let needed = matches!(self.mode, Mode::Handshake(_)) || self.released || self.has_no_subflow();
         let mut complete = !needed || self.patience.is_some() || self.parting.is_some();
         if !complete {
             self.patience = Some(now + ORPHAN);

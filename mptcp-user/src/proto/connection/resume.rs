@@ -18,10 +18,15 @@ pub(crate) const ASKING: Duration = Duration::from_micros(20);
 /// The least time in which a probe may be answered (RFC 6298 section 2.1: the first guess at the RTO).
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// A wait for a deadline goes on: the pause does not count, and an answer that is asked for now may still come.
+/// The longest that a wait which was over in a pause goes on: it may have begun shortly before the end of the pause.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// A wait for a deadline goes on: the pause does not count, and an answer that is asked for now may still come. One that
+/// is not over yet may have begun after the pause, and is long enough as it is.
 fn go_on(deadline: &mut Option<Instant>, now: Instant, pause: Duration, answer: Duration) {
     if let Some(at) = deadline {
-        *at = (*at + pause).max(now + answer);
+        let shifted = if *at <= now { (*at + pause).min(now + LONGEST) } else { *at };
+        *at = shifted.max(now + answer);
     }
 }
 

@@ -140,7 +140,7 @@ impl Connection {
     fn out_of_patience(&mut self, shared: &mut Shared, now: Instant) {
         if matches!(self.mode, Mode::Handshake(_)) {
             self.close_now(shared, now, CloseReason::ConnectTimeout);
-        } else if self.subflows.iter().all(Option::is_none) {
+        } else if self.has_no_subflow() {
             let reason = if self.reset_seen { CloseReason::Reset } else { CloseReason::AllPathsLost };
             self.close_now(shared, now, reason);
         } else if self.released && self.send.is_done() {

@@ -75,7 +75,7 @@ fn a_reset_an_abort_and_the_end_of_an_address_reach_connections_at_rest() {
     let mut pair = at_rest(&ConnectionConfig::default(), 1000);
     let client = pair.client.connection.expect("open");
     pair.client.endpoint.remove_local_address(pair.now, super::pair::address(1, 1, false));
-    pair.run_until(Duration::from_secs(1), |_| false);
+    pair.run_until(Duration::from_secs(3), |_| false);
     let established = |subflow: &&SubflowInfo| subflow.state == SubflowState::Established;
     assert_eq!(pair.server.info().subflows.iter().filter(established).count(), 1);
     assert!(written(&pair.server).is_some(), "and they rest again");

@@ -278,6 +278,10 @@ impl Pair {
             {
                 sent.push(segment);
             }
+            if let Some(event) = host.endpoint.poll_event() {
+                quiet = false;
+                host.on_event(now, event);
+            }
             let full = sent.len() == self.budget;
             self.backlogged |= full;
             quiet &= sent.is_empty() || full;

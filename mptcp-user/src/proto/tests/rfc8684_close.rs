@@ -121,7 +121,7 @@ fn a_connection_whose_last_subflow_was_ended_without_data_fin_does_not_live_for_
         script.feed(fin);
         script.flows[0].seq += 1;
         script.take();
-        for _ in 0..10 {
+        for _ in 0..20 {
             script.pass(Duration::from_secs(60));
             script.feed(script.bare(0));
         }

@@ -374,7 +374,11 @@ impl<'a> Run<'a> {
             };
             self.now = next.max(self.now);
             let left = self.endpoint.connections();
-            assert!(self.now < limit || left.is_empty(), "a connection lives after a day of silence");
+            assert!(
+                self.now < limit || left.is_empty(),
+                "a connection lives after a day of silence: {:#?}",
+                left.iter().map(|id| self.endpoint.info(*id)).collect::<Vec<_>>()
+            );
             self.endpoint.handle_timeout(self.now);
             self.settle();
             for connection in std::mem::take(&mut self.connections) {
