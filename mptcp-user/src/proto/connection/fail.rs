@@ -59,13 +59,7 @@ impl Connection {
     }
 
     /// A segment of a peer that may have fallen back, after we have.
-    pub(super) fn take_fallen_back(
-        &mut self,
-        shared: &mut Shared,
-        now: Instant,
-        index: usize,
-        segment: &Segment,
-    ) {
+    pub(super) fn take_fallen_back(&mut self, shared: &mut Shared, index: usize, segment: &Segment) {
         let fails = segment.options.mptcp.iter().any(|option| matches!(option, MptcpOption::Fail(_)));
         if fails {
             shared.count(Counter::MpFailRx);

@@ -119,7 +119,7 @@ impl Connection {
             subflow.rcv.ack_now = true;
         }
         if plain && (subflow.fail_due.is_some() || !segment.options.mptcp.is_empty()) {
-            self.take_fallen_back(shared, now, index, &segment);
+            self.take_fallen_back(shared, index, &segment);
         }
         self.plain_segments =
             if segment.options.mptcp.is_empty() { self.plain_segments.saturating_add(1) } else { 0 };
