@@ -70,7 +70,7 @@ pub struct XdpConfig {
     /// that it drops them. 0: user space gets all of them.
     pub refusals_per_second: u32,
     /// What becomes of peers that no prefix given to [`XdpMaps::insert_peer`] has:
-    /// [`PEERS_UNRULED`](mptcp_common::maps::PEERS_UNRULED) and so on. Without rules none is looked up.
+    /// [`PEERS_UNRULED`] and so on. Without rules none is looked up.
     pub other_peers: u32,
 }
 

@@ -37,7 +37,7 @@ impl Connection {
             return;
         }
         // How long it has waited for us says nothing of the path.
-        let known_rtt = shared.late.then(|| subflow.rtt);
+        let known_rtt = shared.late.then_some(subflow.rtt);
         match subflow.state {
             SubflowState::SynSent => self.on_syn_sent(shared, now, index, &segment),
             SubflowState::SynReceived => {
