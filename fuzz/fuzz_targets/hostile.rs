@@ -1,5 +1,5 @@
-//! An engine against a peer that has the keys and lies, on a host whose links come and go: bounded work, memory that is
-//! counted, and every connection ends.
+//! An engine against a peer that has the keys and lies, on a host whose links come and go: bounded work,
+//! memory that is counted, and every connection ends.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

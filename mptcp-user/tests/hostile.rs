@@ -1,11 +1,12 @@
-//! A peer that has the keys and lies, and a host whose links come and go: random scripts, and all that fuzzers found.
+//! A peer that has the keys and lies, and a host whose links come and go: random scripts, and all that
+//! fuzzers found.
 //!
 //! ```text
 //! MPTCP_HOSTILE_SEED=17 cargo test -p mptcp-user --test hostile
 //! ```
 //!
-//! replays one seed; `MPTCP_HOSTILE_SEEDS=100000` runs that many, `MPTCP_HOSTILE_FIRST=…` begins at another one. This test
-//! counts what is allocated, so it has a program of its own.
+//! replays one seed; `MPTCP_HOSTILE_SEEDS=100000` runs that many, `MPTCP_HOSTILE_FIRST=…` begins at another
+//! one. This test counts what is allocated, so it has a program of its own.
 
 use mptcp_user::sim::{Random, run_hostile_script};
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -301,8 +301,9 @@ fn what_becomes_of_multipath_tcp_is_what_the_committed_table_says() {
     );
 }
 
-/// Boxes that regular TCP gets through and Multipath TCP does not, in either order: the first ends the subflows on which the
-/// options cease to get through, the other acknowledges data on the next ones without Data ACKs (RFC 8684 section 3.7).
+/// Boxes that regular TCP gets through and Multipath TCP does not, in either order: the first ends the
+/// subflows on which the options cease to get through, the other acknowledges data on the next ones without
+/// Data ACKs (RFC 8684 section 3.7).
 const KNOWN: [[&str; 2]; 2] = [
     ["Multipath TCP stripped after 80 ms", "data acknowledged early, reverse"],
     ["DSS stripped after 80 ms, reverse", "data acknowledged early, reverse"],

@@ -132,7 +132,8 @@ impl Namespace {
         let fd = self.fd.as_raw_fd();
         let mut command = Command::new(program);
         command.stdin(Stdio::null());
-        // A system call that the sandbox of `mptcp` does not know of ends it: every test proves that the list is whole.
+        // A system call that the sandbox of `mptcp` does not know of ends it: every test proves that the list
+        // is whole.
         if std::env::var_os("MPTCP_SANDBOX").is_none() {
             command.env("MPTCP_SANDBOX", "kill");
         }

@@ -56,7 +56,8 @@ fn the_first_address_that_answers_wins_and_the_others_leave_nothing() {
     });
     let socket = |ip: &str, port| SocketAddr::new(ip.parse().unwrap(), port);
     runtime.block_on(async {
-        // No host has the first one on its link, nothing listens on the second one's port, the third one answers.
+        // No host has the first one on its link, nothing listens on the second one's port, the third one
+        // answers.
         let dead = socket("10.77.1.99", PORT);
         let remotes = [dead, socket(SERVICE, 9), socket(SERVICE, PORT)];
         let start = Instant::now();

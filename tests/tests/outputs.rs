@@ -1,5 +1,5 @@
-//! Standard output and standard error that are closed, full, or pipes that nobody reads: every subcommand ends as the
-//! conventions say, and what is only a log ends nothing.
+//! Standard output and standard error that are closed, full, or pipes that nobody reads: every subcommand
+//! ends as the conventions say, and what is only a log ends nothing.
 
 use anyhow::Result;
 use mptcp_tests::kernel::{self, Protocol};
@@ -172,8 +172,8 @@ fn the_version_is_that_of_the_program() {
     assert!(output.status.code() == Some(2) && said.contains("--mptcp-version 0"), "{said}");
 }
 
-/// Transfers a file to a listener that is started with `words` and a standard error that takes nothing; gives how the
-/// listener ends after SIGINT.
+/// Transfers a file to a listener that is started with `words` and a standard error that takes nothing; gives
+/// how the listener ends after SIGINT.
 fn serve_without_stderr(broken: Broken, words: &[&str]) -> Result<ExitStatus> {
     let lab = Lab::new()?;
     let port = PORT.to_string();

@@ -39,7 +39,8 @@ fn assert_sandboxed(pid: u32, kept: u64) {
     assert!(all.len() >= 3, "{all:?}");
     for status in all {
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd"] {
-            // Root's alone can be made smaller; without new programs and privileges there is nothing to get from it.
+            // Root's alone can be made smaller; without new programs and privileges there is nothing to get
+            // from it.
             if set == "CapBnd" && !field(&status, "Uid").starts_with('0') {
                 continue;
             }

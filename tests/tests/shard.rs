@@ -1,4 +1,5 @@
-//! What a shard holds, and what becomes of it when the process is stopped, a round does not end, or interfaces change.
+//! What a shard holds, and what becomes of it when the process is stopped, a round does not end, or
+//! interfaces change.
 
 use mptcp_tests::kernel;
 use mptcp_tests::lab::{Family, Lab, Side};
@@ -32,7 +33,8 @@ fn resident(process: &Process) -> u64 {
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
 }
 
-/// Where a test's peer answers from: an address of the left side's network that the kernel there does not have.
+/// Where a test's peer answers from: an address of the left side's network that the kernel there does not
+/// have.
 fn hostile(port: u16) -> SocketAddr {
     SocketAddr::from(([10, 77, 1, 77], port))
 }
@@ -122,8 +124,9 @@ impl Victim {
     }
 }
 
-/// An honest connection keeps the receiving blocks going, and a hostile peer has a short slice of each of them kept: behind a gap
-/// that is never filled, on many connections. (By themselves they are 600 kB, their blocks 75 MiB.)
+/// An honest connection keeps the receiving blocks going, and a hostile peer has a short slice of each of
+/// them kept: behind a gap that is never filled, on many connections. (By themselves they are 600 kB, their
+/// blocks 75 MiB.)
 #[test]
 fn short_slices_do_not_hold_on_to_the_blocks_they_came_in() {
     require_root!();

@@ -1,4 +1,5 @@
-//! Connections of ours that lose their only way for a moment, with the kernel as the peer, which does nothing about that.
+//! Connections of ours that lose their only way for a moment, with the kernel as the peer, which does nothing
+//! about that.
 
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
@@ -10,7 +11,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What may be waited for on a loaded machine. The goal is 300 ms; the kernel's own timer would take longer than a second.
+/// What may be waited for on a loaded machine. The goal is 300 ms; the kernel's own timer would take longer
+/// than a second.
 const SOON: Duration = Duration::from_secs(3);
 
 /// A kernel and a client of ours, which both send all the time and read.

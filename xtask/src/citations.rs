@@ -1,15 +1,16 @@
 //! What RFC 8684 asks for, where it is done, and what proves it.
 //!
-//! `docs/rfc8684.requirements` lists the requirements: an identifier (section and number), the word of RFC 2119, a short
-//! paraphrase, and for those that are not fulfilled, or not by code, the reason. Code and tests cite them by a comment:
+//! `docs/rfc8684.requirements` lists the requirements: an identifier (section and number), the word of RFC
+//! 2119, a short paraphrase, and for those that are not fulfilled, or not by code, the reason. Code and tests
+//! cite them by a comment:
 //!
 //! ```text
 //! //= RFC 8684 3.7-5
 //! //= RFC 8684 3.7-5 (test)
 //! ```
 //!
-//! Each requirement has a citation of both kinds or a reason, each citation names a requirement, and `docs/rfc8684.md` is the
-//! table that follows from them. `MPTCP_UPDATE=1 cargo xtask lint` writes it anew.
+//! Each requirement has a citation of both kinds or a reason, each citation names a requirement, and
+//! `docs/rfc8684.md` is the table that follows from them. `MPTCP_UPDATE=1 cargo xtask lint` writes it anew.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;

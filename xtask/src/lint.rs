@@ -32,7 +32,8 @@ fn locks() -> Result<()> {
     Ok(())
 }
 
-/// The fuzz targets compile. Nothing is linked, so neither nightly nor a C++ compiler for libFuzzer is needed.
+/// The fuzz targets compile. Nothing is linked, so neither nightly nor a C++ compiler for libFuzzer is
+/// needed.
 fn fuzz_targets() -> Result<()> {
     let words = ["check", "--quiet", "--locked", "--manifest-path", "fuzz/Cargo.toml"];
     run(cargo(&words)

@@ -30,7 +30,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Habit {
-    /// Find or install what building the XDP program takes (a compiler with core's source, bpf-linker), and cargo-deny
+    /// Find or install what building the XDP program takes (a compiler with core's source, bpf-linker), and
+    /// cargo-deny
     Setup,
     /// Build the `mptcp` command, optimised
     Build,

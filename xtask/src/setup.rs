@@ -1,8 +1,8 @@
-//! What building the XDP program takes: a compiler that comes with `core`'s source, and `bpf-linker`; and `cargo-deny`,
-//! which checks the dependencies.
+//! What building the XDP program takes: a compiler that comes with `core`'s source, and `bpf-linker`; and
+//! `cargo-deny`, which checks the dependencies.
 //!
-//! Nothing is put in the way of anything else: Debian's compiler goes to `/usr` as a package, the others into a cache
-//! folder of this project. What is there is used; what is not is installed, and said.
+//! Nothing is put in the way of anything else: Debian's compiler goes to `/usr` as a package, the others into
+//! a cache folder of this project. What is there is used; what is not is installed, and said.
 
 use super::run::{has, run};
 use anyhow::{Context, Result, bail, ensure};
@@ -195,8 +195,8 @@ fn cache() -> Result<PathBuf> {
     Ok(cache.join("mptcp"))
 }
 
-/// `cargo-deny`, built if it is not in the cache. Without optimisation, which it does not need: that takes about a minute
-/// on two processors, and its work a few seconds.
+/// `cargo-deny`, built if it is not in the cache. Without optimisation, which it does not need: that takes
+/// about a minute on two processors, and its work a few seconds.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
     let folder = cache()?.join(format!("cargo-deny-{CARGO_DENY}"));
     let program = folder.join("bin/cargo-deny");

@@ -291,8 +291,9 @@ pub(crate) struct ConnectionArgs {
     /// and grows with what is read in a round trip [default: 16M]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) receive_buffer: Option<usize>,
-    /// Give the connection up when the peer has acknowledged nothing on any path, or there was no address to send from, for
-    /// so many seconds; the default is that of the Linux kernel, long enough for tunnels and changes of trains
+    /// Give the connection up when the peer has acknowledged nothing on any path, or there was no address to
+    /// send from, for so many seconds; the default is that of the Linux kernel, long enough for tunnels and
+    /// changes of trains
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "900")]
     pub(crate) user_timeout: Duration,
     /// Tell the peer the user timeout, and let the longer one of both sides count (RFC 5482)
@@ -334,11 +335,13 @@ pub(crate) struct StackArgs {
     /// smaller
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
     pub(crate) memory: usize,
-    /// Once all is set up, give up all privileges and system calls that are not needed any more: docs/privileges.md
+    /// Once all is set up, give up all privileges and system calls that are not needed any more:
+    /// docs/privileges.md
     #[arg(long, value_enum, env = "MPTCP_SANDBOX", hide_env = true, default_value_t = Sandbox::On)]
     pub(crate) sandbox: Sandbox,
-    /// Accept connections and subflows from these peers, and open them to these, only (repeatable): an address or a
-    /// prefix such as 192.0.2.0/24. The longest prefix decides, and --deny-peer before --allow-peer where they are equal
+    /// Accept connections and subflows from these peers, and open them to these, only (repeatable): an
+    /// address or a prefix such as 192.0.2.0/24. The longest prefix decides, and --deny-peer before
+    /// --allow-peer where they are equal
     #[arg(long = "allow-peer", value_name = "PREFIX")]
     pub(crate) allow_peers: Vec<Prefix>,
     /// Accept no connections and subflows from these peers, and open none to them (repeatable): they get no
@@ -458,7 +461,8 @@ impl ConnectionArgs {
 }
 
 impl StackArgs {
-    /// Gives up what is not needed any more, now that the stack is made and listens. Listeners and subflows use `port`.
+    /// Gives up what is not needed any more, now that the stack is made and listens. Listeners and subflows
+    /// use `port`.
     pub(crate) fn enter_sandbox(&self, connection: &ConnectionArgs, port: Option<u16>) {
         self.sandbox.enter(Needs::of_stack(connection.announce_port.into_iter().chain(port)));
     }
@@ -488,7 +492,8 @@ impl StackArgs {
     }
 }
 
-/// The error for a command line that chooses the protocol's version by the flag that prints the version of the program.
+/// The error for a command line that chooses the protocol's version by the flag that prints the version of
+/// the program.
 pub(crate) fn old_version_flag(words: impl IntoIterator<Item = String>) -> Option<String> {
     let words: Vec<String> = words.into_iter().skip(1).take_while(|word| word != "--").collect();
     let first = words.iter().position(|word| matches!(&word[..], "connect" | "listen"))?;

@@ -49,8 +49,8 @@ pub(crate) fn code_of(error: &anyhow::Error) -> ExitCode {
     error.downcast_ref::<Failure>().map_or(ExitCode::Host, |failure| failure.code)
 }
 
-/// Says what went wrong, and gives the exit code for it. The reader of a pipe may leave: nothing is said then, unless
-/// the caller has switched SIGPIPE off and wants an error.
+/// Says what went wrong, and gives the exit code for it. The reader of a pipe may leave: nothing is said
+/// then, unless the caller has switched SIGPIPE off and wants an error.
 pub(crate) fn complain(error: &anyhow::Error) -> ExitCode {
     let code = match code_of(error) {
         ExitCode::Pipe if inherited::sigpipe_ends() => return ExitCode::Pipe,
@@ -61,8 +61,8 @@ pub(crate) fn complain(error: &anyhow::Error) -> ExitCode {
     code
 }
 
-/// Ends the process. By `exit` rather than by return: a thread that is blocked in a read of a terminal must not hold up
-/// the end.
+/// Ends the process. By `exit` rather than by return: a thread that is blocked in a read of a terminal must
+/// not hold up the end.
 pub(crate) fn end(code: ExitCode) -> ! {
     log::flush();
     if code == ExitCode::Pipe {

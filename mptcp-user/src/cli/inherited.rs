@@ -1,7 +1,7 @@
 //! The state of the standard descriptors and of SIGPIPE as this process inherited them.
 //!
-//! Rust's runtime opens `/dev/null` in place of closed standard descriptors and ignores SIGPIPE, both before `main`. A
-//! function in `.init_array` runs earlier and records the state that the caller chose.
+//! Rust's runtime opens `/dev/null` in place of closed standard descriptors and ignores SIGPIPE, both before
+//! `main`. A function in `.init_array` runs earlier and records the state that the caller chose.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -10,7 +10,8 @@ static CLOSED: AtomicU8 = AtomicU8::new(0);
 /// SIGPIPE was ignored: its sender wants errors, not signals.
 static PIPE_IGNORED: AtomicU8 = AtomicU8::new(0);
 
-// SAFETY: the section holds pointers to functions that the C library calls once, on the only thread, before `main`.
+// SAFETY: the section holds pointers to functions that the C library calls once, on the only thread, before
+// `main`.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static RECORD: extern "C" fn() = record;
@@ -43,8 +44,8 @@ pub(super) fn sigpipe_ends() -> bool {
 
 /// Ends the process by SIGPIPE, as if Rust's runtime did not ignore it.
 pub(super) fn end_by_sigpipe() {
-    // SAFETY: sets the default action, unblocks the signal in this thread and sends it to this thread; the set is
-    // initialised before it is read.
+    // SAFETY: sets the default action, unblocks the signal in this thread and sends it to this thread; the
+    // set is initialised before it is read.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let mut set: libc::sigset_t = std::mem::zeroed();

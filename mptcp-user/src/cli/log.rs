@@ -1,7 +1,7 @@
 //! Messages on standard error, from a thread of their own.
 //!
-//! A message that can't be written is dropped and counted: neither a full disk, nor a pipe without reader, nor a reader
-//! that has stopped reading may hold up or end a service.
+//! A message that can't be written is dropped and counted: neither a full disk, nor a pipe without reader,
+//! nor a reader that has stopped reading may hold up or end a service.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;

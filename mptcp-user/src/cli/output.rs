@@ -1,5 +1,5 @@
-//! Text for standard output and standard error that is a command's result. A result that can't be written is an error,
-//! unlike a message of the log (`log`).
+//! Text for standard output and standard error that is a command's result. A result that can't be written is
+//! an error, unlike a message of the log (`log`).
 
 use super::exit::{ExitCode, Failure};
 use super::inherited;
@@ -42,7 +42,8 @@ pub(super) fn code_of(error: &io::Error) -> ExitCode {
     if error.kind() == io::ErrorKind::BrokenPipe { ExitCode::Pipe } else { ExitCode::Host }
 }
 
-/// Standard output without the buffering of the standard library, for data. One that was closed refuses every octet.
+/// Standard output without the buffering of the standard library, for data. One that was closed refuses every
+/// octet.
 pub(super) fn standard_output() -> Result<Box<dyn Write + Send>> {
     use std::os::fd::AsFd;
     struct Closed;

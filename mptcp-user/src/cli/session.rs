@@ -44,8 +44,8 @@ pub(super) struct Files {
     interactive: bool,
 }
 
-/// The files that the command line names, as they were opened first. Later connections may find the process without
-/// the right to open them, and never with the right to open one for writing.
+/// The files that the command line names, as they were opened first. Later connections may find the process
+/// without the right to open them, and never with the right to open one for writing.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     input: Option<File>,
@@ -72,8 +72,8 @@ impl Kept {
         Ok((kept, files))
     }
 
-    /// Opens the files of a further connection: the same file is sent from its beginning, and what is received is added
-    /// to the output of those before.
+    /// Opens the files of a further connection: the same file is sent from its beginning, and what is
+    /// received is added to the output of those before.
     pub(super) fn again(&self, data: &DataArgs) -> Result<Files> {
         let input = data.file.as_ref().map(|path| match (File::open(path), &self.input) {
             (Err(error), Some(file)) if error.kind() == io::ErrorKind::PermissionDenied => file.try_clone(),
@@ -207,7 +207,8 @@ impl Session {
             connection,
         });
         match reported {
-            // The error that came first is the one to end with, and one report is no reason to refuse the next peer.
+            // The error that came first is the one to end with, and one report is no reason to refuse the
+            // next peer.
             Err(error) if outcome.is_err() || self.keep_open => tracing::warn!("{}", explain(&error)),
             Err(error) => return Err(error),
             Ok(()) => {}

@@ -41,12 +41,14 @@ impl Arena {
         }
     }
 
-    /// Slices hold on to so many blocks that they had better be copied: however short a slice is, its block waits for it.
+    /// Slices hold on to so many blocks that they had better be copied: however short a slice is, its block
+    /// waits for it.
     pub(super) fn wants_compaction(&self) -> bool {
         self.wanting
     }
 
-    /// All slices that could be have been copied. What still holds on to blocks does so for as long as it likes.
+    /// All slices that could be have been copied. What still holds on to blocks does so for as long as it
+    /// likes.
     pub(super) fn compacted(&mut self) {
         self.count();
         self.wanting = false;

@@ -37,7 +37,8 @@ impl SocketPlaces {
     }
 }
 
-/// Frames that all queues of an interface have together until packets come, and each of them at least: a super-segment's.
+/// Frames that all queues of an interface have together until packets come, and each of them at least: a
+/// super-segment's.
 const IDLE_FRAMES: u32 = 96;
 const IDLE_QUEUE: u32 = 20;
 /// Frames of a UMEM that is made for interfaces that appear later.
@@ -322,8 +323,8 @@ impl Attachment {
         Ok(Some(sockets))
     }
 
-    /// The interface has so many receive queues now: those without a socket get one. The kernel lets nobody take a queue away
-    /// that has one. Gives the number of the first new socket.
+    /// The interface has so many receive queues now: those without a socket get one. The kernel lets nobody
+    /// take a queue away that has one. Gives the number of the first new socket.
     pub(super) fn add_queues(
         &mut self,
         (places, pools): (&mut SocketPlaces, &mut Pools),

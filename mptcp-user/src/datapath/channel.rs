@@ -56,8 +56,8 @@ struct State {
 }
 
 impl State {
-    /// Takes the first slices, at most `octets` in at most `slices` of them. `copied`: none of them holds on to more
-    /// memory than it fills.
+    /// Takes the first slices, at most `octets` in at most `slices` of them. `copied`: none of them holds on
+    /// to more memory than it fills.
     fn hand_over(&mut self, mut octets: usize, slices: usize, copied: bool, into: &mut VecDeque<Bytes>) {
         for _ in 0..slices {
             if octets == 0 {
@@ -182,8 +182,9 @@ impl Channel {
 
     // The application's side.
 
-    /// Takes in-order slices: those with the octets that are read `at_once`, or some to be read one after the other. At the end of
-    /// the stream there are none. All others stay here, where the shard can copy them when they hold on to too much.
+    /// Takes in-order slices: those with the octets that are read `at_once`, or some to be read one after the
+    /// other. At the end of the stream there are none. All others stay here, where the shard can copy them
+    /// when they hold on to too much.
     pub(crate) fn poll_receive(
         self: &Arc<Self>,
         cx: &mut Context<'_>,

@@ -165,7 +165,8 @@ pub enum Error {
         /// What to look at.
         hint: &'static str,
     },
-    /// Several attempts to connect have failed: where to, and over which address of ours if not the usual one.
+    /// Several attempts to connect have failed: where to, and over which address of ours if not the usual
+    /// one.
     #[error("{}", list(.0))]
     Attempts(Vec<(SocketAddr, Option<IpAddr>, Error)>),
     /// The packet capture can't be written.

@@ -34,7 +34,8 @@ pub(crate) enum Command {
         /// Answered when the connection is established or has failed.
         reply: oneshot::Sender<Result<Handle, Error>>,
     },
-    /// Nobody waits for this connection any more: unless it is established, it is forgotten without a segment.
+    /// Nobody waits for this connection any more: unless it is established, it is forgotten without a
+    /// segment.
     GiveUp(u64),
     /// Asks from which addresses, besides the one that the kernel would take, a destination can be reached.
     Ways {

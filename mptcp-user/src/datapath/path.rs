@@ -401,8 +401,8 @@ impl Paths {
         (route.kind == RouteKind::Unicast && route.interface == arrival).then_some(route)
     }
 
-    /// The kernel's own way from an address of an interface that is not used, such as an address of the loopback interface: if
-    /// it is over one that is.
+    /// The kernel's own way from an address of an interface that is not used, such as an address of the
+    /// loopback interface: if it is over one that is.
     fn way_from_elsewhere(&mut self, local: IpAddr, remote: IpAddr) -> io::Result<Option<Route>> {
         let question = Question { source: Some(local), ..Question::to(remote) };
         let way = self.netlink.ask_route(&question)?.way();

@@ -11,8 +11,8 @@ const SMALL_BLOCK: usize = 16 << 10;
 /// A block waits for the slowest of those that have something in it: the smaller it is, the fewer wait for others. Two super-segments.
 const LARGE_BLOCK: usize = 128 << 10;
 
-/// Part of the memory limit that slices may hold on to beside their own length, in each size of blocks, and what they may in
-/// any case.
+/// Part of the memory limit that slices may hold on to beside their own length, in each size of blocks, and
+/// what they may in any case.
 const PART: u64 = 32;
 const LEAST_BOUND: u64 = 1 << 20;
 
@@ -43,7 +43,8 @@ pub struct ReceiveCounters {
     /// Packets whose octets were not copied because nobody would have taken them.
     #[serde(default)]
     pub refused: u64,
-    /// Times that all octets that waited were copied, because they held on to much more memory than they filled.
+    /// Times that all octets that waited were copied, because they held on to much more memory than they
+    /// filled.
     #[serde(default)]
     pub compactions: u64,
     /// Rounds in which packets were received.
@@ -100,8 +101,8 @@ impl Receiver {
         self.segment_if(buffers, |_, _| true)
     }
 
-    /// As [`segment`](Self::segment), but octets that are not `wanted`, which is asked with the headers and their number, are
-    /// verified and left where they are: the payload is [hollow](Payload::hollow) then.
+    /// As [`segment`](Self::segment), but octets that are not `wanted`, which is asked with the headers and
+    /// their number, are verified and left where they are: the payload is [hollow](Payload::hollow) then.
     ///
     /// # Errors
     /// The packet is to be dropped.

@@ -113,7 +113,8 @@ fn prepare(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Why the mode of a directory keeps processes from listening there, or their user from asking them, with the remedy.
+/// Why the mode of a directory keeps processes from listening there, or their user from asking them, with the
+/// remedy.
 pub fn unusable(directory: &Path) -> Option<String> {
     // Not there: no process has made it.
     let found = std::fs::symlink_metadata(directory).ok()?;

@@ -1,9 +1,10 @@
 //! Changes of this host that connections have to be told of, a bounded number of them at a time.
 //!
-//! An address that comes or goes may concern every connection. To attend to all of them in one call would hold up packets for
-//! as long, wake all that rest, and send a segment on each. So changes are gathered, and one set after the other goes once
-//! over those that are awake and once over those that rest: of the latter a few at a time, so that the first rest again when
-//! the last are woken. A connection that wakes in between is told at once.
+//! An address that comes or goes may concern every connection. To attend to all of them in one call would
+//! hold up packets for as long, wake all that rest, and send a segment on each. So changes are gathered, and
+//! one set after the other goes once over those that are awake and once over those that rest: of the latter a
+//! few at a time, so that the first rest again when the last are woken. A connection that wakes in between is
+//! told at once.
 
 use super::Instant;
 use super::event::{ListenerId, LocalAddress};
@@ -143,7 +144,8 @@ impl Changes {
         !self.running.is_empty()
     }
 
-    /// The next place to look at, of so many, and whether it matters if a connection rests there; `None`: all have been told.
+    /// The next place to look at, of so many, and whether it matters if a connection rests there; `None`: all
+    /// have been told.
     pub(crate) fn advance(&mut self, places: usize) -> Option<(usize, bool)> {
         if self.place >= places && !self.resting {
             (self.place, self.resting) = (0, true);

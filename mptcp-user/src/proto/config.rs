@@ -16,8 +16,8 @@ pub struct ConnectionConfig {
     pub checksum: bool,
     /// Largest number of subflows at once, the initial one included; at most [`MAX_SUBFLOWS`](Self::MAX_SUBFLOWS).
     pub max_subflows: usize,
-    /// Addresses of the peer that are accepted from its ADD_ADDRs, at once; at most [`MAX_ADDRESSES`](Self::MAX_ADDRESSES).
-    /// With 0 none is.
+    /// Addresses of the peer that are accepted from its ADD_ADDRs, at once; at most
+    /// [`MAX_ADDRESSES`](Self::MAX_ADDRESSES). With 0 none is.
     pub max_addresses: usize,
     /// How many subflows the path manager `ndiffports` wants between one pair of addresses, the initial one included.
     pub ndiffports: usize,
@@ -54,12 +54,12 @@ pub struct ConnectionConfig {
     pub path_manager: String,
     /// How long to try to set up a connection.
     pub connect_timeout: Duration,
-    /// How long the connection may go without an acknowledgment for outstanding data on any subflow, or without any
-    /// address to send from, before it is given up (RFC 9293 section 3.8.3; RFC 5482). 15 minutes by default: RFC 9293 wants
-    /// 100 seconds at least, the Linux kernel comes to 924 seconds (`tcp_retries2`), and somebody who changes trains or
-    /// rides through a tunnel is without any network for minutes. The price is what the peers that have vanished hold
-    /// meanwhile: their unacknowledged octets, which [`EndpointConfig::memory`] bounds, and their places among
-    /// [`EndpointConfig::max_connections`].
+    /// How long the connection may go without an acknowledgment for outstanding data on any subflow, or
+    /// without any address to send from, before it is given up (RFC 9293 section 3.8.3; RFC 5482). 15 minutes
+    /// by default: RFC 9293 wants 100 seconds at least, the Linux kernel comes to 924 seconds
+    /// (`tcp_retries2`), and somebody who changes trains or rides through a tunnel is without any network for
+    /// minutes. The price is what the peers that have vanished hold meanwhile: their unacknowledged octets,
+    /// which [`EndpointConfig::memory`] bounds, and their places among [`EndpointConfig::max_connections`].
     pub user_timeout: Duration,
     /// Tell the peer the user timeout, and let the longer one of both sides count (RFC 5482).
     pub negotiate_user_timeout: bool,

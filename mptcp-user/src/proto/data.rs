@@ -276,12 +276,14 @@ impl DataReceiver {
         self.capacity().saturating_sub(self.ready_octets + self.taken)
     }
 
-    /// By how much the window would grow if it were advertised now, as far as the field can tell under this scale.
+    /// By how much the window would grow if it were advertised now, as far as the field can tell under this
+    /// scale.
     pub(crate) fn window_growth(&self, scale: u8) -> u64 {
         (self.nxt + self.free().min(u64::from(u16::MAX) << scale)).saturating_sub(self.edge)
     }
 
-    /// Whether the window would grow by so much that the peer is to be told at once (RFC 9293 section 3.8.6.2.2).
+    /// Whether the window would grow by so much that the peer is to be told at once (RFC 9293 section
+    /// 3.8.6.2.2).
     pub(crate) fn owes_update(&self, scale: u8, mss: u64) -> bool {
         let growth = self.window_growth(scale);
         growth >= (2 * mss).min(self.capacity() / 2).max(1)

@@ -658,9 +658,10 @@ impl Endpoint {
         }
     }
 
-    /// Whether it is certain that nobody takes the `octets` that came with a segment, of which the driver has read the headers
-    /// only: the driver need not copy them, and hands the segment in with a [hollow](crate::wire::Payload::hollow) payload. What
-    /// is taken after all, because something has come in between, counts as lost on the way.
+    /// Whether it is certain that nobody takes the `octets` that came with a segment, of which the driver has
+    /// read the headers only: the driver need not copy them, and hands the segment in with a
+    /// [hollow](crate::wire::Payload::hollow) payload. What is taken after all, because something has come in
+    /// between, counts as lost on the way.
     pub fn refuses(&self, now: Instant, segment: &Segment, octets: usize) -> bool {
         let Some(&(place, subflow)) = self.shared.tuples.get(&(segment.dst, segment.src).into()) else {
             return !segment.flags.has(Flags::SYN) && !self.shared.cookies.outstanding(now);
@@ -671,8 +672,9 @@ impl Endpoint {
         }
     }
 
-    /// Gives all octets that wait memory of their own. The driver calls it when the blocks that it receives into are
-    /// held on to by little: what is held is then as much as [`memory_used`](Self::memory_used) says.
+    /// Gives all octets that wait memory of their own. The driver calls it when the blocks that it receives
+    /// into are held on to by little: what is held is then as much as [`memory_used`](Self::memory_used)
+    /// says.
     pub fn compact(&mut self) {
         for place in &mut self.places {
             if let Some(connection) = place.awake() {
@@ -727,8 +729,8 @@ impl Endpoint {
         }
     }
 
-    /// A segment of a four-tuple from which a SYN with MP_JOIN has come: the third ACK, or something that has no business
-    /// here (RFC 9293 section 3.10.7.4, as far as it is about SYN-RECEIVED).
+    /// A segment of a four-tuple from which a SYN with MP_JOIN has come: the third ACK, or something that has
+    /// no business here (RFC 9293 section 3.10.7.4, as far as it is about SYN-RECEIVED).
     fn handle_join_ack(&mut self, now: Instant, join: &PreJoin, segment: &Segment) {
         let flags = segment.flags;
         let next = segment.seq == join.irs + 1;
@@ -899,8 +901,8 @@ impl Endpoint {
 
     /// Lets all timers that are due expire.
     ///
-    /// A call that comes much later than was asked for ends a pause (see [`is_late`](Self::is_late)): what has
-    /// come meanwhile is to be handed in before.
+    /// A call that comes much later than was asked for ends a pause (see [`is_late`](Self::is_late)): what
+    /// has come meanwhile is to be handed in before.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.is_late(now) {
             self.resume(now);
@@ -939,8 +941,8 @@ impl Endpoint {
         });
     }
 
-    /// Whether [`handle_timeout`](Self::handle_timeout) should have been called long ago: the process was stopped, or something
-    /// else kept the driver from its work.
+    /// Whether [`handle_timeout`](Self::handle_timeout) should have been called long ago: the process was
+    /// stopped, or something else kept the driver from its work.
     pub fn is_late(&mut self, now: Instant) -> bool {
         // Asking all peers takes time itself: after a short pause it would become the next one.
         let least = PAUSE.max(ASKING * u32::try_from(self.awake()).unwrap_or(u32::MAX));

@@ -1,9 +1,9 @@
 //! Subflows that have left with MP_FASTCLOSE, until the peer is known to have had it (RFC 8684 section 3.5).
 //!
-//! A reset that arrives before a segment that was lost has not the sequence number that the peer waits for: it is answered
-//! with a challenge acknowledgment (RFC 5961 section 3.2), and nothing but a reset with the same option and the right number
-//! says that the whole connection is over. In version 0 it is an acknowledgment that has the option, and a reset answers it;
-//! without that, it is repeated by its sender.
+//! A reset that arrives before a segment that was lost has not the sequence number that the peer waits for:
+//! it is answered with a challenge acknowledgment (RFC 5961 section 3.2), and nothing but a reset with the
+//! same option and the right number says that the whole connection is over. In version 0 it is an
+//! acknowledgment that has the option, and a reset answers it; without that, it is repeated by its sender.
 //!
 //! [`TimeWaits`](super::time_wait::TimeWaits) keeps these with the other four-tuples that have ended.
 
@@ -60,8 +60,9 @@ impl FastCloseWait {
         segment.options.mptcp.push(MptcpOption::FastClose(close));
     }
 
-    /// What answers a segment of the peer that is no reset: `sent` is where our sequence numbers had got to. An
-    /// acknowledgment with the option is repeated by time alone: more segments were under way when it left.
+    /// What answers a segment of the peer that is no reset: `sent` is where our sequence numbers had got to.
+    /// An acknowledgment with the option is repeated by time alone: more segments were under way when it
+    /// left.
     //= RFC 8684 3.5-6
     pub(crate) fn answer(
         &self,

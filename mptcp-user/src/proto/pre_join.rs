@@ -1,18 +1,21 @@
 //! Joins whose SYN has been answered and whose third ACK has not come (RFC 8684 section 3.2).
 //!
-//! Whoever has seen the token can send SYNs with it, and proves only with the third ACK that he has the keys. Until then
-//! there is no subflow: no four-tuple in the tables, no place in the connection, nothing in the XDP program's maps. As with
-//! SYN cookies nothing at all would be best, but the third ACK has neither the token nor the peer's random number, which its
-//! HMAC covers, and there are not enough bits in what it does bring back: the sequence number has 32, the two would need
-//! 64, and what the SYN's options say would need 13 more. So there is a record of fixed size in a table of fixed size:
+//! Whoever has seen the token can send SYNs with it, and proves only with the third ACK that he has the keys.
+//! Until then there is no subflow: no four-tuple in the tables, no place in the connection, nothing in the
+//! XDP program's maps. As with SYN cookies nothing at all would be best, but the third ACK has neither the
+//! token nor the peer's random number, which its HMAC covers, and there are not enough bits in what it does
+//! bring back: the sequence number has 32, the two would need 64, and what the SYN's options say would need
+//! 13 more. So there is a record of fixed size in a table of fixed size:
 //!
-//! * A full table gives a random record up, not the oldest. Somebody who floods pushes out an honest join only if he sends
+//! * A full table gives a random record up, not the oldest. Somebody who floods pushes out an honest join
+//!   only if he sends
 //!   about as many SYNs as the table has places within its round-trip time.
 //! * A SYN that comes again is answered again with the same numbers; nothing is repeated unasked.
-//! * Our random number is drawn anew for each record, so that a recorded join is worth nothing when it is played again.
+//! * Our random number is drawn anew for each record, so that a recorded join is worth nothing when it is
+//!   played again.
 //!
-//! Where no listener takes the third ACK, the XDP program must know the four-tuple for it to come here at all. Such joins
-//! have a smaller table of their own.
+//! Where no listener takes the third ACK, the XDP program must know the four-tuple for it to come here at
+//! all. Such joins have a smaller table of their own.
 
 use super::Instant;
 use super::event::{ConnectionId, SubflowSlot};

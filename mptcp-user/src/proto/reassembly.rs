@@ -33,7 +33,8 @@ pub(crate) struct Reassembly {
     #[serde(skip)]
     blocks: BTreeMap<u64, u64>,
     octets: usize,
-    /// First offsets of ranges that may hold on to more memory than they fill; those that were taken since included.
+    /// First offsets of ranges that may hold on to more memory than they fill; those that were taken since
+    /// included.
     #[serde(skip)]
     loose: Vec<u64>,
 }
@@ -103,8 +104,8 @@ impl Reassembly {
         self.loose.push(at);
     }
 
-    /// Gives all that is held memory of its own, exactly as much as it needs. Each octet is copied once at most, however
-    /// often this is called.
+    /// Gives all that is held memory of its own, exactly as much as it needs. Each octet is copied once at
+    /// most, however often this is called.
     pub(crate) fn compact(&mut self) {
         for start in std::mem::take(&mut self.loose) {
             if let Some(range) = self.ranges.get_mut(&start)

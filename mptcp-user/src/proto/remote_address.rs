@@ -1,8 +1,9 @@
 //! Which addresses a peer may name for us to connect to (ADD_ADDR, RFC 8684 sections 3.4.1 and 5).
 //!
-//! A peer that has the keys can name any address, and each of them gets SYNs with the token in them. Without bounds that lets
-//! a server look into its clients' networks: addresses of this host, of the link, of the site, and those where cloud
-//! providers keep secrets of the host are never connected to for a peer that is not there itself.
+//! A peer that has the keys can name any address, and each of them gets SYNs with the token in them. Without
+//! bounds that lets a server look into its clients' networks: addresses of this host, of the link, of the
+//! site, and those where cloud providers keep secrets of the host are never connected to for a peer that is
+//! not there itself.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,8 +20,8 @@ enum Reach {
     World,
 }
 
-/// Where virtual machines ask their host for keys and configuration. (169.254.169.254 does not reach beyond its link, and
-/// 192.0.0.192 is reserved.)
+/// Where virtual machines ask their host for keys and configuration. (169.254.169.254 does not reach beyond
+/// its link, and 192.0.0.192 is reserved.)
 const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
@@ -69,8 +70,8 @@ fn reach(address: IpAddr) -> Reach {
     }
 }
 
-/// Whether an address that a peer names may be connected to, where the peer itself is reached at `peer`: one that reaches as
-/// far as that one does, or farther.
+/// Whether an address that a peer names may be connected to, where the peer itself is reached at `peer`: one
+/// that reaches as far as that one does, or farther.
 pub(super) fn may_be_named(address: IpAddr, peer: IpAddr) -> bool {
     let named = reach(address);
     let forbidden = named == Reach::None || METADATA.contains(&address);

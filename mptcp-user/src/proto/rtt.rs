@@ -5,7 +5,8 @@ use std::time::Duration;
 
 /// Before there is a measurement (RFC 6298 section 2.1).
 const INITIAL_RTO: Duration = Duration::from_secs(1);
-/// The same where the SYN was repeated and no answer told the round-trip time: the path may be slow (section 5.7).
+/// The same where the SYN was repeated and no answer told the round-trip time: the path may be slow (section
+/// 5.7).
 const FALLBACK_RTO: Duration = Duration::from_secs(3);
 /// RFC 6298 section 2.4 asks for a second; every deployed stack, the Linux kernel among them, takes 200 ms.
 const MIN_RTO: Duration = Duration::from_millis(200);

@@ -50,8 +50,8 @@ pub(crate) struct TimeWaits {
     waiting: HashMap<TupleKey, TimeWait>,
     /// When MP_FASTCLOSE is to be repeated, and where.
     fast_closes: BTreeSet<(Instant, Tuple)>,
-    /// When tuples are to be looked at, the earliest first, and which entry of theirs it is. Entries of tuples that have been used
-    /// again are left, and swept out when they are many.
+    /// When tuples are to be looked at, the earliest first, and which entry of theirs it is. Entries of
+    /// tuples that have been used again are left, and swept out when they are many.
     order: VecDeque<(Instant, u64, Tuple)>,
     entries: u64,
     /// Tuples per connection, and whether the connection itself is gone.
@@ -110,7 +110,8 @@ impl TimeWaits {
         }
     }
 
-    /// Repeats MP_FASTCLOSE where it has not been answered, as long as there are not more than `most` replies.
+    /// Repeats MP_FASTCLOSE where it has not been answered, as long as there are not more than `most`
+    /// replies.
     //= RFC 8684 3.5-3
     pub(crate) fn repeat_fast_closes(&mut self, now: Instant, replies: &mut VecDeque<Segment>, most: usize) {
         while let Some(&(at, tuple)) = self.fast_closes.first()

@@ -17,7 +17,8 @@ const TRACKED: usize = 8;
 pub(crate) struct Deadline {
     /// When the connection wants to be called.
     pub(crate) wanted: Option<Instant>,
-    /// The entries that the queue has for it, the latest first. Those that a shorter wait came before are of use again after it.
+    /// The entries that the queue has for it, the latest first. Those that a shorter wait came before are of
+    /// use again after it.
     queued: ArrayVec<Instant, TRACKED>,
 }
 

@@ -1,5 +1,5 @@
-//! What acknowledgments cost a sender with very much in flight: ordinary ones, and those of a peer that makes its SACK blocks
-//! to cost as much as possible.
+//! What acknowledgments cost a sender with very much in flight: ordinary ones, and those of a peer that makes
+//! its SACK blocks to cost as much as possible.
 
 use crate::proto::{ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Event, Instant, LocalAddress};
 use crate::wire::{Flags, SackBlock, Segment, SeqNumber};

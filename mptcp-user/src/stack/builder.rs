@@ -85,10 +85,10 @@ impl StackBuilder {
         Ok(rest.stack(handle, namespace).await)
     }
 
-    /// Makes a stack without a thread (but one that looks twice a second whether the stack's rounds of work end, and whether
-    /// interfaces have new queues): all of its work is done where the [`Driver`] is polled, which must go on beside
-    /// whatever uses the stack. The fewest changes of thread, and so the shortest delays, for applications that leave
-    /// enough of their thread to it.
+    /// Makes a stack without a thread (but one that looks twice a second whether the stack's rounds of work
+    /// end, and whether interfaces have new queues): all of its work is done where the [`Driver`] is polled,
+    /// which must go on beside whatever uses the stack. The fewest changes of thread, and so the shortest
+    /// delays, for applications that leave enough of their thread to it.
     ///
     /// What uses the stack is best a task of the same `LocalSet`: an answer then leaves without the runtime looking at all that it
     /// waits for first, as it does between a future that it was started with and a task.

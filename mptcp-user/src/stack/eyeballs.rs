@@ -1,6 +1,7 @@
-//! Which of several ways to a service answers first: Happy Eyeballs (RFC 8305) over addresses of the peer *and* of this
-//! host. The addresses come in the order of the resolver (RFC 6724) and families take turns, each over the way that the
-//! kernel would take; after those come the host's other ways. One that does not answer within 250 ms is not waited for.
+//! Which of several ways to a service answers first: Happy Eyeballs (RFC 8305) over addresses of the peer
+//! *and* of this host. The addresses come in the order of the resolver (RFC 6724) and families take turns,
+//! each over the way that the kernel would take; after those come the host's other ways. One that does not
+//! answer within 250 ms is not waited for.
 
 use super::{MptcpStream, Stack, StackError};
 use crate::datapath::mailbox::{Command, Mailbox};

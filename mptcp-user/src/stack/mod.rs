@@ -96,9 +96,9 @@ impl Stack {
         self.connect_with(remote, None, self.inner.connection.clone()).await
     }
 
-    /// Connects. Without `local` (or with an unspecified address, or port 0), address and port are chosen as the kernel
-    /// would; where that does not succeed within 250 ms, this host's other ways to `remote` are tried, too. Dropping the
-    /// future gives the attempt up.
+    /// Connects. Without `local` (or with an unspecified address, or port 0), address and port are chosen as
+    /// the kernel would; where that does not succeed within 250 ms, this host's other ways to `remote` are
+    /// tried, too. Dropping the future gives the attempt up.
     ///
     /// # Errors
     /// No way to `remote`, no free port, or no connection: [`StackError::NotConnected`] says why.
@@ -120,13 +120,14 @@ impl Stack {
         self.connect_any_with(remotes, None, self.inner.connection.clone()).await
     }
 
-    /// Connects to whichever of several addresses answers first (Happy Eyeballs, RFC 8305). They are tried in their order,
-    /// but families take turns; then again over this host's other ways. The next attempt begins 250 ms after the last one,
-    /// or as soon as one fails, and all end with the first that succeeds, or after the
-    /// [`connect_timeout`](ConnectionConfig::connect_timeout).
+    /// Connects to whichever of several addresses answers first (Happy Eyeballs, RFC 8305). They are tried in
+    /// their order, but families take turns; then again over this host's other ways. The next attempt begins
+    /// 250 ms after the last one, or as soon as one fails, and all end with the first that succeeds, or after
+    /// the [`connect_timeout`](ConnectionConfig::connect_timeout).
     ///
     /// # Errors
-    /// As those of [`connect_with`](Self::connect_with); where several attempts failed, [`StackError::Attempts`] has all.
+    /// As those of [`connect_with`](Self::connect_with); where several attempts failed,
+    /// [`StackError::Attempts`] has all.
     pub async fn connect_any_with(
         &self,
         remotes: &[SocketAddr],

@@ -137,7 +137,8 @@ impl MptcpStream {
         Poll::Ready(Ok(queued))
     }
 
-    /// Waits until there is something to read or the stream has ended. `at_once`: so many octets are read at once.
+    /// Waits until there is something to read or the stream has ended. `at_once`: so many octets are read at
+    /// once.
     fn poll_received(&mut self, cx: &mut Context<'_>, at_once: Option<usize>) -> Poll<io::Result<()>> {
         if self.received.is_empty() {
             self.handle.0.poll_receive(cx, at_once, &mut self.received)

@@ -45,7 +45,8 @@ impl Payload {
     pub fn len(&self) -> usize {
         self.len
     }
-    /// A payload of which only the length is known: its octets were left where they came, because nobody will take them.
+    /// A payload of which only the length is known: its octets were left where they came, because nobody will
+    /// take them.
     pub fn hollow(len: usize) -> Self {
         Self { chunks: SmallVec::new(), len }
     }
@@ -94,7 +95,8 @@ impl Payload {
             }
         }
     }
-    /// Gives all octets memory of their own, exactly as much as they need, so that they hold on to nothing else.
+    /// Gives all octets memory of their own, exactly as much as they need, so that they hold on to nothing
+    /// else.
     pub fn detach(&mut self) {
         if !self.chunks.is_empty() {
             let own = Bytes::from(self.to_vec());

@@ -7,7 +7,8 @@ use std::time::Instant;
 /// Octets before the measurement: windows have grown, buffers are warm.
 const WARM_UP: u64 = 256 << 20;
 
-/// Octets in flight while acknowledgments are measured, how many hostile ones come first, and how many are measured.
+/// Octets in flight while acknowledgments are measured, how many hostile ones come first, and how many are
+/// measured.
 const IN_FLIGHT: u32 = 16 << 20;
 const HOSTILE: u32 = 100_000;
 const MEASURED: u32 = 10_000;
@@ -46,8 +47,8 @@ pub fn engine(effort: Effort, say: &dyn Fn(&str)) -> Vec<Row> {
     rows
 }
 
-/// Nanoseconds that an acknowledgment costs a sender with 16 MB in flight, with what it lets out: an ordinary one, and hostile
-/// ones after 100,000 of their kind.
+/// Nanoseconds that an acknowledgment costs a sender with 16 MB in flight, with what it lets out: an ordinary
+/// one, and hostile ones after 100,000 of their kind.
 fn acknowledgments(effort: Effort, say: &dyn Fn(&str), rows: &mut Vec<Row>) {
     for (name, hostile) in [
         ("acknowledgment of two packets", None),

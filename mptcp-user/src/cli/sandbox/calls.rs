@@ -1,8 +1,9 @@
 //! The system calls that are left, as a seccomp filter (seccomp(2)) of all threads.
 //!
-//! The list is closed: a call that is not on it is refused. Calls that reach beyond this process are restricted by
-//! their arguments: files are opened for reading only, sockets are of the families that a stack uses (none of them
-//! reaches another program of this host by name), no memory becomes executable, no BPF program is loaded.
+//! The list is closed: a call that is not on it is refused. Calls that reach beyond this process are
+//! restricted by their arguments: files are opened for reading only, sockets are of the families that a stack
+//! uses (none of them reaches another program of this host by name), no memory becomes executable, no BPF
+//! program is loaded.
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -139,7 +140,8 @@ const IOCTLS: [u64; 9] = [
     0x802c_542a, // TCGETS2
 ];
 
-/// `bpf` commands (linux/bpf.h) on maps and links, and questions. Not among them: BPF_MAP_CREATE, BPF_PROG_LOAD.
+/// `bpf` commands (linux/bpf.h) on maps and links, and questions. Not among them: BPF_MAP_CREATE,
+/// BPF_PROG_LOAD.
 const BPF: [u64; 14] = [
     1,  // BPF_MAP_LOOKUP_ELEM
     2,  // BPF_MAP_UPDATE_ELEM
@@ -161,8 +163,8 @@ const BPF: [u64; 14] = [
 const PRCTLS: [u64; 4] =
     [libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, libc::PR_SET_TIMERSLACK as u64, 0x5356_4d41];
 
-/// Installs the filter in all threads. Needs CAP_SYS_ADMIN, or no new privileges, as [`keep`](super::capabilities::keep)
-/// has made sure of.
+/// Installs the filter in all threads. Needs CAP_SYS_ADMIN, or no new privileges, as
+/// [`keep`](super::capabilities::keep) has made sure of.
 pub(super) fn install(kill: bool) -> io::Result<()> {
     let program = program(kill, std::process::id())?;
     let mut filters: Vec<libc::sock_filter> = program

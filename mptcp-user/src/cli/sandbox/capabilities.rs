@@ -1,7 +1,8 @@
 //! Capabilities of all threads of this process.
 //!
-//! The kernel lets each thread change its own only. The threads of a stack belong to a library that knows nothing of
-//! this, so each gets a signal whose handler does it. The files in `/proc/self/task` tell when all have.
+//! The kernel lets each thread change its own only. The threads of a stack belong to a library that knows
+//! nothing of this, so each gets a signal whose handler does it. The files in `/proc/self/task` tell when all
+//! have.
 
 use std::fmt;
 use std::io;
@@ -149,7 +150,8 @@ extern "C" fn handler(_: libc::c_int) {
     unsafe { *libc::__errno_location() = error };
 }
 
-/// Leaves to the calling thread no more than [`KEPT`]. Makes system calls and nothing else: signal handlers may.
+/// Leaves to the calling thread no more than [`KEPT`]. Makes system calls and nothing else: signal handlers
+/// may.
 fn reduce() {
     let kept = KEPT.load(Ordering::SeqCst);
     let header = Header { version: VERSION, pid: 0 };

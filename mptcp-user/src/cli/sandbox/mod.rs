@@ -1,8 +1,9 @@
-//! What the process gives up once it is set up, before the first packet of a peer is read: supplementary groups, all
-//! capabilities but a few, new privileges, and all system calls but those that running takes (`docs/privileges.md`).
+//! What the process gives up once it is set up, before the first packet of a peer is read: supplementary
+//! groups, all capabilities but a few, new privileges, and all system calls but those that running takes
+//! (`docs/privileges.md`).
 //!
-//! The user stays the same. A process without capabilities that is still root owns root's files, so the filter of
-//! system calls opens no file for writing and reaches no other process.
+//! The user stays the same. A process without capabilities that is still root owns root's files, so the
+//! filter of system calls opens no file for writing and reaches no other process.
 
 mod calls;
 mod capabilities;
@@ -10,7 +11,7 @@ mod capabilities;
 use capabilities::{Capabilities, IPC_LOCK, NET_ADMIN, NET_BIND_SERVICE, NET_RAW};
 use std::io;
 
-/// What happens when a system call is made that is not on the list.
+/// The outcome of a system call that is not on the list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Sandbox {
     /// It fails (EPERM), and the kernel's audit log tells of it
@@ -27,8 +28,8 @@ pub(crate) struct Needs(Capabilities);
 
 impl Needs {
     /// Of a stack: AF_XDP and packet sockets on interfaces that come up later (CAP_NET_RAW), their memory
-    /// (CAP_IPC_LOCK), neighbours that the kernel is asked to find (CAP_NET_ADMIN), and these ports, if reserving them
-    /// takes a capability.
+    /// (CAP_IPC_LOCK), neighbours that the kernel is asked to find (CAP_NET_ADMIN), and these ports, if
+    /// reserving them takes a capability.
     pub(crate) fn of_stack(ports: impl IntoIterator<Item = u16>) -> Self {
         let privileged = ports.into_iter().any(|port| (1..1024).contains(&port));
         let bind = if privileged { NET_BIND_SERVICE } else { Capabilities::NONE };
@@ -42,7 +43,8 @@ impl Needs {
 }
 
 impl Sandbox {
-    /// Gives up all but `needs`, in all threads that there are. A host that can't do part of it is told of in the log.
+    /// Gives up all but `needs`, in all threads that there are. A host that can't do part of it is told of in
+    /// the log.
     pub(crate) fn enter(self, needs: Needs) {
         if self == Sandbox::Off {
             return;
@@ -58,7 +60,8 @@ impl Sandbox {
     }
 }
 
-/// Raises the limit on locked memory as far as it goes: packet buffers count against it where CAP_IPC_LOCK is missing.
+/// Raises the limit on locked memory as far as it goes: packet buffers count against it where CAP_IPC_LOCK is
+/// missing.
 pub(crate) fn raise_locked_memory() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is writable, then readable. What is refused shows when memory is locked.

@@ -1,4 +1,5 @@
-//! A UMEM that the sockets of many queues share: each has as many frames as its packets need, an idle one only a few.
+//! A UMEM that the sockets of many queues share: each has as many frames as its packets need, an idle one
+//! only a few.
 
 use super::umem::{FRAME_SIZE, Umem};
 use std::io;
@@ -63,7 +64,8 @@ impl Frames {
     }
 }
 
-/// What one socket has of it. Dropping it gives everything back: the kernel must be done with the socket by then.
+/// What one socket has of it. Dropping it gives everything back: the kernel must be done with the socket by
+/// then.
 #[derive(Debug)]
 pub(super) struct Share {
     frames: Arc<Frames>,

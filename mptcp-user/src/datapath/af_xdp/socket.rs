@@ -305,8 +305,9 @@ impl Socket {
         Ok(Self { fd: Arc::new(fd), rings, queue: bind.queue })
     }
 
-    /// Binds to a queue, with frames of a UMEM that other sockets, also those of other interfaces, have as well: `idle` of them
-    /// until packets come. `bind.receive_frames` says how many there may be at most. Copies only.
+    /// Binds to a queue, with frames of a UMEM that other sockets, also those of other interfaces, have as
+    /// well: `idle` of them until packets come. `bind.receive_frames` says how many there may be at most.
+    /// Copies only.
     pub fn bind_shared(frames: &Arc<Frames>, idle: u32, bind: &Bind) -> Result<Self, BindError> {
         let sharer = frames.sharer();
         let umem = frames.umem();

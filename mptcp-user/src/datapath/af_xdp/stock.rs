@@ -46,7 +46,8 @@ impl Stock {
         }
     }
 
-    /// Frames come from `share` as they are needed: `idle` of them before the first packet, `active` after it, and up to `all`.
+    /// Frames come from `share` as they are needed: `idle` of them before the first packet, `active` after
+    /// it, and up to `all`.
     pub(super) fn shared(share: Share, (idle, active, all): (u32, u32, u32)) -> Self {
         let mut spare = Vec::new();
         let owned = share.take(idle.min(all), &mut spare);

@@ -21,8 +21,8 @@ pub struct Address {
     pub preferred: bool,
     /// No longer for new connections, those that have it keep it (RFC 4862 section 5.5.4).
     pub deprecated: bool,
-    /// Not yet an address of this host, or never: duplicate address detection goes on or has found another (RFC 4862
-    /// section 5.4).
+    /// Not yet an address of this host, or never: duplicate address detection goes on or has found another
+    /// (RFC 4862 section 5.4).
     pub tentative: bool,
     /// Broadcast addresses of its subnet (RFC 1122 section 3.2.1.3).
     pub broadcasts: [Option<Ipv4Addr>; 2],

@@ -1,6 +1,7 @@
 //! What drivers say about their XDP support: the kernel's `netdev` generic netlink family (Linux 6.3).
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
+use super::raw;
+use netlink_sys::{Socket, protocols::NETLINK_GENERIC};
 use std::collections::HashMap;
 use std::io;
 
@@ -23,10 +24,8 @@ impl XdpFeatures {
     }
 }
 
-const NLMSG_HEADER: usize = 16;
+/// Octets of `struct genlmsghdr`.
 const GENL_HEADER: usize = 4;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 
 /// XDP features of all interfaces by index. An error on kernels that can't tell. Needs no privileges.
 pub fn xdp_features() -> io::Result<HashMap<u32, XdpFeatures>> {
@@ -37,9 +36,7 @@ pub fn xdp_features() -> io::Result<HashMap<u32, XdpFeatures>> {
     const NETDEV_CMD_DEV_GET: u8 = 1;
     const NETDEV_A_DEV_IFINDEX: u16 = 1;
     const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
-    let mut socket = Socket::new(NETLINK_GENERIC)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
+    let socket = raw::connect(NETLINK_GENERIC)?;
     let name = b"netdev\0";
     let mut attribute = Vec::new();
     attribute.extend_from_slice(&(4 + name.len() as u16).to_ne_bytes());
@@ -74,45 +71,9 @@ fn exchange(
     attributes: &[u8],
     mut show: impl FnMut(u16, &[u8]),
 ) -> io::Result<()> {
-    const NLM_F_REQUEST: u16 = 1;
-    const NLM_F_DUMP: u16 = 0x300;
-    let length = (NLMSG_HEADER + GENL_HEADER + attributes.len()) as u32;
-    let flags = NLM_F_REQUEST | if dump { NLM_F_DUMP } else { 0 };
-    let mut request = Vec::with_capacity(length as usize);
-    request.extend_from_slice(&length.to_ne_bytes());
-    request.extend_from_slice(&family.to_ne_bytes());
-    request.extend_from_slice(&flags.to_ne_bytes());
-    request.extend_from_slice(&[0; 8]);
-    request.extend_from_slice(&[command, 1, 0, 0]);
-    request.extend_from_slice(attributes);
-    socket.send(&request, 0)?;
-    loop {
-        let (received, _) = socket.recv_from_full()?;
-        let mut rest = &received[..];
-        while let &[l0, l1, l2, l3, t0, t1, ..] = rest {
-            let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
-            let Some(message) = rest.get(..length).filter(|_| length >= NLMSG_HEADER) else { return Ok(()) };
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-            match u16::from_ne_bytes([t0, t1]) {
-                NLMSG_DONE => return Ok(()),
-                NLMSG_ERROR => {
-                    let code = message.get(16..20).and_then(|code| code.try_into().ok());
-                    let code = code.map_or(0, i32::from_ne_bytes);
-                    return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
-                }
-                _ => {
-                    let mut attributes = message.get(NLMSG_HEADER + GENL_HEADER..).unwrap_or_default();
-                    while let &[l0, l1, k0, k1, ..] = attributes {
-                        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-                        let Some(value) = attributes.get(4..length) else { break };
-                        show(u16::from_ne_bytes([k0, k1]) & 0x3fff, value);
-                        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
-                    }
-                }
-            }
-        }
-        if !dump {
-            return Ok(());
-        }
-    }
+    let mut body = vec![command, 1, 0, 0];
+    body.extend_from_slice(attributes);
+    raw::exchange(socket, family, dump, &body, |_, message| {
+        raw::attributes(message.get(GENL_HEADER..).unwrap_or_default(), &mut show);
+    })
 }

@@ -1,4 +1,4 @@
-//! Rtnetlink messages that the crate which reads the others does not know.
+//! Netlink messages that the crate which reads the others does not know.
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -10,16 +10,34 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 /// Asks for all objects of a kind and shows the type and the octets of each message of the answer.
-pub(super) fn dump(kind: u16, header: &[u8], mut show: impl FnMut(u16, &[u8])) -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+pub(super) fn dump(kind: u16, header: &[u8], show: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    exchange(&connect(NETLINK_ROUTE)?, kind, true, header, show)
+}
+
+/// A socket that speaks with the kernel.
+pub(super) fn connect(protocol: isize) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    let mut request = Vec::with_capacity(NLMSG_HEADER + header.len());
-    request.extend_from_slice(&((NLMSG_HEADER + header.len()) as u32).to_ne_bytes());
+    Ok(socket)
+}
+
+/// Sends a request of this type and shows the type and the octets of each message of the answer: of all of them if it
+/// asks for a `dump`, else of those that come at once.
+pub(super) fn exchange(
+    socket: &Socket,
+    kind: u16,
+    dump: bool,
+    body: &[u8],
+    mut show: impl FnMut(u16, &[u8]),
+) -> io::Result<()> {
+    let flags = NLM_F_REQUEST | if dump { NLM_F_DUMP } else { 0 };
+    let mut request = Vec::with_capacity(NLMSG_HEADER + body.len());
+    request.extend_from_slice(&((NLMSG_HEADER + body.len()) as u32).to_ne_bytes());
     request.extend_from_slice(&kind.to_ne_bytes());
-    request.extend_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    request.extend_from_slice(&flags.to_ne_bytes());
     request.extend_from_slice(&[0; 8]);
-    request.extend_from_slice(header);
+    request.extend_from_slice(body);
     socket.send(&request, 0)?;
     loop {
         let (received, _) = socket.recv_from_full()?;
@@ -37,6 +55,9 @@ pub(super) fn dump(kind: u16, header: &[u8], mut show: impl FnMut(u16, &[u8])) -
                 }
                 kind => show(kind, message),
             }
+        }
+        if !dump {
+            return Ok(());
         }
     }
 }

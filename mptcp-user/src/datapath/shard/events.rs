@@ -15,7 +15,8 @@ const MANY_AWAKE: usize = 64;
 const EVENTS: usize = 8192;
 /// Subflows that are opened in one round.
 const WISHES: usize = 64;
-/// Events of the XDP program that are attended to at once: packets make them, and some more may come meanwhile.
+/// Events of the XDP program that are attended to at once: packets make them, and some more may come
+/// meanwhile.
 const PROGRAM_EVENTS: usize = 1024;
 
 /// A subflow that the engine wants.
@@ -36,8 +37,8 @@ fn give_memory_back() {
 }
 
 impl Shard {
-    /// Attends to the events of the engine. Whether to all of them: some of what is done about them makes new ones, and the
-    /// shard has other things to do, too.
+    /// Attends to the events of the engine. Whether to all of them: some of what is done about them makes new
+    /// ones, and the shard has other things to do, too.
     pub(super) fn handle_events(&mut self, time: Instant) -> bool {
         for _ in 0..EVENTS {
             let Some(event) = self.endpoint.poll_event() else { return true };
@@ -46,7 +47,8 @@ impl Shard {
         false
     }
 
-    /// Attends to the subflows that are wanted, a few in each round: a wish that can't be fulfilled may become the next one.
+    /// Attends to the subflows that are wanted, a few in each round: a wish that can't be fulfilled may
+    /// become the next one.
     pub(super) fn open_wanted(&mut self, time: Instant) {
         for _ in 0..WISHES {
             let Some(Wish { connection, local, interface, remote }) = self.wanted.pop_front() else { break };

@@ -443,7 +443,8 @@ impl Shard {
         }
     }
 
-    /// The watchdog has detached the programs from the interfaces during the last round, which has ended after all.
+    /// The watchdog has detached the programs from the interfaces during the last round, which has ended
+    /// after all.
     #[cold]
     fn attach_again(&mut self, time: Instant) {
         tracing::warn!("the stack goes on after a round of work that took very long, and attaches again");

@@ -139,7 +139,8 @@ impl Shard {
         }
     }
 
-    /// Interfaces have other receive queues than before: packets that come by one without a socket are lost to us.
+    /// Interfaces have other receive queues than before: packets that come by one without a socket are lost
+    /// to us.
     pub(super) fn look_at_queues(&mut self) {
         let Ok(driver) = super::super::ethtool::Ethtool::new() else { return };
         let mut changed = Vec::new();

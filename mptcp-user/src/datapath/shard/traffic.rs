@@ -76,7 +76,8 @@ impl Shard {
                     if let Some(capture) = capture {
                         capture.received(attachment.index, packet.buffers);
                     }
-                    // What continues a segment of this batch is as welcome as that: nobody is asked for each packet.
+                    // What continues a segment of this batch is as welcome as that: nobody is asked for each
+                    // packet.
                     let wanted = |segment: &Segment, octets: usize| {
                         continues(coalescing, segment) || !endpoint.refuses(time, segment, octets)
                     };

@@ -1,12 +1,14 @@
-//! A thread that looks after a shard: whether its rounds end, and whether its interfaces have the queues that they had.
+//! A thread that looks after a shard: whether its rounds end, and whether its interfaces have the queues that
+//! they had.
 //!
-//! All traffic that the XDP program takes goes to the shard. If a round does not end, because of an endless loop
-//! or a system call that does not return, the watchdog detaches the programs, and the kernel gets everything, as when the
-//! process ends. When the round ends after all, the shard attaches again: some of its connections may have survived.
+//! All traffic that the XDP program takes goes to the shard. If a round does not end, because of an endless
+//! loop or a system call that does not return, the watchdog detaches the programs, and the kernel gets
+//! everything, as when the process ends. When the round ends after all, the shard attaches again: some of its
+//! connections may have survived.
 //!
-//! Only time inside of a round counts. A shard that sleeps, or whose task the application's runtime does not poll, is in none:
-//! what an application does on its own thread is no fault of the shard's. Nor does time in which the watchdog itself did not
-//! run: then the whole process was stopped, or the machine suspended.
+//! Only time inside of a round counts. A shard that sleeps, or whose task the application's runtime does not
+//! poll, is in none: what an application does on its own thread is no fault of the shard's. Nor does time in
+//! which the watchdog itself did not run: then the whole process was stopped, or the machine suspended.
 
 use super::super::ethtool::Ethtool;
 use super::super::interface::InterfaceReport;
@@ -21,12 +23,13 @@ use std::time::{Duration, Instant};
 
 /// How often the watchdog looks.
 const TICK: Duration = Duration::from_millis(500);
-/// Looks in a row that find the shard in the same round before it counts as hanging: five seconds. No round takes
-/// a hundredth of that.
+/// Looks in a row that find the shard in the same round before it counts as hanging: five seconds. No round
+/// takes a hundredth of that.
 const PATIENCE: u32 = 10;
 /// A look that comes so long after the one before does not count.
 const LATE: Duration = Duration::from_secs(2);
-/// More interfaces than this are asked for their queues less often, in turn: each question takes the kernel's lock on all interfaces.
+/// More interfaces than this are asked for their queues less often, in turn: each question takes the kernel's
+/// lock on all interfaces.
 const ASKED: usize = 16;
 /// Interfaces that are remembered, those that are gone included.
 const MOST_SEEN: usize = 4096;
@@ -121,8 +124,8 @@ fn watch(pulse: &Pulse, links: &XdpLinks, mailbox: &Mailbox, reports: &Mutex<Vec
         let late = asleep.elapsed() > LATE;
         if state.look(pulse.count.load(Ordering::Relaxed), late) {
             let interfaces = links.detach_all();
-            // Told afterwards, so that a shard that comes back in this moment does not attach too early; and woken, because no
-            // packet will do that.
+            // Told afterwards, so that a shard that comes back in this moment does not attach too early; and
+            // woken, because no packet will do that.
             pulse.detached.store(true, Ordering::Release);
             mailbox.send(Command::LookAtQueues);
             tracing::error!(

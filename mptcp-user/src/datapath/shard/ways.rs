@@ -1,4 +1,5 @@
-//! Attempts to connect, of which an application makes several at a time: over which ways, and how they are given up.
+//! Attempts to connect, of which an application makes several at a time: over which ways, and how they are
+//! given up.
 
 use super::super::Error;
 use super::super::channel::Handle;
@@ -18,8 +19,8 @@ pub(super) struct Opening {
 }
 
 impl Shard {
-    /// Our addresses from which a destination can be reached: the kernel's own choice first, then by the rules for their
-    /// interfaces. Metered ones are among them only where there is nothing else.
+    /// Our addresses from which a destination can be reached: the kernel's own choice first, then by the
+    /// rules for their interfaces. Metered ones are among them only where there is nothing else.
     pub(super) fn ways(
         &mut self,
         time: Instant,
@@ -46,7 +47,8 @@ impl Shard {
         ways.into_iter().map(|(.., local)| local).collect()
     }
 
-    /// Forgets an attempt. Its SYN may still be answered: by a reset, as any segment of a connection that does not exist.
+    /// Forgets an attempt. Its SYN may still be answered: by a reset, as any segment of a connection that
+    /// does not exist.
     pub(super) fn give_up(&mut self, time: Instant, ticket: u64) {
         let attempt = self.connections.iter_mut().find(|(_, connection)| {
             connection.opening.as_ref().is_some_and(|opening| opening.ticket == ticket)

@@ -30,10 +30,11 @@ const AFTER_ECHO: Duration = Duration::from_millis(5);
 const ANNOUNCEMENTS: u32 = 6;
 /// Identifiers in one REMOVE_ADDR: what fits beside timestamps.
 const MAX_REMOVED: usize = 24;
-/// Times a REMOVE_ADDR is sent: it goes with acknowledgments, which get lost without anybody noticing, and has no echo. The
-/// waits between them double, from one retransmission timeout on.
+/// Times a REMOVE_ADDR is sent: it goes with acknowledgments, which get lost without anybody noticing, and
+/// has no echo. The waits between them double, from one retransmission timeout on.
 const REMOVALS: u32 = 4;
-/// How long it takes until the peer may name, or name anew, another address, once it has named twice as many as are accepted.
+/// How long it takes until the peer may name, or name anew, another address, once it has named twice as many
+/// as are accepted.
 const NAMED_EACH: Duration = Duration::from_secs(5);
 
 /// An address of ours that the peer is told of.
@@ -173,7 +174,8 @@ impl Addresses {
         !self.echoes.is_empty() || removed || self.due(now).is_some()
     }
 
-    /// The identifiers of addresses that the peer is to be told now are gone; `again`: after which time it is told again.
+    /// The identifiers of addresses that the peer is to be told now are gone; `again`: after which time it is
+    /// told again.
     fn due_removals(&mut self, now: Instant, again: Duration) -> Option<RemoveAddr> {
         let due = self.removals.iter_mut().filter(|removal| removal.at <= now).take(MAX_REMOVED);
         let ids = due.map(|removal| {

@@ -1,4 +1,5 @@
-//! How often something may be done that a peer can bring about: at once so many times, later so many times in a while.
+//! How often something may be done that a peer can bring about: at once so many times, later so many times in
+//! a while.
 
 use crate::proto::Instant;
 use std::time::Duration;

@@ -13,7 +13,8 @@ use crate::proto::subflow::Kind;
 use crate::wire::{ResetReason, Segment};
 use std::time::Duration;
 
-/// How long a connection without any subflow waits for a new one after something on the way has spoilt the last one.
+/// How long a connection without any subflow waits for a new one after something on the way has spoilt the
+/// last one.
 const WITHOUT_SUBFLOW: Duration = Duration::from_secs(10);
 /// The same after a reset that does not say why it was sent: longer than a peer that sent it because of something on the
 /// way waits before it tries again.
@@ -79,8 +80,8 @@ impl Connection {
         self.living().all(|(_, subflow)| !subflow.is_synchronised())
     }
 
-    /// The peer has ended the last subflow that there was, in its direction. Ours goes on there (RFC 8684 section 3.3.3) until
-    /// all of our stream is acknowledged, or another subflow can take it.
+    /// The peer has ended the last subflow that there was, in its direction. Ours goes on there (RFC 8684
+    /// section 3.3.3) until all of our stream is acknowledged, or another subflow can take it.
     //= RFC 8684 3.3.3-5
     fn leave_half_closed(&mut self) {
         let done = self.send.is_done();
@@ -96,8 +97,8 @@ impl Connection {
         }
     }
 
-    /// The peer ended the last subflow a while ago and never said that its stream has ended. Where there is nothing of ours
-    /// to send, either, it is as good as no subflow.
+    /// The peer ended the last subflow a while ago and never said that its stream has ended. Where there is
+    /// nothing of ours to send, either, it is as good as no subflow.
     pub(super) fn half_closed_timeout(&mut self, now: Instant, index: usize) {
         let idle = self.send.una == self.send.buffer.end() || self.send.is_done();
         let ended = self.receive.has_end();
@@ -160,7 +161,8 @@ impl Connection {
             let opening = self.subflows.iter().any(Option::is_some);
             let hope = opening
                 || match (self.client, self.end_cause) {
-                    // The peer wanted no more of the last subflow, which says nothing of the connection unless it was a reset.
+                    // The peer wanted no more of the last subflow, which says nothing of the connection
+                    // unless it was a reset.
                     (true, EndCause::Known) => !self.reset_seen || self.paths.is_waiting(),
                     (true, _) => self.paths.is_waiting() || self.may_try_again(shared, now + wait),
                     (false, EndCause::Known) => !self.reset_seen,
@@ -184,8 +186,9 @@ impl Connection {
         subflow.state = next;
         let subflow_next = subflow.rcv.nxt;
         if self.is_multipath() {
-            // The end of a subflow is not the end of the data. Our half of it ends, too, as soon as there is another. What
-            // is in flight on it stays there until it is acknowledged or another subflow takes it.
+            // The end of a subflow is not the end of the data. Our half of it ends, too, as soon as there is
+            // another. What is in flight on it stays there until it is acknowledged or another subflow takes
+            // it.
             if let Some(subflow) =
                 self.subflow(index).filter(|subflow| subflow.state == SubflowState::CloseWait)
             {

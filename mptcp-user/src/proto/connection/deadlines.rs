@@ -1,4 +1,5 @@
-//! No connection and no subflow waits for ever: whatever is not established, and whatever is closing, has a deadline.
+//! No connection and no subflow waits for ever: whatever is not established, and whatever is closing, has a
+//! deadline.
 //!
 //! | what | its deadline |
 //! | --- | --- |
@@ -10,8 +11,8 @@
 //! | FIN-WAIT-2 | `handshake_deadline`; a regular TCP connection whose application is there waits for the peer's data |
 //! | a reset that is owed | leaves with the next segment |
 //!
-//! This is where all of it is made sure of, whenever a connection's deadline is computed. If one is missing, that is a fault,
-//! which is counted, and here is a deadline all the same.
+//! This is where all of it is made sure of, whenever a connection's deadline is computed. If one is missing,
+//! that is a fault, which is counted, and here is a deadline all the same.
 
 use super::close::ORPHAN;
 use super::{Connection, Mode};

@@ -35,8 +35,9 @@ impl Connection {
         self.refuse_interfered_path(now, index);
     }
 
-    /// Data was acknowledged on a joined subflow without a Data ACK: options do not get through there, and it is reset
-    /// (RFC 8684 section 3.7). Once one has come, those may be missing that would say nothing new (section 3.3.2).
+    /// Data was acknowledged on a joined subflow without a Data ACK: options do not get through there, and it
+    /// is reset (RFC 8684 section 3.7). Once one has come, those may be missing that would say nothing new
+    /// (section 3.3.2).
     //= RFC 8684 3.3.2-3
     //= RFC 8684 3.7-3
     pub(super) fn lacks_data_ack(

@@ -13,7 +13,8 @@ use crate::wire::{DataSeq, Dss, Join, Mapping, MptcpOption, ResetReason, Segment
 
 /// A mapping may begin this far beyond the subflow's window: the segment itself may only just reach into it.
 const MAPPING_SLACK: i64 = 1 << 17;
-/// No stream is so long: sums of offsets below this and of what a window may be do not overflow, signed or not.
+/// No stream is so long: sums of offsets below this and of what a window may be do not overflow, signed or
+/// not.
 const MAX_OFFSET: u64 = 1 << 62;
 
 impl Connection {
@@ -51,7 +52,8 @@ impl Connection {
                 }
                 MptcpOption::AddAddr(add) => self.take_add_address(shared, now, add),
                 MptcpOption::RemoveAddr(remove) => self.take_remove_address(shared, now, &remove.ids),
-                // Version 1 has no address id there: a subflow speaks for itself only (RFC 8684 section 3.3.8).
+                // Version 1 has no address id there: a subflow speaks for itself only (RFC 8684 section
+                // 3.3.8).
                 MptcpOption::Priority { address_id: Some(_), .. } if self.version == Version::V1 => {
                     shared.count(Counter::OptionOutOfPlace);
                 }
@@ -78,8 +80,8 @@ impl Connection {
         }
     }
 
-    /// The third ACK of MP_JOIN comes again until it is answered, and nothing else leaves there before: it is answered at
-    /// once (RFC 8684 section 3.2). `false` on subflows that have none.
+    /// The third ACK of MP_JOIN comes again until it is answered, and nothing else leaves there before: it is
+    /// answered at once (RFC 8684 section 3.2). `false` on subflows that have none.
     //= RFC 8684 3.2-4
     fn answers_join(&mut self, index: usize) -> bool {
         let Some(subflow) = self.subflow(index) else { return false };
@@ -216,8 +218,9 @@ impl Connection {
         }
     }
 
-    /// The peer falls back: its octets follow each other from here on, and there are no options any more. "Here" may be the
-    /// past: the start of the last segment that the peer knows to have arrived intact (RFC 8684 section 3.7).
+    /// The peer falls back: its octets follow each other from here on, and there are no options any more.
+    /// "Here" may be the past: the start of the last segment that the peer knows to have arrived intact (RFC
+    /// 8684 section 3.7).
     //= RFC 8684 3.7-16
     fn take_infinite_mapping(
         &mut self,

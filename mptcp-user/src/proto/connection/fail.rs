@@ -1,8 +1,9 @@
 //! MP_FAIL: a DSS checksum was wrong, and both sides go on as regular TCP (RFC 8684 section 3.7).
 //!
-//! The side that found it says so on its acknowledgments until it sees that the peer has fallen back. The other side answers
-//! with MP_FAIL and an infinite mapping on one acknowledgment, and again if the peer's MP_FAIL comes again. Not unasked: the
-//! Linux kernel takes a second one for a new failure, and then sends a segment that is too large for its link.
+//! The side that found it says so on its acknowledgments until it sees that the peer has fallen back. The
+//! other side answers with MP_FAIL and an infinite mapping on one acknowledgment, and again if the peer's
+//! MP_FAIL comes again. Not unasked: the Linux kernel takes a second one for a new failure, and then sends a
+//! segment that is too large for its link.
 
 use super::Connection;
 use super::delivery::Trust;
@@ -15,8 +16,8 @@ use crate::wire::{DataSeq, Dss, MptcpOption, Segment};
 
 /// How often MP_FAIL is repeated although there is no other reason to send anything.
 const REPEATS: u32 = 3;
-/// How often the peer's MP_FAIL is answered at once when it comes again. The Linux kernel answers an answer, too, if it comes
-/// twice: this ends it.
+/// How often the peer's MP_FAIL is answered at once when it comes again. The Linux kernel answers an answer,
+/// too, if it comes twice: this ends it.
 const ANSWERS: u32 = 2;
 
 /// Our side of an exchange of MP_FAIL.
@@ -43,9 +44,9 @@ impl FailExchange {
 }
 
 impl Connection {
-    /// MP_FAIL: the peer found a wrong checksum on the only subflow and goes on without mappings. With a reset, when there
-    /// are more subflows, it says only why, and the reset does the rest. Not where the streams no longer correspond: then
-    /// there is nothing that could be gone on with.
+    /// MP_FAIL: the peer found a wrong checksum on the only subflow and goes on without mappings. With a
+    /// reset, when there are more subflows, it says only why, and the reset does the rest. Not where the
+    /// streams no longer correspond: then there is nothing that could be gone on with.
     //= RFC 8684 3.7-10
     pub(super) fn take_fail(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         shared.count(Counter::MpFailRx);
@@ -120,8 +121,9 @@ impl Connection {
         self.repeat_fail_later(now, index);
     }
 
-    /// The checksum of a mapping is there although none was negotiated, or missing although it was: the subflow is not what
-    /// the two sides agreed on (RFC 8684 section 3.3). In version 0 a checksum too much is ignored (RFC 6824 section 3.3).
+    /// The checksum of a mapping is there although none was negotiated, or missing although it was: the
+    /// subflow is not what the two sides agreed on (RFC 8684 section 3.3). In version 0 a checksum too much
+    /// is ignored (RFC 6824 section 3.3).
     //= RFC 8684 3.3-1
     //= RFC 8684 3.3-2
     pub(super) fn breaks_agreement(

@@ -244,7 +244,8 @@ impl Connection {
             Kind::Initial => self.on_initial_third_ack(shared, now, index, segment),
             Kind::JoinPassive { nonce, peer_nonce } => {
                 let Some(&Join::Ack { mac }) = segment.options.join() else {
-                    // The peer sends nothing before this is answered: the option was stripped (RFC 8684 section 3.2).
+                    // The peer sends nothing before this is answered: the option was stripped (RFC 8684
+                    // section 3.2).
                     shared.count(Counter::JoinAckMissing);
                     subflow.reset_due = Some(Some(ResetReason::MptcpSpecific));
                     return false;
@@ -294,9 +295,10 @@ impl Connection {
             && crypto::same_secret(&ours.to_be_bytes(), &self.local_key.key.to_be_bytes())
     }
 
-    /// A SYN that is not the one this subflow began with, from a peer that has forgotten the attempt (RFC 9293 section
-    /// 3.10.7.4). In the window it ends the attempt, so that the SYN that is sent again begins a new one. Outside of it, it
-    /// is answered with an acknowledgment, which a peer that has indeed forgotten answers with a reset.
+    /// A SYN that is not the one this subflow began with, from a peer that has forgotten the attempt (RFC
+    /// 9293 section 3.10.7.4). In the window it ends the attempt, so that the SYN that is sent again begins a
+    /// new one. Outside of it, it is answered with an acknowledgment, which a peer that has indeed forgotten
+    /// answers with a reset.
     fn take_other_syn(&mut self, shared: &mut Shared, now: Instant, index: usize, syn: &Segment) {
         let window = self.receive.advertised();
         let Some(subflow) = self.subflow(index) else { return };

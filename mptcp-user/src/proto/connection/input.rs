@@ -161,9 +161,10 @@ impl Connection {
         self.take_payload(shared, now, index, &mut segment);
     }
 
-    /// A FIN without any option of ours ends a subflow and not the stream (RFC 8684 section 3.3.3), unless it is that of a
-    /// peer that has fallen back. It has, if options of it have never come, or if it acknowledges data without a Data ACK
-    /// (section 3.7): it takes our FIN in answer to its own for the end of our stream, too.
+    /// A FIN without any option of ours ends a subflow and not the stream (RFC 8684 section 3.3.3), unless it
+    /// is that of a peer that has fallen back. It has, if options of it have never come, or if it
+    /// acknowledges data without a Data ACK (section 3.7): it takes our FIN in answer to its own for the end
+    /// of our stream, too.
     //= RFC 8684 3.3.3-6
     fn take_plain_fin(&mut self, shared: &mut Shared, now: Instant, index: usize, ack: i64) {
         let fell_back = !self.dss_received || ack as u64 > self.send.una + 1;
@@ -173,8 +174,9 @@ impl Connection {
         }
     }
 
-    /// Data came, or a mapping of some. Whether there is no room to keep it: the window lets nobody that keeps to it come so far, except where
-    /// very many do so at once. Octets in order are the last to be refused, because they set others free.
+    /// Data came, or a mapping of some. Whether there is no room to keep it: the window lets nobody that
+    /// keeps to it come so far, except where very many do so at once. Octets in order are the last to be
+    /// refused, because they set others free.
     fn lacks_memory(&mut self, shared: &mut Shared, now: Instant, index: usize, segment: &Segment) -> bool {
         let Some(subflow) = self.subflow(index) else { return true };
         let bare = segment.payload.is_empty();
@@ -261,7 +263,8 @@ impl Connection {
                 MptcpOption::FastClose(_) => {
                     fast_close |= self.is_fast_close(shared, option);
                     if !fast_close {
-                        // Whoever sends a wrong key is not the peer, or not well: another subflow may still come.
+                        // Whoever sends a wrong key is not the peer, or not well: another subflow may still
+                        // come.
                         cause = EndCause::Unexplained;
                     }
                 }
@@ -494,8 +497,8 @@ fn maps_octets(segment: &Segment) -> bool {
     mapping.is_some_and(|(mapping, data_fin)| mapping.len > u16::from(data_fin))
 }
 
-/// Whether the segment was sent because of an option of ours: then it is no sign of a loss, however often it repeats an
-/// acknowledgment (RFC 8684 section 3). One with a Data ACK alone may be.
+/// Whether the segment was sent because of an option of ours: then it is no sign of a loss, however often it
+/// repeats an acknowledgment (RFC 8684 section 3). One with a Data ACK alone may be.
 fn carries_signal(segment: &Segment) -> bool {
     segment.options.mptcp.iter().any(|option| match option {
         MptcpOption::Dss(dss) => dss.mapping.is_some(),
@@ -524,9 +527,9 @@ impl Connection {
                 self.follow_path_mtu(index);
             }
         } else if !subflow.is_synchronised() && (unreachable.hard || subflow.kind == Kind::Initial) {
-            // Before the handshake is complete a hard error ends the attempt, and a soft one that of the initial subflow: who
-            // wants the connection has other addresses to try, or is told what is wrong (as `tcp_v4_err` of Linux does in
-            // SYN-SENT). Later both are a hint at most.
+            // Before the handshake is complete a hard error ends the attempt, and a soft one that of the
+            // initial subflow: who wants the connection has other addresses to try, or is told what is wrong
+            // (as `tcp_v4_err` of Linux does in SYN-SENT). Later both are a hint at most.
             let initial = subflow.kind == Kind::Initial;
             self.refuse_path(now, index, Why::Passing);
             if initial {

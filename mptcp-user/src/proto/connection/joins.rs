@@ -1,5 +1,5 @@
-//! Subflows that the peer opens: the answer to its SYN with MP_JOIN, which leaves a record and no subflow, and its third ACK
-//! (RFC 8684 section 3.2).
+//! Subflows that the peer opens: the answer to its SYN with MP_JOIN, which leaves a record and no subflow,
+//! and its third ACK (RFC 8684 section 3.2).
 
 use super::Connection;
 use crate::proto::counters::Counter;
@@ -62,7 +62,8 @@ impl Connection {
         segment
     }
 
-    /// The third ACK of a join that was answered: only now there is a subflow. An error is why it is to be refused.
+    /// The third ACK of a join that was answered: only now there is a subflow. An error is why it is to be
+    /// refused.
     pub(crate) fn complete_join(
         &mut self,
         shared: &mut Shared,

@@ -188,7 +188,8 @@ pub(crate) struct Connection {
     persist_expiries: u32,
     /// When the first of the window probes was sent that the peer has not answered.
     probed_since: Option<Instant>,
-    /// Octets that were not acknowledged when the application dropped its handle, or at the last look at them since.
+    /// Octets that were not acknowledged when the application dropped its handle, or at the last look at them
+    /// since.
     orphan_left: u64,
     /// What little the peer's window lets through is to be sent: it has not opened further for long enough.
     window_override: bool,
@@ -366,7 +367,8 @@ impl Connection {
         }
     }
 
-    /// Whether a segment with so many octets, of the subflow at `index`, is certain to be refused: it lies outside of the window.
+    /// Whether a segment with so many octets, of the subflow at `index`, is certain to be refused: it lies
+    /// outside of the window.
     pub(crate) fn refuses(&self, index: usize, segment: &Segment, octets: u32) -> bool {
         let subflow = self.subflows.get(index).and_then(Option::as_deref);
         subflow.is_some_and(|subflow| {

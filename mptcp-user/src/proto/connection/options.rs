@@ -15,7 +15,8 @@
 //!
 //! Where not all of it fits, [`fit`] takes away, in this order: SACK blocks, the oldest first, since the next
 //! acknowledgment repeats them; the DSS of a pure acknowledgment, which the next one carries, too; timestamps, which
-//! other segments have. What is left must fit: it is the reason for the segment. NOPs between options are the first to go.
+//! other segments have. What is left must fit: it is the reason for the segment. NOPs between options are the
+//! first to go.
 
 use super::output::Sent;
 use super::paths::window_scale;

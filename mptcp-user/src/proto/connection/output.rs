@@ -17,7 +17,8 @@ use crate::wire::{
     FastClose, Flags, MptcpOption, Payload, ResetReason, Segment, TcpOptions, TcpReset, Version, dss_checksum,
 };
 
-/// Full packets in a super-segment at most: as many as a record can tell apart, with room for options that make them smaller.
+/// Full packets in a super-segment at most: as many as a record can tell apart, with room for options that
+/// make them smaller.
 const SUPER_SEGMENT_PACKETS: u64 = MAX_PACKETS - 4;
 /// After so many segments of data in a row, acknowledgments that are due go first: a driver that can't send as fast as
 /// there is data would never get to them.
@@ -139,8 +140,9 @@ impl Connection {
         None
     }
 
-    /// A tail loss probe: new data where there is any that the peer has room for, whatever the congestion window says, and
-    /// otherwise the last packet again (RFC 8985 section 7.3). The probe is not due any more afterwards.
+    /// A tail loss probe: new data where there is any that the peer has room for, whatever the congestion
+    /// window says, and otherwise the last packet again (RFC 8985 section 7.3). The probe is not due any more
+    /// afterwards.
     fn transmit_tail_probe(&mut self, shared: &mut Shared, now: Instant, index: usize) -> Option<Segment> {
         let start = self.send.nxt;
         let mut end = self.send.buffer.end();
@@ -191,8 +193,8 @@ impl Connection {
             {
                 fast_close = Some(FastCloseWait::reset(key));
                 if self.version == Version::V0 {
-                    // There it is an acknowledgment on one subflow that says so, the others are reset (RFC 6824
-                    // section 3.5).
+                    // There it is an acknowledgment on one subflow that says so, the others are reset (RFC
+                    // 6824 section 3.5).
                     self.fast_close = false;
                     reset.flags = Flags::ACK;
                     fast_close = Some(FastCloseWait::acknowledgment(key, subflow.rtt.rto()));

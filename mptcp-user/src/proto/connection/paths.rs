@@ -21,8 +21,8 @@ use arrayvec::ArrayVec;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// How long it takes until another subflow may be opened, once as many were as there may be at once: bounds the SYNs that a
-/// peer can make us send by naming addresses.
+/// How long it takes until another subflow may be opened, once as many were as there may be at once: bounds
+/// the SYNs that a peer can make us send by naming addresses.
 const ATTEMPT_EACH: Duration = Duration::from_millis(500);
 /// Subflows that may be opened at once, where fewer are allowed to exist.
 const MIN_ATTEMPTS: usize = 4;
@@ -319,8 +319,8 @@ impl Connection {
         true
     }
 
-    /// There is no way between these two addresses. The path manager is asked for others in the connection's next turn, and
-    /// not from here: what it wants then may fail at once, too.
+    /// There is no way between these two addresses. The path manager is asked for others in the connection's
+    /// next turn, and not from here: what it wants then may fail at once, too.
     pub(crate) fn open_subflow_failed(
         &mut self,
         shared: &mut Shared,
@@ -394,8 +394,8 @@ impl Connection {
         }
     }
 
-    /// The same, because something on the way does not leave Multipath TCP alone: the next subflow between these addresses
-    /// would fare no better, and is tried only while there is no other.
+    /// The same, because something on the way does not leave Multipath TCP alone: the next subflow between
+    /// these addresses would fare no better, and is tried only while there is no other.
     pub(super) fn refuse_interfered_path(&mut self, now: Instant, index: usize) {
         let why = if self.works_without(index) { Why::Refused } else { Why::Passing };
         self.refuse_path(now, index, why);

@@ -1,13 +1,15 @@
 //! Pairs of addresses between which a subflow did not work out, and when each may be tried again.
 //!
-//! * The peer refused for good (a RST in answer to the SYN, MP_TCPRST without flag T): not before our address changes or an
+//! * The peer refused for good (a RST in answer to the SYN, MP_TCPRST without flag T): not before our address
+//!   changes or an
 //!   ADD_ADDR names the peer's anew (RFC 8684 sections 3.4.1, 3.6 and 3.9.3).
 //! * The host has no way: not before its routes or addresses change. No timer runs for that.
-//! * Silence, or a reason that passes: after a wait that doubles. Pairs that have never worked are given up after a few
+//! * Silence, or a reason that passes: after a wait that doubles. Pairs that have never worked are given up
+//!   after a few
 //!   attempts.
 //!
-//! A refusal in force is never forgotten. A full table refuses every pair that it does not know, so that the number of
-//! attempts is bounded, whatever the two sides announce.
+//! A refusal in force is never forgotten. A full table refuses every pair that it does not know, so that the
+//! number of attempts is bounded, whatever the two sides announce.
 
 use crate::proto::Instant;
 use std::collections::BTreeMap;
@@ -26,8 +28,8 @@ const PATIENT_AFTER: u32 = 12;
 const LONGEST_RETRY: Duration = Duration::from_secs(3600);
 /// Failures after which a pair that has never worked is given up.
 const MOST_FAILURES: u32 = 8;
-/// How long no way is asked for again between two addresses, when there is something else to do and nothing was heard of
-/// routes that changed: what they depend on is not all told (rules, for one).
+/// How long no way is asked for again between two addresses, when there is something else to do and nothing
+/// was heard of routes that changed: what they depend on is not all told (rules, for one).
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Why a pair of addresses is refused.

@@ -1,8 +1,10 @@
-//! After a pause: the process was stopped, the machine suspended, or the application kept the thread to itself.
+//! After a pause: the process was stopped, the machine suspended, or the application kept the thread to
+//! itself.
 //!
-//! Silence during a pause proves nothing: the peer's acknowledgments may have come while nobody looked, or been dropped where
-//! they waited. So the time of the pause does not count, and what asks whether a path or the peer is alive asks
-//! again: nothing is suspected, and nothing given up, before a probe that left after the pause has gone unanswered.
+//! Silence during a pause proves nothing: the peer's acknowledgments may have come while nobody looked, or
+//! been dropped where they waited. So the time of the pause does not count, and what asks whether a path or
+//! the peer is alive asks again: nothing is suspected, and nothing given up, before a probe that left after
+//! the pause has gone unanswered.
 
 use super::Connection;
 use crate::proto::Instant;
@@ -10,19 +12,20 @@ use crate::proto::info::SubflowState;
 use crate::proto::subflow::Subflow;
 use std::time::Duration;
 
-/// A call that comes so much later than was asked for ends a pause. A scheduler that holds the thread up for less is
-/// no reason to ask anybody anything.
+/// A call that comes so much later than was asked for ends a pause. A scheduler that holds the thread up for
+/// less is no reason to ask anybody anything.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 /// Part of the least pause for each connection that is not at rest: several times what asking one peer costs.
 pub(crate) const ASKING: Duration = Duration::from_micros(20);
 /// The least time in which a probe may be answered (RFC 6298 section 2.1: the first guess at the RTO).
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// The longest that a wait which was over in a pause goes on: it may have begun shortly before the end of the pause.
+/// The longest that a wait which was over in a pause goes on: it may have begun shortly before the end of the
+/// pause.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// A wait for a deadline goes on: the pause does not count, and an answer that is asked for now may still come. One that
-/// is not over yet may have begun after the pause, and is long enough as it is.
+/// A wait for a deadline goes on: the pause does not count, and an answer that is asked for now may still
+/// come. One that is not over yet may have begun after the pause, and is long enough as it is.
 fn go_on(deadline: &mut Option<Instant>, now: Instant, pause: Duration, answer: Duration) {
     if let Some(at) = deadline {
         let shifted = if *at <= now { (*at + pause).min(now + LONGEST) } else { *at };

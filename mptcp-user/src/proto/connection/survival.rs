@@ -1,9 +1,10 @@
 //! Connections go on without a path (RFC 8684 section 3.3.3, "break before make").
 //!
-//! A subflow whose carrier, address or route is gone stays while no other subflow works, and goes on when its way is back.
-//! The client joins from any other address in the meantime; a server, whose client is seldom reachable, waits. What is
-//! left of the old subflows ends once another one works. Without any address to send from a connection waits as long as
-//! its user timeout; without carrier or route, as long as a regular TCP connection does.
+//! A subflow whose carrier, address or route is gone stays while no other subflow works, and goes on when its
+//! way is back. The client joins from any other address in the meantime; a server, whose client is seldom
+//! reachable, waits. What is left of the old subflows ends once another one works. Without any address to
+//! send from a connection waits as long as its user timeout; without carrier or route, as long as a regular
+//! TCP connection does.
 
 use super::Connection;
 use crate::proto::counters::Counter;
@@ -19,8 +20,8 @@ use arrayvec::ArrayVec;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// How long a subflow without carrier is kept while others work. The peer is told by REMOVE_ADDR after that, so that it
-/// stops sending there; a shorter interruption costs no handshake.
+/// How long a subflow without carrier is kept while others work. The peer is told by REMOVE_ADDR after that,
+/// so that it stops sending there; a shorter interruption costs no handshake.
 const CARRIER_GRACE: Duration = Duration::from_secs(1);
 /// An interruption that is shorter than this is left to retransmissions.
 const SHORT_ABSENCE: Duration = Duration::from_millis(100);
@@ -59,7 +60,8 @@ pub(super) struct Survival {
 }
 
 impl Connection {
-    /// An address of this host is gone. Its subflows end, and the peer is told, if others work; otherwise they wait for it.
+    /// An address of this host is gone. Its subflows end, and the peer is told, if others work; otherwise
+    /// they wait for it.
     pub(super) fn address_removed(&mut self, shared: &mut Shared, now: Instant, address: IpAddr) {
         let affected = self.subflows_from(address);
         let others = self.living().any(|(_, subflow)| subflow.local.ip() != address && works(subflow));
@@ -81,7 +83,8 @@ impl Connection {
         self.paths.ask_soon();
     }
 
-    /// The interface with this address has no carrier any more. Nothing ends: it is back in a moment, or others do the work.
+    /// The interface with this address has no carrier any more. Nothing ends: it is back in a moment, or
+    /// others do the work.
     pub(super) fn carrier_lost(&mut self, shared: &mut Shared, now: Instant, address: IpAddr) {
         for index in self.subflows_from(address) {
             self.lose_way(shared, now, index, Lack::Carrier);
@@ -168,8 +171,8 @@ impl Connection {
         self.strand();
     }
 
-    /// The way of the subflow at `index` is there again. What was lost goes again at once, the peer is made to answer, and
-    /// where it sends it may wait long before it tries again: a new subflow makes it send now.
+    /// The way of the subflow at `index` is there again. What was lost goes again at once, the peer is made
+    /// to answer, and where it sends it may wait long before it tries again: a new subflow makes it send now.
     fn way_returned(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         let alone = !self.works_without(index);
         let Some(subflow) = self.subflow(index) else { return };
@@ -191,8 +194,8 @@ impl Connection {
         }
     }
 
-    /// Asks for a subflow between the same addresses from another port, which is to take the place of the one at `index`.
-    /// Only the side that has opened a subflow can: the other's port is not listened on.
+    /// Asks for a subflow between the same addresses from another port, which is to take the place of the one
+    /// at `index`. Only the side that has opened a subflow can: the other's port is not listened on.
     pub(super) fn want_double(&mut self, shared: &mut Shared, index: usize, strict: bool) -> bool {
         let may = self.client && self.is_multipath() && self.fully_established && self.closed.is_none();
         let Some(subflow) = self.subflows.get(index).and_then(Option::as_deref).filter(|_| may) else {
@@ -231,8 +234,8 @@ impl Connection {
         self.survival.stranded
     }
 
-    /// Joins from whatever address there is, while there is no path. Path managers decide about paths beside others;
-    /// that the connection has one at all is not theirs to refuse.
+    /// Joins from whatever address there is, while there is no path. Path managers decide about paths beside
+    /// others; that the connection has one at all is not theirs to refuse.
     pub(super) fn rejoin(&mut self, shared: &mut Shared, now: Instant) {
         let waits = self.survival.retry.is_some_and(|retry| now < retry);
         if !self.client || waits || !self.is_pathless() {
@@ -286,9 +289,9 @@ impl Connection {
         );
     }
 
-    /// A join was answered with a reset; `last`: there is no other subflow. Whether the peer does not know the connection
-    /// any more: it says so, or repeats its refusal. A host that has stopped listening refuses joins, too, but without that
-    /// reason, and its end of a subflow without way may be alive.
+    /// A join was answered with a reset; `last`: there is no other subflow. Whether the peer does not know
+    /// the connection any more: it says so, or repeats its refusal. A host that has stopped listening refuses
+    /// joins, too, but without that reason, and its end of a subflow without way may be alive.
     pub(super) fn is_unknown_to_peer(&mut self, last: bool) -> bool {
         self.survival.refusals += u32::from(last);
         let unknown = std::mem::take(&mut self.survival.unknown);
@@ -360,8 +363,8 @@ impl Connection {
         self.end_subflow(shared, now, index);
     }
 
-    /// Something came, or time has passed: another subflow may work in the place of those without way, and a new one in
-    /// that of the one that it doubles.
+    /// Something came, or time has passed: another subflow may work in the place of those without way, and a
+    /// new one in that of the one that it doubles.
     pub(super) fn settle_absences(&mut self, shared: &mut Shared, now: Instant) {
         if !self.survival.unsettled || self.closed.is_some() {
             return;

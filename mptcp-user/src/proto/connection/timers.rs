@@ -23,8 +23,8 @@ const JOIN_ATTEMPTS: u32 = 5;
 /// under a false name (Linux sends six). None are repeated while the listener is crowded, nor when the endpoint's budget
 /// for that is spent (see `syn_ack_budget`).
 const SYN_ACK_ATTEMPTS: u32 = 4;
-/// A connection whose application is gone is kept as long as the peer acknowledges at least this part of what is left, one
-/// in so many, each minute.
+/// A connection whose application is gone is kept as long as the peer acknowledges at least this part of what
+/// is left, one in so many, each minute.
 const ORPHAN_PROGRESS: u64 = 32;
 /// Longest wait between two window probes.
 const MAX_PERSIST: Duration = Duration::from_secs(60);
@@ -147,8 +147,8 @@ impl Connection {
             // The peer never finished: nobody would read it anyway.
             self.abort(shared, now);
         } else if self.released {
-            // The peer takes what is left so slowly, or keeps its window closed, that nobody waits for it: what it does not
-            // take is held at the expense of others.
+            // The peer takes what is left so slowly, or keeps its window closed, that nobody waits for it:
+            // what it does not take is held at the expense of others.
             let left = self.send.end() - self.send.una;
             if left > self.orphan_left - self.orphan_left.div_ceil(ORPHAN_PROGRESS) {
                 self.abort(shared, now);
@@ -165,8 +165,9 @@ impl Connection {
         self.probed_since.filter(|since| heard.is_none_or(|heard| heard <= *since))
     }
 
-    /// The window is to be probed; a peer that answers may keep it closed as long as it likes (RFC 9293 section 3.8.6.1), one
-    /// that does not is gone. Each probe goes over another subflow, in case it is the path that is.
+    /// The window is to be probed; a peer that answers may keep it closed as long as it likes (RFC 9293
+    /// section 3.8.6.1), one that does not is gone. Each probe goes over another subflow, in case it is the
+    /// path that is.
     fn probe_window(&mut self, shared: &mut Shared, now: Instant) {
         self.persist_deadline = None;
         let unanswered = self.probes_unanswered();

@@ -142,7 +142,8 @@ impl View<'_> {
     /// The pair of addresses without a subflow that promises the most: on the best interface, and with as few of both
     /// addresses in use as can be, since those promise a path of its own.
     fn unused_pair(&self, refused: Refused<'_>) -> Option<(Local, SocketAddr)> {
-        // There may be hundreds of pairs, whatever the peer announces: what is looked up in tables comes last.
+        // There may be hundreds of pairs, whatever the peer announces: what is looked up in tables comes
+        // last.
         let to: Vec<usize> = self
             .remote
             .iter()

@@ -1,5 +1,5 @@
-//! A subflow whose way has gone on this host. It is no reason to end it: a regular TCP connection goes on when the
-//! carrier, the address or the route comes back.
+//! A subflow whose way has gone on this host. It is no reason to end it: a regular TCP connection goes on
+//! when the carrier, the address or the route comes back.
 
 use crate::proto::Instant;
 

@@ -4,8 +4,9 @@
 use crate::wire::{DataSeq, Payload, dss_checksum};
 use std::collections::VecDeque;
 
-/// Mappings waiting for their octets. Octets whose mapping would be one too many are not accepted, so that the peer sends
-/// both again. The mapping of the next octet expected always has a place, because it sets the others free.
+/// Mappings waiting for their octets. Octets whose mapping would be one too many are not accepted, so that
+/// the peer sends both again. The mapping of the next octet expected always has a place, because it sets the
+/// others free.
 const MAX_MAPPINGS: usize = 4096;
 
 /// One mapping, in offsets: subflow sequence space (the SYN is 0) and data stream (first octet 0).
@@ -78,8 +79,8 @@ pub(crate) struct RxMappings {
 }
 
 impl RxMappings {
-    /// Adds a mapping; one that contradicts an earlier one is ignored (the first one counts). `next`: subflow offset of the
-    /// next octet expected.
+    /// Adds a mapping; one that contradicts an earlier one is ignored (the first one counts). `next`: subflow
+    /// offset of the next octet expected.
     //= RFC 8684 3.3.1-1
     pub(crate) fn add(&mut self, mapping: RxMapping, next: u64) -> Added {
         self.seen = true;
@@ -101,8 +102,8 @@ impl RxMappings {
         Added::Taken
     }
 
-    /// Whether a mapping of the segment at hand found no place: then its octets must not be acknowledged, since the peer
-    /// would never send the mapping again.
+    /// Whether a mapping of the segment at hand found no place: then its octets must not be acknowledged,
+    /// since the peer would never send the mapping again.
     pub(crate) fn take_refused(&mut self) -> bool {
         std::mem::take(&mut self.refused)
     }

@@ -117,8 +117,8 @@ pub(crate) struct Subflow {
     /// When it was last punished for holding up the peer's window.
     pub(crate) penalised: Option<Instant>,
     challenges: (u64, u32),
-    /// Acknowledgments in a row that were sent for the sake of their options: how many, and what was expected next and sent by
-    /// then. More wait until something else is sent, or until this time.
+    /// Acknowledgments in a row that were sent for the sake of their options: how many, and what was expected
+    /// next and sent by then. More wait until something else is sent, or until this time.
     signals: (u8, u64, u64),
     pub(crate) signals_wait: Option<Instant>,
     /// End of the highest octets of the data stream that it ever carried.
@@ -312,10 +312,10 @@ impl Subflow {
         (now.as_millis() as u32).wrapping_add(self.stamp_origin)
     }
 
-    /// `false` if the segment is to be dropped because it lacks the timestamps that were agreed on (RFC 7323 section 3.2);
-    /// those that were not agreed on are taken out of it. A reset is always taken, and so is an acknowledgment whose
-    /// Multipath TCP options leave no room for timestamps, and anything from a path that strips them from the first
-    /// segment on: regular TCP works there.
+    /// `false` if the segment is to be dropped because it lacks the timestamps that were agreed on (RFC 7323
+    /// section 3.2); those that were not agreed on are taken out of it. A reset is always taken, and so is an
+    /// acknowledgment whose Multipath TCP options leave no room for timestamps, and anything from a path that
+    /// strips them from the first segment on: regular TCP works there.
     pub(crate) fn takes_timestamps(&mut self, segment: &mut Segment) -> bool {
         if self.state == SubflowState::SynSent {
             return true;
@@ -423,8 +423,8 @@ impl Subflow {
         self.challenges.1 <= CHALLENGE_ACKS
     }
 
-    /// Whether an acknowledgment that nothing else calls for may be sent for the sake of its options: boxes and hosts that
-    /// do not know them take too many in a row for a sign of loss (RFC 8684 section 3).
+    /// Whether an acknowledgment that nothing else calls for may be sent for the sake of its options: boxes
+    /// and hosts that do not know them take too many in a row for a sign of loss (RFC 8684 section 3).
     pub(crate) fn may_signal(&mut self, now: Instant) -> bool {
         let (count, expected, sent) = self.signals;
         if (expected, sent) != (self.rcv.nxt, self.snd.nxt) {

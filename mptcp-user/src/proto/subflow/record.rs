@@ -1,7 +1,8 @@
 //! Something in flight: a (super-)segment, and what became of each packet of it.
 //!
-//! The peer's SACK blocks are rounded inwards to the packets that were sent: a peer acknowledges whole packets, and blocks
-//! that begin at any octet must not make anything that is kept grow. One bit per packet holds what is known of it.
+//! The peer's SACK blocks are rounded inwards to the packets that were sent: a peer acknowledges whole
+//! packets, and blocks that begin at any octet must not make anything that is kept grow. One bit per packet
+//! holds what is known of it.
 
 use super::rate::Snapshot;
 use crate::proto::Instant;
@@ -39,11 +40,14 @@ pub(crate) struct Record {
     pub(crate) fin: bool,
     /// Octets of it in each packet, as it was sent last.
     packet: u64,
-    /// Octets that each bit of `sacked` and `lost` stands for: a packet, or several where there are more than bits.
+    /// Octets that each bit of `sacked` and `lost` stands for: a packet, or several where there are more than
+    /// bits.
     unit: u64,
-    /// Where the packet begins that the first bit stands for: at `start`, or before it if the packet was acknowledged in part.
+    /// Where the packet begins that the first bit stands for: at `start`, or before it if the packet was
+    /// acknowledged in part.
     origin: u64,
-    /// It is a probe of the path's MTU: one packet, larger than others are. Not any more once it is sent again.
+    /// It is a probe of the path's MTU: one packet, larger than others are. Not any more once it is sent
+    /// again.
     pub(super) probe: bool,
     pub(super) sent_at: Instant,
     pub(crate) retransmitted: bool,
@@ -93,7 +97,8 @@ impl Record {
         self.tell_apart(packet);
     }
 
-    /// Its packets have exactly so many octets, which depends on the options that they carry; nothing is known of them.
+    /// Its packets have exactly so many octets, which depends on the options that they carry; nothing is
+    /// known of them.
     pub(super) fn tell_apart(&mut self, packet: u64) {
         let packet = packet.max(1);
         let several = self.len().div_ceil(packet.saturating_mul(MAX_PACKETS)).max(1);
@@ -215,7 +220,8 @@ impl Record {
         })
     }
 
-    /// Cuts it in two; the first part, which stays here, gets `octets`. Both keep what is known of their packets.
+    /// Cuts it in two; the first part, which stays here, gets `octets`. Both keep what is known of their
+    /// packets.
     pub(super) fn split_off(&mut self, octets: u64) -> Self {
         let mut rest = self.clone();
         self.payload.truncate(octets as usize);

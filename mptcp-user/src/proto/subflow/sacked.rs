@@ -1,5 +1,5 @@
-//! The blocks of octets that the peer has reported out of order, already rounded to packets: they tell which part of a
-//! report is news, however often the rest of it was reported before.
+//! The blocks of octets that the peer has reported out of order, already rounded to packets: they tell which
+//! part of a report is news, however often the rest of it was reported before.
 
 use std::collections::BTreeMap;
 

@@ -2,10 +2,11 @@
 //! section 3). It counts; who decides what is lost are [`Rack`](super::rack::Rack), duplicate acknowledgments and
 //! the retransmission timer.
 //!
-//! A peer decides in which order things are reported, so that no acknowledgment may cost more because of those before it:
-//! records are found by bisection, blocks that were reported before are skipped as a whole ([`Sacked`]), lost records are
-//! kept in a set, and RACK walks those of unknown fate in the order in which they were sent and stops at the first that it
-//! can't judge. A record is cut in two only when a part of it is sent again.
+//! A peer decides in which order things are reported, so that no acknowledgment may cost more because of
+//! those before it: records are found by bisection, blocks that were reported before are skipped as a whole
+//! ([`Sacked`]), lost records are kept in a set, and RACK walks those of unknown fate in the order in which
+//! they were sent and stops at the first that it can't judge. A record is cut in two only when a part of it
+//! is sent again.
 
 use super::rate::Snapshot;
 use super::record::{Packets, Record};
@@ -452,9 +453,10 @@ impl Scoreboard {
         }
     }
 
-    /// Judges everything of unknown fate that was sent before what was `delivered` (when that was sent, and its end):
-    /// `remaining` says how long something may still be on its way that was sent at a time. Says whether anything was found
-    /// lost that says something of congestion, and how long until the next one must be unless it is delivered before.
+    /// Judges everything of unknown fate that was sent before what was `delivered` (when that was sent, and
+    /// its end): `remaining` says how long something may still be on its way that was sent at a time. Says
+    /// whether anything was found lost that says something of congestion, and how long until the next one
+    /// must be unless it is delivered before.
     pub(super) fn judge(
         &mut self,
         delivered: (Instant, u64),
@@ -484,8 +486,8 @@ impl Scoreboard {
         (found, None)
     }
 
-    /// Packets are lost, as far as their fate was unknown. Whether that says something of congestion: not so a probe of
-    /// the path's MTU (RFC 4821 section 7.5).
+    /// Packets are lost, as far as their fate was unknown. Whether that says something of congestion: not so
+    /// a probe of the path's MTU (RFC 4821 section 7.5).
     fn lose(&mut self, id: Id, packets: Packets) -> bool {
         let octets = self.mark_lost(id, packets);
         if octets == 0 {
@@ -530,8 +532,9 @@ impl Scoreboard {
         true
     }
 
-    /// Everything that the peer is not known to have is lost. If the peer had the first packet still, it would have
-    /// acknowledged it: then it has dropped what it had reported (RFC 2018 section 8), and may have dropped all.
+    /// Everything that the peer is not known to have is lost. If the peer had the first packet still, it
+    /// would have acknowledged it: then it has dropped what it had reported (RFC 2018 section 8), and may
+    /// have dropped all.
     pub(super) fn lose_all(&mut self) {
         self.presumed = 0;
         if self.first().is_some_and(|first| first.sacked & 1 != 0) {
@@ -546,8 +549,8 @@ impl Scoreboard {
         }
     }
 
-    /// Nothing is lost after all. `judged`: what was found lost until now may be found lost again; otherwise it is left to
-    /// the retransmission timer, as long as it is not sent again.
+    /// Nothing is lost after all. `judged`: what was found lost until now may be found lost again; otherwise
+    /// it is left to the retransmission timer, as long as it is not sent again.
     pub(super) fn find_all(&mut self, judged: bool) {
         let mut found: Vec<_> = std::mem::take(&mut self.with_losses)
             .into_iter()

@@ -36,7 +36,8 @@ pub(crate) struct AckOutcome {
     pub(crate) acked: u64,
     /// Octets that were delivered, by cumulative acknowledgment or SACK.
     pub(crate) delivered: u64,
-    /// Octets by which windows may grow: those delivered since the cumulative acknowledgment last advanced, if it does.
+    /// Octets by which windows may grow: those delivered since the cumulative acknowledgment last advanced,
+    /// if it does.
     pub(crate) counted: u64,
     pub(crate) rtt: Option<Duration>,
     /// The window must come down: losses were found, or the peer echoed a congestion mark, outside recovery.
@@ -65,8 +66,8 @@ pub(crate) enum TimerAction {
     Congestion,
     /// A tail loss probe is to be sent.
     Probe,
-    /// The peer has closed its window before what is in flight: it is to be asked for its window, and has not answered for
-    /// so long.
+    /// The peer has closed its window before what is in flight: it is to be asked for its window, and has not
+    /// answered for so long.
     WindowProbe { unanswered: Duration },
     /// Nothing is acknowledged although it should have been: the path may be dead.
     Suspect,
@@ -94,10 +95,11 @@ pub(crate) struct SendSide {
     iss: SeqNumber,
     pub(crate) una: u64,
     pub(crate) nxt: u64,
-    /// Right edge of the peer's window on this subflow. It moves left only where the window is this subflow's alone.
+    /// Right edge of the peer's window on this subflow. It moves left only where the window is this subflow's
+    /// alone.
     pub(crate) edge: u64,
-    /// Which segment the window was taken from, where it is this subflow's alone: its sequence number (SND.WL1), its
-    /// acknowledgment number (SND.WL2) and its timestamp.
+    /// Which segment the window was taken from, where it is this subflow's alone: its sequence number
+    /// (SND.WL1), its acknowledgment number (SND.WL2) and its timestamp.
     window_from: (u64, u64, Option<u32>),
     /// When the peer was asked for the window that it has taken back, since it last told it.
     asked: Option<Instant>,
@@ -110,7 +112,8 @@ pub(crate) struct SendSide {
     board: Scoreboard,
     /// End of the highest octet delivered.
     fack: u64,
-    /// Before this offset is acknowledged, RACK does not judge another time what was found lost and then was not, if it is much.
+    /// Before this offset is acknowledged, RACK does not judge another time what was found lost and then was
+    /// not, if it is much.
     found_until: u64,
     recovery: Recovery,
     rack: Rack,
@@ -204,8 +207,9 @@ impl SendSide {
         }
     }
 
-    /// The same of a peer whose window is for this subflow alone, by the segment that has this sequence number and
-    /// timestamp. It may take back what it has offered (RFC 9293 section 3.8.6, SHLD-15); older segments say nothing.
+    /// The same of a peer whose window is for this subflow alone, by the segment that has this sequence
+    /// number and timestamp. It may take back what it has offered (RFC 9293 section 3.8.6, SHLD-15); older
+    /// segments say nothing.
     pub(crate) fn obey_window(
         &mut self,
         now: Instant,
@@ -228,7 +232,8 @@ impl SendSide {
         self.asked = None;
         self.take_window(now, ack, window);
         if was_shut && self.edge > ack {
-            // What came while the window was closed has been dropped, but for that no timer has to be backed off.
+            // What came while the window was closed has been dropped, but for that no timer has to be backed
+            // off.
             (self.expiries, self.tries) = (0, 0);
             self.progress = now;
             self.timeout = Some(now + rtt.backed_off(0));
@@ -410,8 +415,9 @@ impl SendSide {
         self.board.push(record)
     }
 
-    /// So many octets leave. With them, the congestion window may be what limits the sender: no full segment more fits in, or
-    /// in slow start the window is at least half used, since it is to double (as the Linux kernel has it).
+    /// So many octets leave. With them, the congestion window may be what limits the sender: no full segment
+    /// more fits in, or in slow start the window is at least half used, since it is to double (as the Linux
+    /// kernel has it).
     fn note_use(&mut self, octets: u64, path: &Path) {
         let used = self.in_flight() + octets;
         if used + path.mss > path.cwnd || (path.in_slow_start() && 2 * used > path.cwnd) {
@@ -561,8 +567,9 @@ impl SendSide {
         };
         lost |= probe_found_loss;
         outcome.safe = acked > 0 && !lost;
-        // While octets come out of order the window stays as it is (RFC 3042 section 2, RFC 5681 section 3.2): what
-        // duplicate acknowledgments and SACK blocks report counts once the octets before it have come, too.
+        // While octets come out of order the window stays as it is (RFC 3042 section 2, RFC 5681 section
+        // 3.2): what duplicate acknowledgments and SACK blocks report counts once the octets before it have
+        // come, too.
         let deferred = if self.recovery.is_open() { self.uncounted } else { 0 };
         let counted = deferred + outcome.delivered;
         (outcome.counted, self.uncounted) = if acked > 0 { (counted, 0) } else { (0, counted) };
@@ -751,8 +758,8 @@ impl SendSide {
         }
     }
 
-    /// The way to the peer is there again: what is outstanding goes again now, and later attempts wait as if these were the
-    /// first.
+    /// The way to the peer is there again: what is outstanding goes again now, and later attempts wait as if
+    /// these were the first.
     pub(crate) fn path_returned(&mut self, now: Instant) {
         if self.timeout.is_some() {
             self.timeout = Some(now);
@@ -796,7 +803,8 @@ impl SendSide {
         }
         if due(self.probe.deadline()) {
             self.probe.expire();
-            // The retransmission timer is started anew, whether a probe can be sent or not (RFC 8985 section 7.3).
+            // The retransmission timer is started anew, whether a probe can be sent or not (RFC 8985 section
+            // 7.3).
             self.timeout = Some(now + self.backed_off(rtt));
             return Some(TimerAction::Probe);
         }
@@ -811,8 +819,8 @@ impl SendSide {
         None
     }
 
-    /// A pause has ended. What is in flight is asked after with a probe, and neither lost nor late before that has had the time to
-    /// be answered. Whether there is one to send.
+    /// A pause has ended. What is in flight is asked after with a probe, and neither lost nor late before
+    /// that has had the time to be answered. Whether there is one to send.
     pub(crate) fn resume(&mut self, now: Instant, pause: Duration, rtt: &RttEstimator) -> bool {
         if self.board.is_empty() || self.expiries > 0 {
             // A path that did not answer before is asked by its retransmission timer.

@@ -1,5 +1,5 @@
-//! Tail loss probes: when acknowledgments stop coming, new data, or the last segment again where there is none or no room
-//! for it, so that RACK learns of what is lost before it (RFC 8985 section 7).
+//! Tail loss probes: when acknowledgments stop coming, new data, or the last segment again where there is
+//! none or no room for it, so that RACK learns of what is lost before it (RFC 8985 section 7).
 
 use crate::proto::Instant;
 use std::time::Duration;
@@ -29,8 +29,8 @@ impl TailProbe {
         self.at
     }
 
-    /// Starts the timer anew unless a probe is in flight; `alone`: nothing but one segment is. It expires with the
-    /// retransmission timer (at `timeout`) at the latest, which is then started anew.
+    /// Starts the timer anew unless a probe is in flight; `alone`: nothing but one segment is. It expires
+    /// with the retransmission timer (at `timeout`) at the latest, which is then started anew.
     pub(super) fn arm(
         &mut self,
         now: Instant,
@@ -67,7 +67,8 @@ impl TailProbe {
         self.due
     }
 
-    /// The probe leaves, or there is nothing to probe with. `nxt`: end of everything sent. `again`: it was sent before.
+    /// The probe leaves, or there is nothing to probe with. `nxt`: end of everything sent. `again`: it was
+    /// sent before.
     pub(super) fn sent(&mut self, nxt: Option<u64>, again: bool) {
         self.stop();
         (self.end, self.again) = (nxt, again);

@@ -33,7 +33,8 @@ fn how_long_a_change_takes() {
     println!("the call took {call:?}; then {segments} segments in {steps} rounds of {longest:?} at most");
 }
 
-/// A pair with so many connections over two paths, all of them at rest, every third of which has one subflow and wants no more.
+/// A pair with so many connections over two paths, all of them at rest, every third of which has one subflow
+/// and wants no more.
 fn many(number: u16) -> Pair {
     let all = ConnectionConfig { subflow_start: SubflowStart::AT_ONCE, ..ConnectionConfig::default() };
     let one = ConnectionConfig { max_subflows: 1, ..all.clone() };

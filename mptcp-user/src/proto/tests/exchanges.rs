@@ -62,7 +62,8 @@ fn there_is_no_tail_loss_probe_with_sacked_data_or_in_recovery() {
     assert_eq!(script.packets(), [0u32; 0], "nothing before the retransmission timeout");
 }
 
-/// The probe of a single packet waits for a delayed acknowledgment, but no longer than the retransmission timer would.
+/// The probe of a single packet waits for a delayed acknowledgment, but no longer than the retransmission
+/// timer would.
 #[test]
 fn a_lone_packet_is_probed_before_the_window_collapses() {
     let mut script = Script::connected(SACK);
@@ -142,7 +143,8 @@ fn the_window_grows_again_after_the_timeout_of_a_lone_packet() {
     assert_eq!(script.packets(), [1, 2]);
 }
 
-/// RFC 9293 section 3.8.6 (SHLD-15, SHLD-17): nothing beyond a window that was taken back, and no doubt of the path.
+/// RFC 9293 section 3.8.6 (SHLD-15, SHLD-17): nothing beyond a window that was taken back, and no doubt of
+/// the path.
 #[test]
 fn a_window_that_is_taken_back_is_obeyed() {
     let mut script = Script::connected(SACK);
@@ -334,7 +336,8 @@ fn a_segment_without_syn_or_ack_to_a_listener_is_dropped() {
     }
 }
 
-/// RFC 9293 section 3.8.6.2.2: a peer whose window can't be scaled is told of it when that is worth a segment.
+/// RFC 9293 section 3.8.6.2.2: a peer whose window can't be scaled is told of it when that is worth a
+/// segment.
 #[test]
 fn an_unscaled_window_is_not_told_with_every_read() {
     let config = ConnectionConfig { multipath: false, ..ConnectionConfig::default() };
@@ -433,7 +436,8 @@ fn a_connection_whose_application_is_gone_goes_on_while_the_peer_reads() {
     }
 }
 
-/// Octets without a mapping have no place in the data stream: those are not acknowledged whose mapping can't be kept.
+/// Octets without a mapping have no place in the data stream: those are not acknowledged whose mapping can't
+/// be kept.
 #[test]
 fn very_many_small_messages_behind_a_loss_arrive() {
     let config = ConnectionConfig::default();
@@ -472,7 +476,8 @@ fn very_many_small_messages_behind_a_loss_arrive() {
     assert_eq!(info.subflows.len(), 1, "{info:#?}");
 }
 
-/// RFC 8684 section 3: an acknowledgment that brings an option is no sign of a loss; one that brings a Data ACK alone is.
+/// RFC 8684 section 3: an acknowledgment that brings an option is no sign of a loss; one that brings a Data
+/// ACK alone is.
 #[test]
 fn acknowledgments_that_carry_signals_are_no_duplicates() {
     let mut pair = Pair::new(1, vec![PathConfig::default()], false, &ConnectionConfig::default());

@@ -1,4 +1,5 @@
-//! Joins of the peer before their third ACK: no subflow, nothing in the driver's tables, and no way to keep others out.
+//! Joins of the peer before their third ACK: no subflow, nothing in the driver's tables, and no way to keep
+//! others out.
 
 use super::pair::{Pair, PathConfig, address, pattern};
 use crate::proto::{ConnectionConfig, Counter, Event, LocalAddress, SubflowState};

@@ -1,4 +1,5 @@
-//! One endpoint, and a peer that sends exactly the segments that a test wants: packet exchanges, as scripts try them.
+//! One endpoint, and a peer that sends exactly the segments that a test wants: packet exchanges, as scripts
+//! try them.
 
 use crate::proto::{
     CloseReason, ConnectionConfig, ConnectionId, ConnectionInfo, Endpoint, EndpointConfig, Event, Instant,
@@ -12,7 +13,8 @@ use std::time::Duration;
 /// The peer's MSS, and what its packets of data have where there are no timestamps.
 pub(super) const MSS: u32 = 1000;
 
-/// The endpoint under test and the other side's view of the connection. Offsets count from the first octet of data.
+/// The endpoint under test and the other side's view of the connection. Offsets count from the first octet of
+/// data.
 pub(super) struct Script {
     pub(super) now: Instant,
     pub(super) endpoint: Endpoint,
@@ -170,7 +172,8 @@ impl Script {
         self.now = end;
     }
 
-    /// Data sent since this was asked last: offset of each packet, and its length. Segments without data are left out.
+    /// Data sent since this was asked last: offset of each packet, and its length. Segments without data are
+    /// left out.
     pub(super) fn data(&mut self) -> Vec<(u32, u32)> {
         let data = self.sent.drain(..).filter(|segment| !segment.payload.is_empty());
         data.map(|segment| (segment.seq.distance(self.iss + 1) as u32, segment.payload.len() as u32))

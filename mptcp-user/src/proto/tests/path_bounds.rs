@@ -1,5 +1,5 @@
-//! What path management may cost: how often subflows are tried, where to, and for how long, whatever the two sides announce
-//! and whatever becomes of the attempts.
+//! What path management may cost: how often subflows are tried, where to, and for how long, whatever the two
+//! sides announce and whatever becomes of the attempts.
 
 use super::pair::{Host, Middlebox, Pair, PathConfig, address, pattern};
 use crate::proto::{
@@ -114,7 +114,8 @@ fn a_storm_of_address_changes_brings_a_bounded_number_of_events_and_subflows() {
     }
     let tried = wanted(&pair.client).len() - before.0;
     let begun = joins.borrow().len() - before.1;
-    // Ten seconds: the allowance, and two more each second; every change lets failed pairs be asked for again.
+    // Ten seconds: the allowance, and two more each second; every change lets failed pairs be asked for
+    // again.
     assert!(begun <= 8 + 22, "{begun} SYNs");
     assert!(tried <= 8 * 1000, "{tried} attempts");
     pass(&mut pair, 20);

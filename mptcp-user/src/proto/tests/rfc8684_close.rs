@@ -1,4 +1,5 @@
-//! Half-closed connections and MP_FASTCLOSE, segment by segment (RFC 8684 sections 3.3.3 and 3.5), in both roles and versions.
+//! Half-closed connections and MP_FASTCLOSE, segment by segment (RFC 8684 sections 3.3.3 and 3.5), in both
+//! roles and versions.
 
 use super::script::{ROLES, Role, Script, fast_close};
 use crate::proto::{CloseReason, ConnectionConfig, SubflowState};
@@ -62,11 +63,7 @@ fn data_fin_and_fin_in_one_segment_leave_the_answer_to_be_sent() {
 fn a_fin_on_the_last_subflow_does_not_stop_what_we_send() {
     for role in ROLES {
         let mut script = Script::established(role, &ConnectionConfig::default());
-        let mut fin = script.bare(0);
-        fin.options.mptcp.push(script.data_ack());
-        fin.flags = Flags::ACK.with(Flags::FIN);
-        script.feed(fin);
-        script.flows[0].seq += 1;
+        script.end_flow(0);
         assert_eq!(script.read(), (Vec::new(), false), "{role:?}");
         answer(&mut script, 100_000);
         let out = script.take();
@@ -79,10 +76,7 @@ fn a_fin_on_one_of_two_subflows_is_answered_with_a_fin_there() {
     for role in ROLES {
         for ended in 0..2 {
             let mut script = Script::joined(role, &ConnectionConfig::default());
-            let mut fin = script.bare(ended);
-            fin.options.mptcp.push(script.data_ack());
-            fin.flags = Flags::ACK.with(Flags::FIN);
-            script.feed(fin);
+            script.end_flow(ended);
             let out = script.take();
             let fins: Vec<_> = out.iter().filter(|segment| segment.flags.has(Flags::FIN)).collect();
             assert_eq!(fins.len(), 1, "{role:?}: {out:?}");
@@ -96,11 +90,7 @@ fn a_fin_on_one_of_two_subflows_is_answered_with_a_fin_there() {
 fn a_subflow_that_the_peer_has_ended_is_left_when_another_can_be_used() {
     for role in [ROLES[0], ROLES[2]] {
         let mut script = Script::established(role, &ConnectionConfig::default());
-        let mut fin = script.bare(0);
-        fin.options.mptcp.push(script.data_ack());
-        fin.flags = Flags::ACK.with(Flags::FIN);
-        script.feed(fin);
-        script.flows[0].seq += 1;
+        script.end_flow(0);
         script.take();
         let third = script.join();
         script.feed(third);
@@ -115,11 +105,7 @@ fn a_subflow_that_the_peer_has_ended_is_left_when_another_can_be_used() {
 fn a_connection_whose_last_subflow_was_ended_without_data_fin_does_not_live_for_ever() {
     for role in ROLES {
         let mut script = Script::established(role, &ConnectionConfig::default());
-        let mut fin = script.bare(0);
-        fin.options.mptcp.push(script.data_ack());
-        fin.flags = Flags::ACK.with(Flags::FIN);
-        script.feed(fin);
-        script.flows[0].seq += 1;
+        script.end_flow(0);
         script.take();
         for _ in 0..20 {
             script.pass(Duration::from_secs(60));
@@ -134,11 +120,7 @@ fn a_connection_whose_last_subflow_was_ended_without_data_fin_does_not_live_for_
 fn a_half_that_the_peer_goes_on_using_stays() {
     for role in ROLES {
         let mut script = Script::joined(role, &ConnectionConfig::default());
-        let mut fin = script.bare(1);
-        fin.options.mptcp.push(script.data_ack());
-        fin.flags = Flags::ACK.with(Flags::FIN);
-        script.feed(fin);
-        script.flows[1].seq += 1;
+        script.end_flow(1);
         script.take();
         for _ in 0..30 {
             script.pass(Duration::from_secs(10));

@@ -1,4 +1,5 @@
-//! Fallback and what may look like it, segment by segment (RFC 8684 sections 3.3 and 3.7), in both roles and versions.
+//! Fallback and what may look like it, segment by segment (RFC 8684 sections 3.3 and 3.7), in both roles and
+//! versions.
 
 use super::script::{ROLES, Role, Script, fail, reset_reason};
 use crate::proto::{CloseReason, ConnectionConfig, Counter, FallbackReason};
@@ -156,7 +157,8 @@ fn mp_fail_is_answered_with_mp_fail_each_time_that_it_comes() {
         // It was lost: the peer says it again, and is answered again.
         script.feed(failed);
         assert_eq!(fail(&script.take()[0]), expected, "{role:?}");
-        // Not unasked: Linux takes a second one for a new failure. The kernel would have reset after 120 s without the first.
+        // Not unasked: Linux takes a second one for a new failure. The kernel would have reset after 120 s
+        // without the first.
         script.pass(Duration::from_secs(400));
         assert!(script.take().iter().all(|segment| fail(segment).is_none()), "{role:?}");
         assert_eq!(script.closed(), None, "{role:?}");

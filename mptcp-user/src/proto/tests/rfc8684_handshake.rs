@@ -1,5 +1,5 @@
-//! Third ACKs, priorities and acknowledgments, segment by segment (RFC 8684 sections 3.1, 3.2 and 3.3), in both roles and
-//! versions.
+//! Third ACKs, priorities and acknowledgments, segment by segment (RFC 8684 sections 3.1, 3.2 and 3.3), in
+//! both roles and versions.
 
 use super::flood::spoofed_syn;
 use super::script::{ROLES, Role, Script, reset_reason};

@@ -1,5 +1,5 @@
-//! One endpoint, and a peer that is a script: segments that a test makes by hand, and what the endpoint answers to each. The
-//! endpoint is the server or the client, in either version of Multipath TCP.
+//! One endpoint, and a peer that is a script: segments that a test makes by hand, and what the endpoint
+//! answers to each. The endpoint is the server or the client, in either version of Multipath TCP.
 
 use super::pair::address;
 use crate::proto::crypto::{Key, join_mac, truncated};
@@ -108,7 +108,8 @@ impl Script {
         script
     }
 
-    /// The same; `change` sees the third ACK before it leaves (as a server: the endpoint's own is not changed).
+    /// The same; `change` sees the third ACK before it leaves (as a server: the endpoint's own is not
+    /// changed).
     pub(super) fn with_third_ack(
         role: Role,
         config: &ConnectionConfig,
@@ -257,7 +258,8 @@ impl Script {
         }
     }
 
-    /// The next data of the script, which has not been sent; what comes after it is numbered as if it had been.
+    /// The next data of the script, which has not been sent; what comes after it is numbered as if it had
+    /// been.
     pub(super) fn data(&mut self, flow: usize, payload: &[u8], data_fin: bool) -> Segment {
         let dss = self.mapping(flow, payload, data_fin);
         let mut segment = self.bare(flow);
@@ -266,6 +268,15 @@ impl Script {
         self.sent += payload.len() as u64 + u64::from(data_fin);
         self.flows[flow].seq += payload.len() as u32;
         segment
+    }
+
+    /// The script ends its half of a flow, whose data is not the whole stream: a FIN with a Data ACK.
+    pub(super) fn end_flow(&mut self, flow: usize) {
+        let mut fin = self.bare(flow);
+        fin.options.mptcp.push(self.data_ack());
+        fin.flags = Flags::ACK.with(Flags::FIN);
+        self.feed(fin);
+        self.flows[flow].seq += 1;
     }
 
     /// The endpoint receives a segment, and answers.

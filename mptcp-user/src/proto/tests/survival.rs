@@ -113,8 +113,8 @@ fn a_second_without_the_only_path_costs_no_more_than_that() {
     for loss in LOSSES {
         for client in [true, false] {
             for v6 in [false, true] {
-                // A path that the client alone has lost is found again by its own doing: a server is told by it, and one
-                // that has lost it itself waits for nobody either.
+                // A path that the client alone has lost is found again by its own doing: a server is told by
+                // it, and one that has lost it itself waits for nobody either.
                 let mut pair = busy(1 + u64::from(v6), 1, v6, &ConnectionConfig::default());
                 lose(&mut pair, client, 0, v6, loss);
                 pair.run_until(SECOND, |_| false);
@@ -178,7 +178,8 @@ fn the_connection_moves_to_the_address_that_comes_instead() {
             &slow(&config),
             &slow(&ConnectionConfig::default()),
         );
-        // The second address of the client does not exist yet; the server has both, since paths are pairs here.
+        // The second address of the client does not exist yet; the server has both, since paths are pairs
+        // here.
         let now = pair.now;
         pair.client.endpoint.remove_local_address(now, address(1, 1, false));
         pair.send_only(pattern(OCTETS, 1), pattern(OCTETS, 2));
@@ -239,7 +240,8 @@ fn a_flap_of_one_of_two_paths_costs_no_handshake_and_a_long_one_is_told() {
     assert_eq!(removals, [(false, true), (true, false)]);
 }
 
-/// A sender that backs off, as every regular TCP does, and that no acknowledgment makes hurry: what a kernel does.
+/// A sender that backs off, as every regular TCP does, and that no acknowledgment makes hurry: what a kernel
+/// does.
 #[test]
 fn a_peer_that_waits_for_its_own_timer_is_made_to_send_by_a_new_subflow() {
     let mut pair = busy(8, 1, false, &ConnectionConfig::default());

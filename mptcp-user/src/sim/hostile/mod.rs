@@ -1,12 +1,13 @@
-//! One engine against a peer that has the keys and lies, on a host whose links come and go: the form of a simulation that a
-//! fuzzer can search for denials of service.
+//! One engine against a peer that has the keys and lies, on a host whose links come and go: the form of a
+//! simulation that a fuzzer can search for denials of service.
 //!
-//! A script of octets decides what the peer sends (any option, on any subflow, in any order), what the host's network and
-//! application do (no route, an address gone, a reader that stops, a process that was stopped for hours), and how time
-//! passes. Three things must hold whatever it says:
+//! A script of octets decides what the peer sends (any option, on any subflow, in any order), what the host's
+//! network and application do (no route, an address gone, a reader that stops, a process that was stopped for
+//! hours), and how time passes. Three things must hold whatever it says:
 //!
 //! * one call leads to a bounded number of events and segments;
-//! * the memory that the engine counts stays below its limit, and the memory that it really holds stays near to it;
+//! * the memory that the engine counts stays below its limit, and the memory that it really holds stays near
+//!   to it;
 //! * every connection ends, once the peer has gone silent and the application has left.
 
 mod peer;
@@ -29,7 +30,8 @@ const MAX_STEPS: usize = 1500;
 const MAX_REPEATED: usize = 6000;
 /// Decisions from this number on repeat the next one.
 const REPEAT: u8 = 244;
-/// Most events that one call may lead to. Addresses of both ends make 3 × 32 pairs at most, for few connections.
+/// Most events that one call may lead to. Addresses of both ends make 3 × 32 pairs at most, for few
+/// connections.
 const MAX_EVENTS: usize = 2000;
 /// Most segments that one call may lead to.
 const MAX_SEGMENTS: usize = 6000;
@@ -68,8 +70,8 @@ fn host_address(index: u8) -> IpAddr {
 /// Runs a script. `live` gives the octets that are allocated at the moment.
 ///
 /// # Panics
-/// When the engine does, when one call has effects without bound, when memory is held beyond its limit, or when a
-/// connection never ends.
+/// When the engine does, when one call has effects without bound, when memory is held beyond its limit, or
+/// when a connection never ends.
 pub fn run_hostile_script(script: &[u8], live: &dyn Fn() -> u64) {
     let mut run = Run::new(script, live);
     run.play();

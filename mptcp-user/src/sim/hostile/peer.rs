@@ -1,5 +1,5 @@
-//! A peer that has the keys of a connection and keeps to no rule: it builds segments from what it has seen and from
-//! what a script chooses.
+//! A peer that has the keys of a connection and keeps to no rule: it builds segments from what it has seen
+//! and from what a script chooses.
 
 use crate::proto::crypto::{self, Key};
 use crate::sim::script::Script;

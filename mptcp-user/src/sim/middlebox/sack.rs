@@ -5,8 +5,9 @@ use crate::proto::Instant;
 use crate::sim::Random;
 use crate::wire::{Flags, OPTION_SPACE, SackBlock, Segment};
 
-/// Replaces the SACK blocks of some acknowledgments by blocks that begin and end at any octet within 64 KiB above the
-/// acknowledgment, and name what never arrived. RFC 2018 section 8 lets a sender rely on none of them.
+/// Replaces the SACK blocks of some acknowledgments by blocks that begin and end at any octet within 64 KiB
+/// above the acknowledgment, and name what never arrived. RFC 2018 section 8 lets a sender rely on none of
+/// them.
 #[derive(Debug)]
 pub struct SackLiar {
     random: Random,

@@ -191,8 +191,8 @@ impl TcpOptions {
 
     /// Builds the option area. Every option, with the NOPs around it, fills whole 32-bit words, in the layout that
     /// middleboxes know from other stacks: MSS; SACK permitted (or NOP NOP) and timestamps; NOP and window scale;
-    /// user timeout; NOP NOP and SACK; Multipath TCP, each with its NOPs behind. The NOPs are left out where there is no
-    /// room for them: TCP asks for no alignment of options (RFC 9293 section 3.1).
+    /// user timeout; NOP NOP and SACK; Multipath TCP, each with its NOPs behind. The NOPs are left out where
+    /// there is no room for them: TCP asks for no alignment of options (RFC 9293 section 3.1).
     pub fn emit(&self) -> Result<ArrayVec<u8, OPTION_SPACE>, OptionsTooLong> {
         let octets = self.wire_len();
         if octets > OPTION_SPACE {
