@@ -140,9 +140,13 @@ pub(super) async fn connect(
                 plan.complete(stack, config).await?;
             }
             if let Some((remote, from)) = plan.queue.pop_front() {
-                let time = deadline.saturating_duration_since(Instant::now()).max(LEAST_TIME);
-                let config =
-                    ConnectionConfig { connect_timeout: time.min(config.connect_timeout), ..config.clone() };
+                let mut config = config.clone();
+                if !running.is_empty() || !failures.is_empty() {
+                    // The first attempt has all the time. Its choices stay as they are, since connections whose choices
+                    // are equal share them in memory.
+                    let time = deadline.saturating_duration_since(Instant::now()).max(LEAST_TIME);
+                    config.connect_timeout = time.min(config.connect_timeout);
+                }
                 let port = local.map_or(0, |local| local.port());
                 let local = from.map(|ip| SocketAddr::new(ip, port)).or(local);
                 running.push(((remote, from), Box::pin(attempt(stack, remote, local, config))));
