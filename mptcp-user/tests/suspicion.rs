@@ -7,9 +7,7 @@
 mod table;
 
 use mptcp_user::proto::ConnectionConfig;
-use mptcp_user::sim::{
-    Action, LinkConfig, PathConfig, PathId, Side, Simulation, SimulationConfig, Traffic,
-};
+use mptcp_user::sim::{Action, LinkConfig, PathConfig, PathId, Side, Simulation, SimulationConfig, Traffic};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;

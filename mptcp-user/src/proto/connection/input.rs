@@ -157,6 +157,9 @@ impl Connection {
         if segment.flags.has(Flags::FIN) && segment.options.mptcp.is_empty() {
             self.take_plain_fin(shared, now, index, ack);
         }
+        if self.question == Some(index) {
+            self.question_answered(now);
+        }
         self.take_ack(shared, now, index, &segment, ack, window);
         self.take_payload(shared, now, index, &mut segment);
     }

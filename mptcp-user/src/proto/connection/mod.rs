@@ -188,6 +188,8 @@ pub(crate) struct Connection {
     persist_expiries: u32,
     /// When the first of the window probes was sent that the peer has not answered.
     probed_since: Option<Instant>,
+    /// The subflow over which the peer was asked what it has, because another one is silent.
+    question: Option<usize>,
     /// Octets that were not acknowledged when the application dropped its handle, or at the last look at them
     /// since.
     orphan_left: u64,
@@ -271,6 +273,7 @@ impl Connection {
             persist_deadline: None,
             persist_expiries: 0,
             probed_since: None,
+            question: None,
             orphan_left: 0,
             window_override: false,
             read_rates: Default::default(),

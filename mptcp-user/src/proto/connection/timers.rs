@@ -10,6 +10,7 @@ use crate::proto::endpoint::Shared;
 use crate::proto::event::CloseReason;
 use crate::proto::info::{FallbackReason, SubflowState};
 use crate::proto::subflow::send::TimerAction;
+use crate::proto::subflow::suspicion::Step;
 use crate::proto::subflow::{Kind, Subflow};
 use crate::wire::ResetReason;
 use std::time::Duration;
@@ -237,7 +238,7 @@ impl Connection {
                     self.give_up_subflow(shared, now, index);
                 }
             }
-            Some(TimerAction::Suspect) => self.suspect(shared, now, index),
+            Some(TimerAction::Overdue(step)) => self.overdue(shared, now, index, step),
             Some(TimerAction::Probe) => shared.count(Counter::LossProbes),
             None => {}
         }
@@ -246,11 +247,50 @@ impl Connection {
     /// An acknowledgment on this subflow is overdue. While nothing else works that is no reason to do anything; a
     /// retransmission timeout will be. Otherwise what is outstanding goes over the others now, and nothing new over this
     /// one until it shows that it is alive.
-    fn suspect(&mut self, shared: &mut Shared, now: Instant, index: usize) {
-        if self.is_multipath() && (self.works_without(index) || self.could_replace(shared, now, index)) {
+    fn overdue(&mut self, shared: &mut Shared, now: Instant, index: usize, step: Step) {
+        if !self.is_multipath() {
+            return;
+        }
+        let others = match step {
+            Step::Ask => return self.ask_over_another(now, index),
+            Step::Early => self.works_without(index),
+            Step::Late => self.works_without(index) || self.could_replace(shared, now, index),
+        };
+        if others {
+            if let Some(subflow) = self.subflow(index) {
+                subflow.snd.suspect();
+            }
             self.mark_stale(shared, index);
             self.reinject_outstanding(shared, index, ReinjectionCause::Overdue);
             self.manage_paths(shared, now);
+        }
+    }
+
+    /// The peer's acknowledgments may have been lost with the path: what it has, its Data ACK says on another one. Where
+    /// octets are under way there, it comes by itself.
+    fn ask_over_another(&mut self, now: Instant, index: usize) {
+        let others = self.living().filter(|(other, _)| *other != index);
+        let works = others.filter(|(_, subflow)| subflow.can_send() && !subflow.stale);
+        if works.clone().any(|(_, subflow)| !subflow.snd.is_idle()) {
+            return;
+        }
+        let srtt = |subflow: &Subflow| subflow.rtt.srtt().unwrap_or(Duration::MAX);
+        let Some((over, subflow)) = works.min_by_key(|(_, subflow)| srtt(subflow)) else { return };
+        let wait = srtt(subflow).saturating_add(subflow.rtt.rttvar() * 4);
+        self.question = Some(over);
+        if let Some(subflow) = self.subflow(over) {
+            subflow.window_probe_due = true;
+        }
+        if let Some(subflow) = self.subflow(index) {
+            subflow.snd.wait_for_answer(now, wait);
+        }
+    }
+
+    /// The peer has answered a question after its Data ACK.
+    pub(super) fn question_answered(&mut self, now: Instant) {
+        self.question = None;
+        for subflow in self.subflows.iter_mut().flatten() {
+            subflow.snd.answered(now);
         }
     }
 

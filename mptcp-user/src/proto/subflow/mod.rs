@@ -17,6 +17,7 @@ pub(crate) mod sack;
 mod sacked;
 mod scoreboard;
 pub(crate) mod send;
+pub(crate) mod suspicion;
 mod tail_probe;
 #[cfg(test)]
 mod tests;
@@ -187,7 +188,7 @@ impl Subflow {
     fn new(birth: &Birth, state: SubflowState, irs: SeqNumber) -> Self {
         let link_mss = link_mss(birth.local, birth.mtu);
         let mut snd = SendSide::new(birth.iss);
-        snd.path_timeout = birth.path_timeout;
+        snd.limit_suspicion(birth.path_timeout);
         snd.path_mtu = PathMtu::new(birth.local.is_ipv6(), link_mss);
         Self {
             slot: birth.slot,

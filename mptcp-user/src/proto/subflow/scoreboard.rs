@@ -145,9 +145,10 @@ impl Scoreboard {
         self.order.iter().map(|(_, id)| self.record(*id))
     }
 
-    /// When the first of what is not acknowledged was sent last.
+    /// When the oldest of what is in flight was sent last. While something is recovered, that is not the first record:
+    /// it has been sent again.
     pub(super) fn oldest_sent_at(&self) -> Option<Instant> {
-        self.first().map(|record| record.sent_at)
+        self.oldest.map(|id| self.record(id)).or(self.first()).map(|record| record.sent_at)
     }
 
     /// What was sent just now.

@@ -3,7 +3,7 @@
 //!
 //! Its parts: [`scoreboard`](super::scoreboard) counts what is in flight, [`rack`](super::rack) finds losses,
 //! [`recovery`](super::recovery) says how the window comes down, [`tail_probe`](super::tail_probe) pokes a silent
-//! peer. The window itself is congestion control's; this file finds out what it is told and keeps to what it says.
+//! peer, [`suspicion`](super::suspicion) says when the path may be dead. The window itself is congestion control's; this file finds out what it is told and keeps to what it says.
 
 use super::pacing::Pacer;
 use super::path_mtu::PathMtu;
@@ -12,6 +12,7 @@ use super::rate::{RateSampler, Snapshot};
 use super::record::{Record, TxMapping};
 use super::recovery::{Evidence, Recovery};
 use super::scoreboard::{Delivery, Scoreboard};
+use super::suspicion::{Step, Suspicion};
 use super::tail_probe::TailProbe;
 use crate::proto::Instant;
 use crate::proto::congestion::{Cause, LossSample, Path, RateSample};
@@ -21,9 +22,6 @@ use std::time::Duration;
 
 /// Duplicate acknowledgments that mean loss where the peer does not do SACK (RFC 5681).
 const DUP_THRESH: u32 = 3;
-/// The least time after an acknowledgment was due until the path is suspected dead: more than receivers and schedulers
-/// usually hold one back.
-const MIN_SUSPICION: Duration = Duration::from_millis(100);
 /// Lost records that may be judged anew as often as it turns out that they were not lost.
 const FEW_LOSSES: usize = 32;
 /// Full segments to be sent after a probe of the path's MTU.
@@ -70,7 +68,7 @@ pub(crate) enum TimerAction {
     /// answered for so long.
     WindowProbe { unanswered: Duration },
     /// Nothing is acknowledged although it should have been: the path may be dead.
-    Suspect,
+    Overdue(Step),
 }
 
 /// Acknowledgment fields, translated to offsets.
@@ -125,13 +123,7 @@ pub(crate) struct SendSide {
     timeout: Option<Instant>,
     reordering: Option<Instant>,
     probe: TailProbe,
-    /// When the path is suspected dead unless something is delivered before.
-    suspicion: Option<Instant>,
-    /// It is suspected already; nothing was delivered since.
-    suspected: bool,
-    /// The longest that an acknowledgment may be overdue before that.
-    pub(crate) path_timeout: Duration,
-    last_delivery: Instant,
+    suspicion: Suspicion,
     rate: RateSampler,
     pacer: Pacer,
     round_end: u64,
@@ -177,10 +169,7 @@ impl SendSide {
             timeout: None,
             reordering: None,
             probe: TailProbe::default(),
-            suspicion: None,
-            suspected: false,
-            path_timeout: Duration::MAX,
-            last_delivery: Instant::ZERO,
+            suspicion: Suspicion::new(),
             rate: RateSampler::default(),
             pacer: Pacer::default(),
             round_end: 1,
@@ -408,8 +397,8 @@ impl SendSide {
         self.recovery.sent(record.len());
         self.sent(now, rtt);
         self.arm_probe(now, path, rtt);
-        if self.suspicion.is_none() && self.expiries == 0 {
-            self.arm_suspicion(now, rtt);
+        if !self.suspicion.is_armed() && self.expiries == 0 {
+            self.suspicion.arm(now, rtt);
         }
         self.note_use(record.len(), path);
         self.board.push(record)
@@ -588,11 +577,9 @@ impl SendSide {
             _ => None,
         };
         if outcome.delivered > 0 {
-            self.last_delivery = now;
-            self.suspected = false;
-            self.suspicion = None;
+            self.suspicion.delivered(now, self.expiries == 0);
             if let Some(sent_at) = self.board.oldest_sent_at() {
-                self.arm_suspicion(sent_at, rtt);
+                self.suspicion.arm(sent_at, rtt);
             }
         }
         if self.board.sacked() > 0 || !self.recovery.is_open() {
@@ -736,17 +723,6 @@ impl SendSide {
         }
     }
 
-    /// The oldest segment in flight was sent at this time: when the path is to be suspected. Unlike the retransmission
-    /// timeout this counts from when the segment was sent, not from the last acknowledgment: where data flows, one is due
-    /// every moment, and its absence tells much sooner. It costs nothing but sending twice, and only where there is
-    /// another path, so that it can be bolder.
-    fn arm_suspicion(&mut self, sent_at: Instant, rtt: &RttEstimator) {
-        if let Some(srtt) = rtt.srtt().filter(|_| !self.suspected) {
-            let overdue = (rtt.rttvar() * 4).max(MIN_SUSPICION).min(self.path_timeout);
-            self.suspicion = Some((sent_at + srtt).max(self.last_delivery) + overdue);
-        }
-    }
-
     /// Something was heard on a path that was suspected dead: whether it is alive is tried at once, unless it just was.
     pub(crate) fn try_again(&mut self, now: Instant, rtt: &RttEstimator) {
         if let Some(timeout) = self.timeout
@@ -778,7 +754,8 @@ impl SendSide {
 
     /// The earliest of the timers.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        [self.timeout, self.probe.deadline(), self.reordering, self.suspicion, self.pacer.deadline()]
+        let suspicion = self.suspicion.deadline();
+        [self.timeout, self.probe.deadline(), self.reordering, suspicion, self.pacer.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -811,12 +788,27 @@ impl SendSide {
         if due(self.timeout) {
             return Some(self.time_out(now, path, rtt));
         }
-        if due(self.suspicion) {
-            self.suspicion = None;
-            self.suspected = true;
-            return Some(TimerAction::Suspect);
-        }
-        None
+        self.suspicion.expire(now, self.nxt - self.una <= path.mss).map(TimerAction::Overdue)
+    }
+
+    /// The peer has been asked over another path, which answers within `wait`.
+    pub(crate) fn wait_for_answer(&mut self, now: Instant, wait: Duration) {
+        self.suspicion.wait_for_answer(now, wait);
+    }
+
+    /// The peer has answered over another path.
+    pub(crate) fn answered(&mut self, now: Instant) {
+        self.suspicion.answered(now);
+    }
+
+    /// The path counts as dead until something is delivered on it.
+    pub(crate) fn suspect(&mut self) {
+        self.suspicion.take();
+    }
+
+    /// The longest that an acknowledgment may be overdue before the path is suspected.
+    pub(crate) fn limit_suspicion(&mut self, limit: Duration) {
+        self.suspicion.limit = limit;
     }
 
     /// A pause has ended. What is in flight is asked after with a probe, and neither lost nor late before
@@ -828,10 +820,7 @@ impl SendSide {
         }
         let timeout = now + self.backed_off(rtt);
         self.timeout = self.timeout.map(|_| timeout);
-        if self.suspicion.take().is_some() {
-            self.last_delivery = (self.last_delivery + pause).min(now);
-            self.arm_suspicion(now, rtt);
-        }
+        self.suspicion.resume(now, pause, rtt);
         // Lost segments leave anyway, and say as much.
         let probes = !self.board.has_lost();
         if probes {
@@ -851,8 +840,8 @@ impl SendSide {
             return TimerAction::WindowProbe { unanswered: now - asked };
         }
         self.timeouts += 1;
-        (self.reordering, self.suspicion) = (None, None);
-        self.suspected = true;
+        self.reordering = None;
+        self.suspicion.take();
         self.probe = TailProbe::default();
         self.uncounted = 0;
         let size = self.board.first_packet();
@@ -869,7 +858,8 @@ impl SendSide {
     /// The subflow is gone: nothing is in flight any more.
     pub(crate) fn clear(&mut self) {
         self.board = Scoreboard::default();
-        (self.timeout, self.reordering, self.suspicion) = (None, None, None);
+        (self.timeout, self.reordering) = (None, None);
+        self.suspicion.clear();
         self.probe = TailProbe::default();
         self.pacer = Pacer::default();
         self.una = self.nxt;
