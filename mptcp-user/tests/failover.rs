@@ -1,8 +1,8 @@
 //! How long the stream stands still when a path dies without anybody saying so, in simulated time; and how soon a path
 //! that comes back is used again. `cargo xtask bench --scenario failover` measures the same over real interfaces.
 //!
-//! The expectations are those of the modes' users: below 300 ms where another subflow exists already and round trips
-//! take 50 ms.
+//! The expectations are those of the modes' users: 100 ms in the median and 200 ms at most, where another subflow exists
+//! already and round trips take 50 ms. `suspicion.rs` has the price.
 
 use mptcp_user::proto::{ConnectionConfig, ConnectionInfo};
 use mptcp_user::sim::{Action, LinkConfig, PathConfig, PathId, Side, Simulation, SimulationConfig, Traffic};
@@ -64,35 +64,35 @@ fn pause(seed: u64, cellular: (u64, u32), path_manager: &str) -> u128 {
 /// Times of death: in each phase between two losses, and in recovery.
 const DEATHS: u64 = 60;
 
-/// The same over many times of death.
-fn longest(cellular: (u64, u32), path_manager: &str) -> u128 {
+/// The same over many times of death: the median, and the longest.
+fn pauses(cellular: (u64, u32), path_manager: &str) -> (u128, u128) {
     let mut pauses: Vec<_> = (1..=DEATHS).map(|seed| (pause(seed, cellular, path_manager), seed)).collect();
     pauses.sort_unstable();
     let (longest, seed) = pauses[pauses.len() - 1];
-    println!(
-        "{path_manager} {cellular:?}: p50 {} ms, longest {longest} ms (seed {seed})",
-        pauses[pauses.len() / 2].0
-    );
-    longest
+    let median = pauses[pauses.len() / 2].0;
+    println!("{path_manager} {cellular:?}: p50 {median} ms, longest {longest} ms (seed {seed})");
+    (median, longest)
 }
 
 #[test]
-fn a_dead_path_costs_less_than_300_ms_where_another_subflow_exists() {
-    assert!(longest((10, 25), "full-mesh") < 300);
-    assert!(longest((10, 25), "backup") < 300);
+fn a_dead_path_costs_100_ms_where_another_subflow_exists_and_never_more_than_200() {
+    for path_manager in ["full-mesh", "backup"] {
+        let (median, longest) = pauses((10, 25), path_manager);
+        assert!(median <= 100 && longest <= 200, "{path_manager}: {median} ms, longest {longest} ms");
+    }
 }
 
 #[test]
 fn a_slow_reserve_costs_what_its_rate_and_delay_make() {
     // What the receiver had already, and had said so on the path that died, comes first.
-    assert!(longest((2, 75), "full-mesh") < 400);
-    assert!(longest((2, 75), "backup") < 400);
+    assert!(pauses((2, 75), "full-mesh").1 < 400);
+    assert!(pauses((2, 75), "backup").1 < 400);
 }
 
 #[test]
 //= RFC 8684 3.3.3-7 (test)
 fn a_single_path_is_replaced_within_half_a_second() {
-    assert!(longest((10, 25), "single-path") < 500);
+    assert!(pauses((10, 25), "single-path").1 < 500);
 }
 
 #[test]

@@ -35,9 +35,9 @@ impl CongestionControl for Balia {
         "balia"
     }
 
-    fn on_ack(&mut self, _now: Instant, index: usize, ack: &Ack, paths: &mut [Path]) {
+    fn on_ack(&mut self, now: Instant, index: usize, ack: &Ack, paths: &mut [Path]) {
         let state = self.paths.at(index);
-        if !state.slow_start.leaves(ack, &mut paths[index]) {
+        if !state.slow_start.leaves(now, ack, &mut paths[index]) {
             return;
         }
         let (alpha, share) = balance(index, paths);

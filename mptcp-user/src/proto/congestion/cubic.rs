@@ -47,7 +47,7 @@ impl CongestionControl for Cubic {
     fn on_ack(&mut self, now: Instant, path: usize, ack: &Ack, paths: &mut [Path]) {
         let (state, path) = (self.paths.at(path), &mut paths[path]);
         if path.in_slow_start() {
-            state.slow_start.on_ack(ack, path);
+            state.slow_start.on_ack(now, ack, path);
             return;
         }
         let since = state.last_ack.replace(now).map_or_else(Default::default, |last| now - last);

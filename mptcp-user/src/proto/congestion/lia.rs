@@ -34,9 +34,9 @@ impl CongestionControl for Lia {
         "lia"
     }
 
-    fn on_ack(&mut self, _now: Instant, index: usize, ack: &Ack, paths: &mut [Path]) {
+    fn on_ack(&mut self, now: Instant, index: usize, ack: &Ack, paths: &mut [Path]) {
         let state = self.paths.at(index);
-        if !state.slow_start.leaves(ack, &mut paths[index]) {
+        if !state.slow_start.leaves(now, ack, &mut paths[index]) {
             return;
         }
         // Not more than Reno (equation 1).

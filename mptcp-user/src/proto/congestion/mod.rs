@@ -64,6 +64,8 @@ pub(crate) struct Path {
     pub(crate) recovering: bool,
     /// The window was what limited the sender when the last acknowledgment came.
     pub(crate) limited: bool,
+    /// Another path may be dead, and this one carries the stream instead.
+    pub(crate) careful: bool,
 }
 
 impl Path {
@@ -80,6 +82,7 @@ impl Path {
             active: false,
             recovering: false,
             limited: false,
+            careful: false,
         }
     }
 

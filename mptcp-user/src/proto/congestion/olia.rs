@@ -67,10 +67,10 @@ impl CongestionControl for Olia {
         "olia"
     }
 
-    fn on_ack(&mut self, _now: Instant, index: usize, ack: &Ack, paths: &mut [Path]) {
+    fn on_ack(&mut self, now: Instant, index: usize, ack: &Ack, paths: &mut [Path]) {
         let state = self.paths.at(index);
         state.since_loss += ack.delivered;
-        if !state.slow_start.leaves(ack, &mut paths[index]) {
+        if !state.slow_start.leaves(now, ack, &mut paths[index]) {
             return;
         }
         let shift = self.shift(index, paths);

@@ -26,9 +26,9 @@ impl CongestionControl for Reno {
         "reno"
     }
 
-    fn on_ack(&mut self, _now: Instant, path: usize, ack: &Ack, paths: &mut [Path]) {
+    fn on_ack(&mut self, now: Instant, path: usize, ack: &Ack, paths: &mut [Path]) {
         let (state, path) = (self.paths.at(path), &mut paths[path]);
-        if state.slow_start.leaves(ack, path) {
+        if state.slow_start.leaves(now, ack, path) {
             path.cwnd += additive(path, ack.delivered, path.mss as f64, &mut state.credit);
         }
     }

@@ -84,14 +84,14 @@ impl CongestionControl for WVegas {
         "wvegas"
     }
 
-    fn on_ack(&mut self, _now: Instant, index: usize, ack: &Ack, paths: &mut [Path]) {
+    fn on_ack(&mut self, now: Instant, index: usize, ack: &Ack, paths: &mut [Path]) {
         let state = self.paths.at(index);
         if let Some(rtt) = ack.rtt {
             state.rtts.0 += rtt;
             state.rtts.1 += 1;
         }
         if paths[index].in_slow_start() {
-            state.slow_start.on_ack(ack, &mut paths[index]);
+            state.slow_start.on_ack(now, ack, &mut paths[index]);
         }
         if ack.round && state.rtts.1 > 0 {
             let (sum, count) = std::mem::take(&mut state.rtts);

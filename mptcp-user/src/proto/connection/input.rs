@@ -381,6 +381,9 @@ impl Connection {
                 shared.count(Counter::SubflowRecover);
                 let slot = subflow.slot.0;
                 shared.decide(self.id, || Decision::Recovered { subflow: slot });
+                for path in &mut self.congestion_paths {
+                    path.careful = false;
+                }
             }
             subflow.bytes_acked += outcome.acked - u64::from(subflow.fin_sent && subflow.snd.is_idle());
         }

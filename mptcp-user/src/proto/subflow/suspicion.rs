@@ -43,7 +43,9 @@ pub(super) struct Suspicion {
     expected: Instant,
     early: Instant,
     late: Instant,
-    /// The question that the answer to was waited for longer than `early`: when it was asked.
+    /// A step was due since something was delivered.
+    begun: bool,
+    /// The peer has been asked, and its answer is waited for.
     asked: bool,
     /// It is suspected already; nothing was delivered since.
     taken: bool,
@@ -63,6 +65,7 @@ impl Suspicion {
             expected: Instant::ZERO,
             early: Instant::ZERO,
             late: Instant::ZERO,
+            begun: false,
             asked: false,
             taken: false,
             last_delivery: Instant::ZERO,
@@ -101,15 +104,14 @@ impl Suspicion {
 
     /// Something was delivered. `by_itself`: what was sent first, not what the retransmission timer has sent again.
     pub(super) fn delivered(&mut self, now: Instant, by_itself: bool) {
-        let begun = self.taken || self.step != Step::Ask && self.at.is_some();
-        if begun && by_itself && now > self.expected {
+        if self.begun && by_itself && now > self.expected {
             let silence = (now - self.expected).min(LEAST_LATE);
             if silence >= self.lull || now - self.lull_at >= LULL_MEMORY {
                 (self.lull, self.lull_at) = (silence, now);
             }
         }
         self.last_delivery = now;
-        (self.taken, self.at, self.asked) = (false, None, false);
+        (self.taken, self.begun, self.asked, self.at) = (false, false, false, None);
     }
 
     /// The next step, if it is due. `alone`: one segment is in flight.
@@ -128,6 +130,7 @@ impl Suspicion {
             return None;
         }
         self.taken |= step == Step::Late;
+        self.begun = true;
         Some(step)
     }
 
@@ -162,5 +165,138 @@ impl Suspicion {
     /// Nothing is in flight any more.
     pub(super) fn clear(&mut self) {
         self.at = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    /// A steady path of 50 ms.
+    fn steady() -> RttEstimator {
+        let mut rtt = RttEstimator::new();
+        for _ in 0..100 {
+            rtt.sample(at(0), 50 * MILLI);
+        }
+        rtt
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant::ZERO + Duration::from_millis(millis)
+    }
+
+    /// Every step that is due at some time, with that time in milliseconds.
+    fn steps(suspicion: &mut Suspicion, alone: bool) -> Vec<(u64, Step)> {
+        let due = |millis| Some((millis, suspicion.expire(at(millis), alone)?));
+        (0..3000).filter_map(due).collect()
+    }
+
+    /// Something was delivered at this time, and more was sent then.
+    fn delivered(suspicion: &mut Suspicion, millis: u64) {
+        suspicion.delivered(at(millis), true);
+        suspicion.arm(at(millis), &steady());
+    }
+
+    #[test]
+    fn the_peer_is_asked_then_the_path_is_suspected_then_replaced() {
+        let mut suspicion = Suspicion::new();
+        suspicion.arm(at(1000), &steady());
+        assert_eq!(
+            steps(&mut suspicion, false),
+            [(1065, Step::Ask), (1090, Step::Early), (1150, Step::Late)]
+        );
+        assert_eq!(suspicion.deadline(), None);
+    }
+
+    #[test]
+    fn the_acknowledgment_of_a_lone_segment_may_be_delayed() {
+        let mut suspicion = Suspicion::new();
+        suspicion.arm(at(1000), &steady());
+        assert_eq!(steps(&mut suspicion, true), [(1150, Step::Late)]);
+    }
+
+    #[test]
+    fn a_delivery_within_the_last_round_trip_puts_it_off() {
+        let mut suspicion = Suspicion::new();
+        suspicion.delivered(at(1200), true);
+        suspicion.arm(at(1000), &steady());
+        assert_eq!(steps(&mut suspicion, false)[0], (1215, Step::Ask));
+    }
+
+    #[test]
+    fn a_path_whose_round_trips_vary_is_given_more_time() {
+        let mut rtt = steady();
+        rtt.sample(at(0), 130 * MILLI);
+        let mut suspicion = Suspicion::new();
+        suspicion.arm(at(1000), &rtt);
+        // 4 deviations of 20 ms, beyond the mean of 60 ms.
+        assert_eq!(
+            steps(&mut suspicion, false),
+            [(1090, Step::Ask), (1140, Step::Early), (1160, Step::Late)]
+        );
+    }
+
+    #[test]
+    fn a_silence_that_ended_by_itself_is_not_suspected_again_for_a_minute() {
+        let mut suspicion = Suspicion::new();
+        suspicion.arm(at(1000), &steady());
+        assert_eq!(suspicion.expire(at(1065), false), Some(Step::Ask));
+        assert_eq!(suspicion.expire(at(1090), false), Some(Step::Early));
+        suspicion.take();
+        delivered(&mut suspicion, 1110);
+        // It lasted for 60 ms: a quarter more than that.
+        assert_eq!(suspicion.expire(at(1234), false), None);
+        delivered(&mut suspicion, 1234);
+        assert_eq!(suspicion.expire(at(1234 + 50 + 75), false), Some(Step::Early));
+        delivered(&mut suspicion, 1364);
+        assert_eq!(suspicion.expire(at(1364 + 50 + 99), false), None, "longer silences count");
+        delivered(&mut suspicion, 70_000);
+        assert_eq!(suspicion.expire(at(70_065), false), Some(Step::Ask), "forgotten");
+    }
+
+    #[test]
+    fn an_outage_that_a_timeout_ended_teaches_nothing() {
+        let mut suspicion = Suspicion::new();
+        suspicion.arm(at(1000), &steady());
+        assert_eq!(suspicion.expire(at(1065), false), Some(Step::Ask));
+        suspicion.delivered(at(1110), false);
+        suspicion.arm(at(1110), &steady());
+        assert_eq!(suspicion.expire(at(1175), false), Some(Step::Ask));
+    }
+
+    #[test]
+    fn an_answer_is_waited_for_and_no_longer_than_for_the_last_step() {
+        for (wait, answer, early) in
+            [(50, Some(1115), 1115), (50, None, 1115), (500, None, 1150), (50, Some(1070), 1090)]
+        {
+            let mut suspicion = Suspicion::new();
+            suspicion.arm(at(1000), &steady());
+            assert_eq!(suspicion.expire(at(1065), false), Some(Step::Ask));
+            suspicion.wait_for_answer(at(1065), wait * MILLI);
+            if let Some(answer) = answer {
+                assert_eq!(suspicion.expire(at(answer - 1), false), None);
+                suspicion.answered(at(answer));
+            }
+            assert_eq!(steps(&mut suspicion, false)[0], (early, Step::Early), "{wait} {answer:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_suspected_stays_so_until_something_is_delivered() {
+        let mut suspicion = Suspicion::new();
+        suspicion.arm(at(1000), &steady());
+        suspicion.take();
+        suspicion.arm(at(1200), &steady());
+        assert_eq!(steps(&mut suspicion, false), []);
+    }
+
+    #[test]
+    fn a_pause_begins_the_wait_again() {
+        let mut suspicion = Suspicion::new();
+        suspicion.arm(at(1000), &steady());
+        suspicion.resume(at(2000), 950 * MILLI, &steady());
+        assert_eq!(steps(&mut suspicion, false)[0], (2065, Step::Ask));
     }
 }

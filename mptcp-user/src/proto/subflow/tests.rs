@@ -102,16 +102,20 @@ impl Sender {
 
     /// Nothing comes until the retransmission timer has expired.
     fn time_out(&mut self) {
-        for _ in 0..3 {
+        let timeout = |action| matches!(action, TimerAction::Timeout { .. });
+        self.wait_for(timeout);
+        (self.path.ssthresh, self.path.cwnd) = (self.path.cwnd / 2, MSS);
+    }
+
+    /// Timers expire, until one asks for this.
+    fn wait_for(&mut self, wanted: impl Fn(TimerAction) -> bool) {
+        for _ in 0..6 {
             self.now = self.snd.next_timeout().unwrap();
-            if let Some(TimerAction::Timeout { .. }) =
-                self.snd.handle_timeout(self.now, &self.path, &self.rtt)
-            {
-                (self.path.ssthresh, self.path.cwnd) = (self.path.cwnd / 2, MSS);
+            if self.snd.handle_timeout(self.now, &self.path, &self.rtt).is_some_and(&wanted) {
                 return;
             }
         }
-        panic!("no timeout");
+        panic!("no timer asks for it");
     }
 }
 
@@ -239,9 +243,7 @@ fn an_ecn_echo_reduces_the_window_once_per_round_trip_and_is_answered_once() {
 #[test]
 fn a_loss_that_the_tail_probe_repaired_costs_half_the_window_and_no_recovery() {
     let mut sender = Sender::new(true);
-    sender.now = sender.snd.next_timeout().unwrap();
-    let action = sender.snd.handle_timeout(sender.now, &sender.path, &sender.rtt);
-    assert_eq!(action, Some(TimerAction::Probe));
+    sender.wait_for(|action| action == TimerAction::Probe);
     let probe = sender.snd.retransmit_tail(sender.now, MSS, 1, &sender.path, &sender.rtt).unwrap();
     assert_eq!(probe.start, offset(9));
     sender.send(1);
