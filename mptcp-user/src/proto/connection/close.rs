@@ -338,6 +338,24 @@ impl Connection {
         }
     }
 
+    /// Queues for the others what keeps the peer from reading all that it has of a silent subflow: the stream has stood
+    /// still since that was lost for the first time.
+    pub(super) fn reinject_gaps(&mut self, shared: &mut Shared, index: usize) {
+        if self.policies.scheduler.duplicates() {
+            return;
+        }
+        let Some(subflow) = self.subflows.get(index).and_then(Option::as_deref) else { return };
+        let mut octets = 0;
+        for (start, end) in subflow.snd.waited_for() {
+            self.send.reinject(start, end, index);
+            octets += end - start;
+        }
+        if octets > 0 {
+            let (subflow, cause) = (Some(subflow.slot.0), ReinjectionCause::Overdue);
+            shared.decide(self.id, || Decision::ReinjectionWanted { subflow, octets, cause });
+        }
+    }
+
     /// Resets every subflow at the next opportunity to send.
     //= RFC 8684 3.5-5
     pub(super) fn reset_all_subflows(&mut self) {

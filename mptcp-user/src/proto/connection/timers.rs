@@ -252,7 +252,13 @@ impl Connection {
             return;
         }
         let others = match step {
-            Step::Ask => return self.ask_over_another(now, index),
+            Step::Ask => {
+                if self.works_without(index) {
+                    self.reinject_gaps(shared, index);
+                    self.ask_over_another(now, index);
+                }
+                return;
+            }
             Step::Early => self.works_without(index),
             Step::Late => self.works_without(index) || self.could_replace(shared, now, index),
         };

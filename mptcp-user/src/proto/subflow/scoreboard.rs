@@ -244,6 +244,12 @@ impl Scoreboard {
         self.in_order().flat_map(|record| record.data_in(record.missing()))
     }
 
+    /// Those of them that begin before `offset`.
+    pub(super) fn undelivered_before(&self, offset: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let before = self.in_order().take_while(move |record| record.start < offset);
+        before.flat_map(|record| record.data_in(record.missing()))
+    }
+
     /// The first lost packets that follow each other within a record, at most `limit` octets of them.
     pub(super) fn first_lost(&mut self, limit: u64) -> Option<Id> {
         let &(_, id) = self.with_losses.first()?;

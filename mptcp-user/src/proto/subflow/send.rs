@@ -375,6 +375,11 @@ impl SendSide {
         self.board.undelivered()
     }
 
+    /// Those of them that the peer waits for because it has what was sent behind them.
+    pub(crate) fn waited_for(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.board.undelivered_before(if self.board.sacked() > 0 { self.fack } else { 0 })
+    }
+
     /// Sends new data, or the FIN.
     pub(crate) fn send(
         &mut self,
