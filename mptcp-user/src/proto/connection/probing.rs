@@ -132,8 +132,10 @@ impl Connection {
         let (local, remote) = (subflow.local.ip(), subflow.remote);
         let denied = self.usage(shared, subflow.interface) == InterfaceUse::Deny
             || shared.address_use(local) == AddressUse::Existing;
-        let unwelcome = self.paths.no_join_initial && self.destination() == Some(remote)
-            || self.paths.refused.is_final(local, remote);
+        // A peer that has refused a join may have had no place for it. Where nothing else is left it is asked again, ever more
+        // seldom.
+        let refused = self.paths.refused.is_final(local, remote) && self.works_without(index);
+        let unwelcome = self.paths.no_join_initial && self.destination() == Some(remote) || refused;
         let over = self.send.is_done() && self.receive.finished;
         let opens = is_ours(subflow) && self.policies.path_manager.opens(self.client);
         opens && !denied && !unwelcome && !over && self.attempts_left(now) > 0

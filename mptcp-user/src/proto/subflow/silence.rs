@@ -130,7 +130,8 @@ impl Silence {
     /// of the others that they are lost for. `fresh`: what is not acknowledged is worth another attempt.
     pub(crate) fn timed_out(&mut self, now: Instant, rto: Duration, fresh: bool) -> Step {
         if fresh {
-            (self.unanswered, self.retries, self.since) = (0, 0, None);
+            (self.unanswered, self.retries) = (0, 0);
+            self.next = self.next.min(now);
         }
         self.step(now, 1, rto)
     }
