@@ -339,8 +339,9 @@ fn through_every_pair_of_boxes_a_transfer_completes_if_regular_tcp_s_does() {
     assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), cases.len(), failed.join("\n"));
 }
 
-/// A router that translates addresses is restarted, on one path or on both, at some moment of a transfer. Regular TCP does
-/// not survive that. (In the first round trip nor does Multipath TCP: there is no joining before both have the keys.)
+/// A router that translates addresses is restarted, on one path or on both, at some moment of a transfer.
+/// Regular TCP does not survive that. (In the first round trip nor does Multipath TCP: there is no joining
+/// before both have the keys.)
 #[test]
 fn a_transfer_completes_though_a_nat_forgets_its_connections() {
     let places: &[&[usize]] = &[&[0], &[1], &[0, 1]];

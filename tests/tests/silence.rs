@@ -1,5 +1,5 @@
-//! A translator of addresses between a client of ours and the kernel, which forgets connections on which nothing happens for
-//! eight seconds, and does not say so.
+//! A translator of addresses between a client of ours and the kernel, which forgets connections on which
+//! nothing happens for eight seconds, and does not say so.
 
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side, hidden_address};

@@ -303,10 +303,10 @@ pub(crate) struct ConnectionArgs {
     /// peer that vanished while both sides were silent
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) keep_alive: Option<Duration>,
-    /// Longest silence, in seconds, after which a path is checked: routers forget idle connections. The first checks come 30
-    /// and 60 seconds after anything was heard. Where the peer does not answer, another subflow takes the place of the silent
-    /// one, from another port. An idle subflow costs 14 packets in the first hour, and five in each later one (`off`:
-    /// none)
+    /// Longest silence, in seconds, after which a path is checked: routers forget idle connections. The first
+    /// ones come 30 and 60 seconds after anything was heard, or 5 where a stream broke off. Where the peer
+    /// does not answer, another subflow takes the place of the silent one, from another port. An idle subflow
+    /// costs 14 packets in the first hour, and five in each later one (`off`: none)
     #[arg(long, value_name = "SECONDS", value_parser = seconds_or_off, default_value = "1500")]
     pub(crate) path_check: Duration,
     /// Explicit congestion notification: routers mark packets instead of dropping them

@@ -272,8 +272,9 @@ impl Network {
             path.reverse.set_up(up);
         }
     }
-    /// The routers of a path forget all connections, as one that translates addresses does when it is restarted, or when
-    /// nothing happens for long. They say nothing, and let only those pass whose SYN they see.
+    /// The routers of a path forget all connections, as one that translates addresses does when it is
+    /// restarted, or when nothing happens for long. They say nothing, and let only those pass whose SYN they
+    /// see.
     pub fn forget(&mut self, path: PathId) {
         if let Some(path) = self.paths.get_mut(path.0) {
             path.known = Some(BTreeSet::new());

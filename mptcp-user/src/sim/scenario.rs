@@ -24,7 +24,8 @@ pub enum Kind {
     Lossy,
     /// Middleboxes too.
     Middleboxes,
-    /// Paths and addresses come and go, routers forget connections, processes are stopped for minutes, applications abort.
+    /// Paths and addresses come and go, routers forget connections, processes are stopped for minutes,
+    /// applications abort.
     Dynamic,
 }
 

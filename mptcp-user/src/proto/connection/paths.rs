@@ -388,7 +388,8 @@ impl Connection {
         let initial = self.paths.initial.map(|initial| initial.remote);
         if let Some(subflow) = self.subflow(index) {
             let (local, remote) = subflow.tuple();
-            // Where the connection began the peer is known to be, by some way, and where there is another subflow.
+            // Where the connection began the peer is known to be, by some way, and where there is another
+            // subflow.
             let doubles = subflow.double.is_some();
             let worked = subflow.is_synchronised() || Some(remote) == initial || doubles;
             self.paths.refused.add(now, (local.ip(), remote), why, worked);

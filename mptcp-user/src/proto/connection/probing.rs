@@ -1,9 +1,10 @@
-//! Four-tuples that die in silence, because a router that translates addresses has forgotten them or was restarted.
+//! Four-tuples that die in silence, because a router that translates addresses has forgotten them or was
+//! restarted.
 //!
-//! A subflow over which nothing is heard is probed. If it does not answer, the side that opened it opens another one between
-//! the same addresses from another port, and leaves it once that works; the other side uses other subflows. That is for
-//! Multipath TCP alone: regular TCP has but one four-tuple. A check never ends a connection, which is what keep-alives are
-//! for (RFC 9293 section 3.8.4).
+//! A subflow over which nothing is heard is probed. If it does not answer, the side that opened it opens
+//! another one between the same addresses from another port, and leaves it once that works; the other side
+//! uses other subflows. That is for Multipath TCP alone: regular TCP has but one four-tuple. A check never
+//! ends a connection, which is what keep-alives are for (RFC 9293 section 3.8.4).
 
 use super::Connection;
 use super::refusals::Why;
@@ -21,7 +22,8 @@ use std::time::Duration;
 
 /// Retransmission timeouts in a row after which it may be the four-tuple that is dead: before, it is a loss.
 const TIMEOUTS: u32 = 2;
-/// The same where nothing has ever been acknowledged: it may be what is sent that something on the way does not like.
+/// The same where nothing has ever been acknowledged: it may be what is sent that something on the way does
+/// not like.
 const TIMEOUTS_OF_FIRST: u32 = 4;
 /// Silence before something else than time makes a subflow be checked.
 const LEAST_SILENCE: Duration = Duration::from_secs(1);
@@ -51,8 +53,8 @@ impl Connection {
         Some(left.map_or(due, |left| left.min(due)))
     }
 
-    /// Time has passed: probes the subflow at `index` if it has been silent for long, and leaves it if it has not answered for
-    /// very long and others work.
+    /// Time has passed: probes the subflow at `index` if it has been silent for long, and leaves it if it has
+    /// not answered for very long and others work.
     pub(super) fn check_silence(&mut self, shared: &mut Shared, now: Instant, index: usize) {
         let Some(subflow) = self.subflows.get(index).and_then(Option::as_deref) else { return };
         if self.check_at(index, subflow).is_none_or(|at| at > now) {
@@ -85,7 +87,8 @@ impl Connection {
         }
     }
 
-    /// The peer has another way from or to these addresses, or wants one: whether those that there are still work?
+    /// The peer has another way from or to these addresses, or wants one: whether those that there are still
+    /// work?
     pub(super) fn check_between(&mut self, shared: &mut Shared, now: Instant, local: IpAddr, remote: IpAddr) {
         if self.config.path_check.is_none() {
             return;
@@ -125,15 +128,16 @@ impl Connection {
         self.paths.ask_soon();
     }
 
-    /// Whether another subflow may take the place of the one at `index`. Neither the number of subflows nor earlier attempts
-    /// that came to nothing are in the way of that: the old one ends with it, and its silence says how often it is tried.
+    /// Whether another subflow may take the place of the one at `index`. Neither the number of subflows nor
+    /// earlier attempts that came to nothing are in the way of that: the old one ends with it, and its
+    /// silence says how often it is tried.
     fn may_double(&mut self, shared: &Shared, now: Instant, index: usize) -> bool {
         let Some(subflow) = self.subflows.get(index).and_then(Option::as_deref) else { return false };
         let (local, remote) = (subflow.local.ip(), subflow.remote);
         let denied = self.usage(shared, subflow.interface) == InterfaceUse::Deny
             || shared.address_use(local) == AddressUse::Existing;
-        // A peer that has refused a join may have had no place for it. Where nothing else is left it is asked again, ever more
-        // seldom.
+        // A peer that has refused a join may have had no place for it. Where nothing else is left it is asked
+        // again, ever more seldom.
         let refused = self.paths.refused.is_final(local, remote) && self.works_without(index);
         let unwelcome = self.paths.no_join_initial && self.destination() == Some(remote) || refused;
         let over = self.send.is_done() && self.receive.finished;

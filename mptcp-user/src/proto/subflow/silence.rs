@@ -1,9 +1,9 @@
-//! How long a subflow is silent before its path is checked. Routers that translate addresses forget four-tuples over which
-//! nothing happens, and do not say so.
+//! How long a subflow is silent before its path is checked. Routers that translate addresses forget
+//! four-tuples over which nothing happens, and do not say so.
 //!
-//! The longer a silence lasts, the later the next check comes, so that a four-tuple that was forgotten is found after as long
-//! again at most, and a connection that is idle for long costs little. What is done about a path that does not answer becomes
-//! rarer likewise, without an end.
+//! The longer a silence lasts, the later the next check comes, so that a four-tuple that was forgotten is
+//! found after as long again at most, and a connection that is idle for long costs little. What is done about
+//! a path that does not answer becomes rarer likewise, without an end.
 
 use crate::proto::Instant;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Silence before the first check. Each check that is answered doubles it.
 const FIRST_CHECK: Duration = Duration::from_secs(30);
 /// The same where octets came as a stream, which breaks off more seldom than requests do.
-const FIRST_IN_STREAM: Duration = Duration::from_secs(10);
+const FIRST_IN_STREAM: Duration = Duration::from_secs(5);
 /// How long octets have to come without a pause to be a stream, in seconds, and how long a pause lasts.
 const STREAM: u32 = 2;
 const PAUSE: Duration = Duration::from_secs(1);
@@ -24,7 +24,8 @@ const PROBE_WAIT: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(30);
 /// How often waits double: beyond any process's life.
 const DOUBLINGS: u8 = 20;
-/// A pause of the process after which checks are put off, so that those of many connections do not come at once.
+/// A pause of the process after which checks are put off, so that those of many connections do not come at
+/// once.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is known of the silence of a subflow.
@@ -61,8 +62,8 @@ fn seconds(time: Instant) -> u32 {
     (time.as_millis() / 1000) as u32
 }
 
-/// `wait`, and up to a quarter more: `spread` differs between subflows, so that those that fall silent together are not
-/// checked together.
+/// `wait`, and up to a quarter more: `spread` differs between subflows, so that those that fall silent
+/// together are not checked together.
 fn spread_out(wait: Duration, spread: u32) -> Duration {
     wait + wait / 4 * (spread >> 16) / (1 << 16)
 }
@@ -73,8 +74,8 @@ impl Silence {
         *self = Self { stream: seconds(now), ..Self::default() };
     }
 
-    /// Something was heard, `before` having been the last time; `news`: it was more than an answer. Whether the subflow was
-    /// known to be silent.
+    /// Something was heard, `before` having been the last time; `news`: it was more than an answer. Whether
+    /// the subflow was known to be silent.
     pub(crate) fn broken(&mut self, now: Instant, before: Instant, news: bool) -> bool {
         if now - before > PAUSE {
             self.stream = seconds(now);
@@ -106,8 +107,8 @@ impl Silence {
         self.unanswered > 0 && self.since.is_none()
     }
 
-    /// When something is to be done about a subflow over which something was last `heard` then. `longest`: silence without a
-    /// check; `ours`: this side opened it, and checks before the other does.
+    /// When something is to be done about a subflow over which something was last `heard` then. `longest`:
+    /// silence without a check; `ours`: this side opened it, and checks before the other does.
     pub(crate) fn due(&self, heard: Instant, longest: Duration, ours: bool, spread: u32) -> Instant {
         if self.unanswered > 0 || self.since.is_some() {
             return self.next;
@@ -126,8 +127,9 @@ impl Silence {
         self.step(now, PROBES, rto.max(PROBE_WAIT))
     }
 
-    /// The retransmission timer has expired, which makes up for all probes but one: that is small, in case it is the size
-    /// of the others that they are lost for. `fresh`: what is not acknowledged is worth another attempt.
+    /// The retransmission timer has expired, which makes up for all probes but one: that is small, in case it
+    /// is the size of the others that they are lost for. `fresh`: what is not acknowledged is worth another
+    /// attempt.
     pub(crate) fn timed_out(&mut self, now: Instant, rto: Duration, fresh: bool) -> Step {
         if fresh {
             (self.unanswered, self.retries) = (0, 0);
@@ -156,8 +158,8 @@ impl Silence {
         Some(self.since? + limit)
     }
 
-    /// After a pause of the process, in which the peer may have answered in vain. A probe that leaves now is answered within
-    /// `answer`. Whether one is to leave.
+    /// After a pause of the process, in which the peer may have answered in vain. A probe that leaves now is
+    /// answered within `answer`. Whether one is to leave.
     pub(crate) fn resume(
         &mut self,
         now: Instant,
