@@ -9,7 +9,7 @@
 
 use mptcp_user::proto::{CloseReason, ConnectionConfig, FallbackReason};
 use mptcp_user::sim::middlebox::{Action, BoxConfig, OptionKind, Passing, Way, When};
-use mptcp_user::sim::{LinkConfig, PathConfig, Side, Simulation, SimulationConfig, Traffic, pattern};
+use mptcp_user::sim::{LinkConfig, PathConfig, PathId, Side, Simulation, SimulationConfig, Traffic, pattern};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
@@ -332,6 +332,55 @@ fn through_every_pair_of_boxes_a_transfer_completes_if_regular_tcp_s_does() {
         let names = [pair[0].name, pair[1].name];
         let known = KNOWN.iter().any(|known| *known == names || [known[1], known[0]] == names);
         (fails && !known).then(|| format!("{}: {:?}", name(pair, *place), result.closed))
+    })
+    .into_iter()
+    .flatten()
+    .collect();
+    assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), cases.len(), failed.join("\n"));
+}
+
+/// A router that translates addresses is restarted, on one path or on both, at some moment of a transfer.
+/// Regular TCP does not survive that. (In the first round trip nor does Multipath TCP: there is no joining
+/// before both have the keys.)
+#[test]
+fn a_transfer_completes_though_a_nat_forgets_its_connections() {
+    let places: &[&[usize]] = &[&[0], &[1], &[0, 1]];
+    let cases: Vec<_> = [1usize, 2]
+        .into_iter()
+        .flat_map(|paths| places.iter().map(move |places| (paths, *places)))
+        .filter(|(paths, places)| places.iter().all(|place| place < paths))
+        .flat_map(|(paths, places)| (2..14).map(move |part| (paths, places, 25 * part)))
+        .flat_map(|(paths, places, at)| {
+            [(0, SIZE), (SIZE, 0), (SIZE, SIZE)].map(|sizes| (paths, places, at, sizes))
+        })
+        .collect();
+    let failed: Vec<_> = at_once(&cases, |&(count, places, at, (up, down))| {
+        let paths: Vec<_> = (1..=count as u8)
+            .map(|number| {
+                let link = LinkConfig::new(4_000_000, Duration::from_millis(10));
+                let nat =
+                    BoxConfig::Nat { external: [203, 0, number, 1].into(), idle: Duration::from_secs(300) };
+                let ends = ([10, number, 0, 1].into(), [10, number, 0, 2].into());
+                PathConfig { boxes: vec![nat], ..PathConfig::new(ends.0, ends.1, link) }
+            })
+            .collect();
+        let (client, server) = (paths[0].client, paths[0].server);
+        let config = SimulationConfig { check_wire: false, ..SimulationConfig::new(SEED, paths) };
+        let mut simulation = Simulation::new(&config);
+        simulation.listen(ConnectionConfig::default(), Traffic::send(down)).unwrap();
+        simulation.connect(client, server, ConnectionConfig::default(), Traffic::send(up)).unwrap();
+        for place in places {
+            simulation.schedule(Duration::from_millis(at), mptcp_user::sim::Action::Forget(PathId(*place)));
+        }
+        simulation.run(LIMIT);
+        let outcome = |side| simulation.outcomes(side).first().copied().unwrap_or_default();
+        let [client, server] = Side::BOTH.map(outcome);
+        let complete = client.received == down && server.received == up;
+        let over = [client, server].map(|outcome| outcome.closed.map(|(_, reason)| reason));
+        let well = complete && client.end.is_some() && server.end.is_some();
+        (!well).then(|| {
+            format!("{count} paths, {places:?} forget after {at} ms, {up} up, {down} down: {over:?}")
+        })
     })
     .into_iter()
     .flatten()

@@ -303,6 +303,12 @@ pub(crate) struct ConnectionArgs {
     /// peer that vanished while both sides were silent
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) keep_alive: Option<Duration>,
+    /// Longest silence, in seconds, after which a path is checked: routers forget idle connections. The first
+    /// ones come 30 and 60 seconds after anything was heard, or 5 where a stream broke off. Where the peer
+    /// does not answer, another subflow takes the place of the silent one, from another port. An idle subflow
+    /// costs 14 packets in the first hour, and five in each later one (`off`: none)
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_or_off, default_value = "1500")]
+    pub(crate) path_check: Duration,
     /// Explicit congestion notification: routers mark packets instead of dropping them
     #[arg(long, value_enum, default_value_t = Ecn::Accept)]
     pub(crate) ecn: Ecn,
@@ -445,6 +451,7 @@ impl ConnectionArgs {
             },
             path_manager: self.path_manager.clone(),
             user_timeout: self.user_timeout,
+            path_check: Some(self.path_check).filter(|longest| !longest.is_zero()),
             ecn: match self.ecn {
                 Ecn::Off => EcnPolicy::Off,
                 Ecn::Accept => EcnPolicy::Accept,
@@ -551,6 +558,11 @@ fn seconds_or_none(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
+/// A number of seconds, or `off`.
+fn seconds_or_off(text: &str) -> Result<Duration, String> {
+    if text == "off" { Ok(Duration::ZERO) } else { seconds_or_none(text) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -627,6 +639,26 @@ mod tests {
         for wrong in ["0", "-1", "NaN", "inf", "1e9", "x"] {
             assert!(seconds(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn paths_are_checked_unless_that_is_switched_off() {
+        let usual = ConnectionConfig::default().path_check;
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for (words, expected) in [
+            ("mptcp connect host:1", usual),
+            ("mptcp connect --path-check 10 host:1", seconds(10)),
+            ("mptcp connect --path-check off host:1", None),
+            ("mptcp connect --path-check 0 host:1", None),
+        ] {
+            let Command::Connect(args) = Args::try_parse_from(words.split(' ')).expect("valid").command
+            else {
+                panic!("connect")
+            };
+            assert_eq!(args.connection.config().path_check, expected, "{words}");
+        }
+        assert!(usual.is_some());
+        assert!(Args::try_parse_from(["mptcp", "connect", "--path-check", "seldom", "host:1"]).is_err());
     }
 
     #[test]

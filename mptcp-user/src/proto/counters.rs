@@ -254,6 +254,10 @@ counters! {
     OpportuneRetrans = "MptcpOpportuneRetrans";
     /// Times the congestion window of a subflow was halved because the peer's window waited for what it carries.
     Penalised = "MptcpPenalised";
+    /// Probes of paths over which nothing was heard, or acknowledged, for long.
+    PathProbe = "MptcpPathProbe";
+    /// Subflows that did not answer, and whose place another one between the same addresses was to take.
+    SubflowDoubled = "MptcpSubflowDoubled";
     /// Mappings to before the beginning of the data.
     BadMapping = "MptcpBadMapping";
     /// Mappings with a checksum that was not negotiated, or without one that was.

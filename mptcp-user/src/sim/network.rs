@@ -5,9 +5,9 @@ use super::middlebox::{BoxConfig, Chain, Way};
 use super::random::Random;
 use super::segment::{check_on_the_wire, frame_len};
 use crate::proto::{Instant, Unreachable};
-use crate::wire::{Segment, segmentize};
-use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use crate::wire::{Flags, Segment, segmentize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 
 /// One of the two hosts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
@@ -77,11 +77,26 @@ struct Path {
     /// Place of the path whose links carry the packets.
     carrier: usize,
     chain: Chain,
+    /// Once the routers have forgotten all connections: those that have begun since.
+    known: Option<BTreeSet<(SocketAddr, SocketAddr)>>,
     forward: Link<Segment>,
     reverse: Link<Segment>,
 }
 
 impl Path {
+    /// Whether routers let a packet pass: one of a connection whose SYN they have seen.
+    fn passes(&mut self, way: Way, packet: &Segment) -> bool {
+        let Some(known) = &mut self.known else { return true };
+        let tuple = match way {
+            Way::Forward => (packet.src, packet.dst),
+            Way::Reverse => (packet.dst, packet.src),
+        };
+        if way == Way::Forward && packet.flags.has(Flags::SYN) {
+            known.insert(tuple);
+        }
+        known.contains(&tuple)
+    }
+
     /// What the router before the link says to the sender of packets that are too long for it, and when that arrives
     /// there. What boxes may have made of a packet the client would not recognise: then nothing is said.
     fn report(&self, now: Instant, from: Side, segment: &Segment) -> Option<(Instant, Unreachable)> {
@@ -128,6 +143,7 @@ impl Network {
                 outside: config.client_outside(),
                 server: config.server,
                 chain: Chain::new(config.boxes.iter().map(|config| config.build(random.fork())).collect()),
+                known: None,
                 forward: Link::new(config.forward, random.fork()),
                 reverse: Link::new(config.reverse, random.fork()),
             })
@@ -169,6 +185,9 @@ impl Network {
             packet.options.truncate_to_wire();
             if self.check_wire {
                 check_on_the_wire(&packet);
+            }
+            if from == Side::Client && !self.paths[place].passes(Way::Forward, &packet) {
+                continue;
             }
             match from {
                 Side::Client if self.paths[place].chain.is_empty() => {
@@ -212,6 +231,7 @@ impl Network {
         for path in &mut self.paths {
             while let Some(packet) = path.reverse.pop(now) {
                 path.chain.process(now, Way::Reverse, packet, &mut out);
+                out.retain(|packet| path.passes(Way::Reverse, packet));
                 self.arrived.extend(out.drain(..).map(|packet| (Side::Client, packet)));
             }
             // After what came in: boxes may have an answer to it.
@@ -223,7 +243,10 @@ impl Network {
                 for (way, packet) in released.drain(..) {
                     match way {
                         Way::Forward => path.forward.push(now, packet),
-                        Way::Reverse => self.arrived.push_back((Side::Client, packet)),
+                        Way::Reverse if path.passes(Way::Reverse, &packet) => {
+                            self.arrived.push_back((Side::Client, packet));
+                        }
+                        Way::Reverse => {}
                     }
                 }
             }
@@ -247,6 +270,14 @@ impl Network {
         if let Some(path) = self.paths.get_mut(path.0) {
             path.forward.set_up(up);
             path.reverse.set_up(up);
+        }
+    }
+    /// The routers of a path forget all connections, as one that translates addresses does when it is
+    /// restarted, or when nothing happens for long. They say nothing, and let only those pass whose SYN they
+    /// see.
+    pub fn forget(&mut self, path: PathId) {
+        if let Some(path) = self.paths.get_mut(path.0) {
+            path.known = Some(BTreeSet::new());
         }
     }
     /// Changes both directions of a path.

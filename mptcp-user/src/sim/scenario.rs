@@ -24,7 +24,8 @@ pub enum Kind {
     Lossy,
     /// Middleboxes too.
     Middleboxes,
-    /// Paths and addresses come and go, processes are stopped for minutes, applications abort.
+    /// Paths and addresses come and go, routers forget connections, processes are stopped for minutes,
+    /// applications abort.
     Dynamic,
 }
 
@@ -69,7 +70,11 @@ impl Scenario {
         let (client_traffic, mut server_traffic) = (traffic(&mut random), traffic(&mut random));
         // One of them has to be the first.
         server_traffic.finish_first |= !client_traffic.finish_first;
-        let actions = if kind == Kind::Dynamic { random_actions(&mut random, &paths) } else { Vec::new() };
+        let mut actions =
+            if kind == Kind::Dynamic { random_actions(&mut random, &paths) } else { Vec::new() };
+        if kind == Kind::Dynamic {
+            actions.extend(random_forgetting(seed, paths.len()));
+        }
         let config = SimulationConfig {
             check_wire: random.chance(0.25),
             judge_pauses: matches!(kind, Kind::Clean | Kind::Lossy),
@@ -333,6 +338,17 @@ fn random_traffic(random: &mut Random, kind: Kind, most: u64) -> Traffic {
         finish_first: random.chance(0.8),
         abort_after: (kind == Kind::Dynamic && random.chance(0.15)).then(|| random.between(0, send)),
     }
+}
+
+/// Routers forget, at times. What draws for it is on its own, so that seeds mean what they meant.
+fn random_forgetting(seed: u64, paths: usize) -> Vec<(Duration, Action)> {
+    let mut random = Random::new(seed ^ u64::from_be_bytes(*b"forgets!"));
+    let count = if random.chance(0.3) { random.between(1, 3) } else { 0 };
+    let forgetting = |_| {
+        let at = Duration::from_millis(random.between_log(1, 20_000));
+        (at, Action::Forget(PathId(random.between(0, paths as u64 - 1) as usize)))
+    };
+    (0..count).map(forgetting).collect()
 }
 
 fn random_actions(random: &mut Random, paths: &[PathConfig]) -> Vec<(Duration, Action)> {

@@ -27,6 +27,8 @@ pub enum Action {
     SetUp(PathId, bool),
     /// Both directions of a path change, forward and reverse.
     Reconfigure(PathId, Box<[LinkConfig; 2]>),
+    /// The routers of a path forget all connections, and say nothing.
+    Forget(PathId),
     /// A host gets an address.
     AddAddress(Side, LocalAddress),
     /// A host loses an address.
@@ -428,6 +430,7 @@ impl Simulation {
         }
         match action {
             Action::SetUp(path, up) => self.network.set_up(path, up),
+            Action::Forget(path) => self.network.forget(path),
             Action::Reconfigure(path, links) => self.network.reconfigure(path, links[0], links[1]),
             Action::AddAddress(side, _) | Action::RemoveAddress(side, _)
                 if self.hosts[side as usize].is_stopped(self.now) =>

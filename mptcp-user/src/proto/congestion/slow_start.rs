@@ -94,7 +94,7 @@ impl SlowStart {
                 self.conservative = None;
             }
             Some((baseline, rounds)) if train == Train::Whole || rounds > 0 && rises(baseline) => {
-                self.end(path)
+                self.end(path);
             }
             Some(_) => {}
             None if train != Train::Short || self.last_round_min.is_some_and(rises) => {

@@ -254,7 +254,7 @@ impl Connection {
                 let (local, remote) = (self.local_key.key, self.remote_key.map_or(0, |key| key.key));
                 let expected = crypto::join_mac(self.version, remote, local, peer_nonce, nonce);
                 let good = crypto::same_secret(&expected, &mac);
-                let room = self.subflow_count() < self.config.max_subflows;
+                let room = self.has_room();
                 if !good {
                     shared.count(Counter::MpJoinAckHmacFailure);
                 } else if !room {

@@ -100,11 +100,14 @@ impl Connection {
             return;
         }
         subflow.rcv.note_timestamp(now, &segment);
+        let news = !segment.payload.is_empty() || ack > subflow.snd.una as i64;
+        let known = subflow.silence.broken(now, subflow.heard, news);
         subflow.heard = now;
         subflow.keep_alives = 0;
         // What was under way still comes when carrier or address are gone.
         subflow.absent = subflow.absent.filter(|absence| absence.lack != Lack::Route);
-        if subflow.must_answer_by.take().is_some() {
+        let back = known && subflow.stale && subflow.snd.is_idle();
+        if subflow.must_answer_by.take().is_some() || back {
             subflow.stale = false;
         } else if subflow.stale {
             subflow.snd.try_again(now, &subflow.rtt);
@@ -118,8 +121,12 @@ impl Connection {
         if subflow.ecn.received(&segment) {
             subflow.rcv.ack_now = true;
         }
+        let slot = subflow.slot.0;
         if plain && (subflow.fail_due.is_some() || !segment.options.mptcp.is_empty()) {
             self.take_fallen_back(shared, index, &segment);
+        }
+        if back {
+            self.note_answered(shared, slot);
         }
         self.plain_segments =
             if segment.options.mptcp.is_empty() { self.plain_segments.saturating_add(1) } else { 0 };
@@ -214,6 +221,10 @@ impl Connection {
         let start = subflow.rcv.offset(segment.seq);
         if segment.payload.is_empty() && !segment.flags.has(Flags::FIN) && !handshake_lost {
             // Window and keep-alive probes, and blind guesses.
+            if start == subflow.rcv.nxt as i64 - 1 && segment.ack == subflow.snd.seq(subflow.snd.nxt) {
+                subflow.silence.asked(now);
+                subflow.window_probe_due |= subflow.silence.is_known();
+            }
             self.challenge(shared, now, index);
             return;
         }

@@ -28,7 +28,12 @@ impl Connection {
         if denied || self.forbids_join_to(syn.dst) {
             return Err(ResetReason::AdministrativelyProhibited);
         }
-        if self.addresses.joined_id(syn.dst).is_none() || self.subflow_count() >= self.subflow_limit() {
+        if !self.has_room() {
+            // It may be there to take the place of one that the peer knows to be silent.
+            self.check_between(shared, now, syn.dst.ip(), syn.src.ip());
+            return Err(ResetReason::LackOfResources);
+        }
+        if self.addresses.joined_id(syn.dst).is_none() {
             return Err(ResetReason::LackOfResources);
         }
         let Some(record) = shared.note_join(now, self.id, syn) else {
@@ -85,8 +90,7 @@ impl Connection {
             return Err(ResetReason::MptcpSpecific);
         }
         shared.end_join(record);
-        let subflow =
-            if self.subflow_count() < self.subflow_limit() { self.joined(shared, now, record) } else { None };
+        let subflow = if self.has_room() { self.joined(shared, now, record) } else { None };
         let Some(mut subflow) = subflow else {
             shared.count(Counter::MpJoinAckRx);
             shared.count(Counter::MpJoinRejected);
@@ -103,6 +107,9 @@ impl Connection {
         if self.subflow(index).is_some_and(|subflow| subflow.state == SubflowState::SynReceived) {
             // Something else was wrong with it, which has been counted.
             self.drop_half_open(shared, index);
+        } else {
+            self.make_place();
+            self.check_between(shared, now, record.tuple.0.ip(), record.tuple.1.ip());
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! * [`deadlines`]: that there is one for all that must not last for ever;
 //! * [`paths`]: the coming and going of subflows; [`joins`]: those that the peer opens;
 //! * [`refusals`]: pairs of addresses between which none worked out; [`attempts`]: how many may be tried;
+//! * [`probing`]: paths that are silent;
 //! * [`survival`]: how a connection goes on without a path;
 //! * [`addresses`]: what the two sides tell each other of their addresses;
 //! * [`fail`]: MP_FAIL and its answer;
@@ -26,6 +27,7 @@ mod joins;
 pub(crate) mod options;
 pub(crate) mod output;
 mod paths;
+mod probing;
 mod refusals;
 pub(crate) mod resume;
 mod survival;

@@ -388,8 +388,10 @@ impl Connection {
         let initial = self.paths.initial.map(|initial| initial.remote);
         if let Some(subflow) = self.subflow(index) {
             let (local, remote) = subflow.tuple();
-            // Where the connection began the peer is known to be, by some way.
-            let worked = subflow.is_synchronised() || Some(remote) == initial;
+            // Where the connection began the peer is known to be, by some way, and where there is another
+            // subflow.
+            let doubles = subflow.double.is_some();
+            let worked = subflow.is_synchronised() || Some(remote) == initial || doubles;
             self.paths.refused.add(now, (local.ip(), remote), why, worked);
         }
     }
@@ -409,7 +411,7 @@ impl Connection {
     }
 
     /// How many subflows may be opened now, those that the driver is asked for already taken off.
-    fn attempts_left(&mut self, now: Instant) -> usize {
+    pub(super) fn attempts_left(&mut self, now: Instant) -> usize {
         let most = self.subflow_limit().max(MIN_ATTEMPTS);
         let left = self.paths.attempts.left(now, most, ATTEMPT_EACH);
         left.saturating_sub(self.paths.wanted.len())
@@ -553,7 +555,9 @@ impl Connection {
             initial,
             limit: self.subflow_limit(),
         };
-        for (index, subflow) in self.living().filter(|(_, subflow)| !subflow.is_half_open()) {
+        // One that is to take the place of another is not one more.
+        let counts = |subflow: &Subflow| !subflow.is_half_open() && subflow.double.is_none();
+        for (index, subflow) in self.living().filter(|(_, subflow)| counts(subflow)) {
             let stale = subflow.stale || suspect == Some(index);
             situation.subflows.push(Existing {
                 place: Some(index),
@@ -565,7 +569,8 @@ impl Connection {
                 stale,
             });
         }
-        let wanted = self.paths.wanted.iter().map(|wanted| self.expected(shared, wanted));
+        let wanted = self.paths.wanted.iter().filter(|wanted| wanted.double.is_none());
+        let wanted = wanted.map(|wanted| self.expected(shared, wanted));
         situation.subflows.extend(wanted);
         let metered = !situation.has_unmetered();
         for &address in shared.addresses() {

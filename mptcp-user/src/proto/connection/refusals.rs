@@ -132,6 +132,11 @@ impl Refusals {
         }
     }
 
+    /// Whether the peer does not want a subflow between the two.
+    pub(super) fn is_final(&self, local: IpAddr, remote: SocketAddr) -> bool {
+        self.all.get(&(local, remote)).is_some_and(|refusal| refusal.until == Until::Change)
+    }
+
     fn is_full(&self, now: Instant) -> bool {
         self.all.len() >= MAX_REFUSED && self.all.values().all(|refusal| refusal.holds(now))
     }

@@ -59,6 +59,11 @@ impl Connection {
             subflow.snd.progress = began(subflow.snd.progress, now, pause, limit, answer);
             due |= subflow.snd.resume(now, pause, &subflow.rtt);
             resume_subflow(subflow, now, pause, answer, probes);
+            let (times, spread) = ((pause, answer), subflow.spread());
+            if subflow.silence.resume(now, times, limit, spread) {
+                subflow.window_probe_due = true;
+                due = true;
+            }
         }
         due
     }

@@ -397,7 +397,7 @@ impl Connection {
         let old = self.living().find(|(_, old)| old.tuple() == (local, remote));
         let Some((old, delivers)) = old.map(|(place, old)| {
             let progress = old.bytes_acked + old.bytes_received > double.octets;
-            (place, progress || !double.strict && !old.stale && old.absent.is_none())
+            (place, progress || !double.strict && !old.silence.is_known() && old.absent.is_none())
         }) else {
             if let Some(subflow) = self.subflow(index) {
                 subflow.double = None;

@@ -70,7 +70,9 @@ impl Connection {
     /// Whether it holds no octets, and owes nothing that leaves by itself.
     fn is_at_rest(&self) -> bool {
         let quiet = |subflow: &Subflow| {
-            let at_rest = subflow.state == SubflowState::Established && subflow.confirmed && !subflow.stale;
+            // One that does not answer is asked ever more seldom.
+            let at_ease = !subflow.silence.is_asking() && (!subflow.stale || subflow.silence.is_known());
+            let at_rest = subflow.state == SubflowState::Established && subflow.confirmed && at_ease;
             let empty = subflow.snd.is_idle() && subflow.rcv.held.is_empty() && subflow.mappings.cost() == 0;
             at_rest && empty && !subflow.rcv.ack_now && subflow.reset_due.is_none() && !subflow.priority_due
         };
@@ -88,8 +90,10 @@ impl Connection {
         let subflows = self.subflows.iter().flatten().filter_map(|subflow| subflow.next_timeout());
         let keep_alive = self.config.keep_alive.as_ref();
         let probes = self.subflows.iter().flatten().filter_map(|subflow| subflow.keep_alive_at(keep_alive?));
+        let checks = self.living().filter_map(|(index, subflow)| self.check_at(index, subflow));
         subflows
             .chain(probes)
+            .chain(checks)
             .chain(
                 [self.data_deadline, self.persist_deadline, self.patience, self.parting]
                     .into_iter()
@@ -214,6 +218,8 @@ impl Connection {
             shared.count(Counter::KeepAlive);
             subflow.window_probe_due = true;
         }
+        self.check_silence(shared, now, index);
+        let Some(subflow) = self.subflows.get_mut(index).and_then(Option::as_deref_mut) else { return };
         let action = subflow.snd.handle_timeout(now, &self.congestion_paths[index], &subflow.rtt);
         match action {
             Some(TimerAction::Timeout { first }) => self.subflow_timeout(shared, now, index, first),
@@ -236,6 +242,8 @@ impl Connection {
                 subflow.window_probe_due = true;
                 if unanswered >= self.user_timeout {
                     self.give_up_subflow(shared, now, index);
+                } else {
+                    self.check_timed_out(shared, now, index);
                 }
             }
             Some(TimerAction::Overdue(step)) => self.overdue(shared, now, index, step),
@@ -421,6 +429,7 @@ impl Connection {
         if given_up {
             self.give_up_subflow(shared, now, index);
         } else {
+            self.check_timed_out(shared, now, index);
             self.manage_paths(shared, now);
         }
     }

@@ -17,6 +17,7 @@ pub(crate) mod sack;
 mod sacked;
 mod scoreboard;
 pub(crate) mod send;
+pub(crate) mod silence;
 pub(crate) mod suspicion;
 mod tail_probe;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use path_mtu::PathMtu;
 use receive::ReceiveSide;
 use sack::SackIntake;
 use send::SendSide;
+use silence::Silence;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -135,6 +137,7 @@ pub(crate) struct Subflow {
     pub(crate) keep_alives: u32,
     /// The subflow is over unless something is heard on it by then.
     pub(crate) must_answer_by: Option<Instant>,
+    pub(crate) silence: Silence,
     /// This host has no way for its segments at the moment.
     pub(crate) absent: Option<Absence>,
     /// It is to take the place of another one between the same addresses.
@@ -238,6 +241,7 @@ impl Subflow {
             heard: Instant::ZERO,
             keep_alives: 0,
             must_answer_by: None,
+            silence: Silence::default(),
             absent: None,
             double: None,
             active: state == SubflowState::SynSent,
@@ -264,6 +268,7 @@ impl Subflow {
         self.rcv = ReceiveSide::new(syn.seq, scale);
         self.rcv.note_timestamp(now, syn);
         self.heard = now;
+        self.silence.begin(now);
     }
 
     /// Octets of payload in a full packet of data, for congestion control.
@@ -412,6 +417,16 @@ impl Subflow {
         let open = matches!(self.state, SubflowState::Established | SubflowState::CloseWait);
         (open && self.snd.is_idle() && self.reset_due.is_none())
             .then(|| self.heard + keep_alive.idle + keep_alive.interval * self.keep_alives)
+    }
+
+    /// When the path of this subflow, over which nothing has been heard for a while, is to be checked.
+    pub(crate) fn check_due(&self, longest: Duration, ours: bool) -> Instant {
+        self.silence.due(self.heard, longest, ours, self.spread())
+    }
+
+    /// A number that differs between subflows at random, and does not change.
+    pub(crate) fn spread(&self) -> u32 {
+        self.stamp_origin
     }
 
     /// Whether a challenge acknowledgment may be sent now (RFC 5961 section 7).

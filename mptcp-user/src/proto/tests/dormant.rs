@@ -85,6 +85,25 @@ fn a_reset_an_abort_and_the_end_of_an_address_reach_connections_at_rest() {
 }
 
 #[test]
+fn checks_of_the_path_cost_a_connection_at_rest_few_octets() {
+    let octets = |path_check, wait| {
+        let mut pair = at_rest(&ConnectionConfig { path_check, ..ConnectionConfig::default() }, 64);
+        pair.run_until(Duration::from_secs(wait), |_| false);
+        [&pair.client, &pair.server].map(|host| written(host).expect("at rest").len())
+    };
+    let usual = ConnectionConfig::default().path_check;
+    let without = octets(None, 0);
+    for wait in [0, 50, 3600] {
+        let with = octets(usual, wait);
+        println!("after {wait} s: {with:?} octets of two subflows, {without:?} without checks");
+        assert!(
+            with.iter().zip(without).all(|(with, without)| *with < without + 64),
+            "{with:?}, {without:?}"
+        );
+    }
+}
+
+#[test]
 #[ignore = "a measurement"]
 fn how_long_writing_and_reading_take() {
     const TIMES: u32 = 100_000;

@@ -24,6 +24,7 @@ mod pair;
 mod path_bounds;
 mod path_mtu;
 mod pause;
+mod probing;
 mod regular;
 mod rfc8684_close;
 mod rfc8684_fallback;
