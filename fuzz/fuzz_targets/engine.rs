@@ -3,6 +3,6 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mptcp_user::sim::run_script;
+use mptcp_sim::run_script;
 
 fuzz_target!(|script: &[u8]| run_script(script));

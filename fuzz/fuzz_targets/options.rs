@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mptcp_user::wire::{Flags, OPTION_SPACE, TcpOptions};
+use mptcp_proto::wire::{Flags, OPTION_SPACE, TcpOptions};
 
 fuzz_target!(|octets: &[u8]| {
     let [first, second, area @ ..] = octets else { return };

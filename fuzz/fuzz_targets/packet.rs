@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mptcp_user::wire::packet::{LinkHeader, emit_frame, parse_frame, parse_headers, parse_ip_packet};
+use mptcp_proto::wire::packet::{LinkHeader, emit_frame, parse_frame, parse_headers, parse_ip_packet};
 
 fuzz_target!(|octets: &[u8]| {
     let _ = parse_ip_packet(octets);

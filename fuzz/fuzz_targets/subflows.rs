@@ -2,6 +2,6 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mptcp_user::sim::run_multipath_script;
+use mptcp_sim::run_multipath_script;
 
 fuzz_target!(|script: &[u8]| run_multipath_script(script));

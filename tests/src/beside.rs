@@ -6,7 +6,7 @@
 use crate::bench::{Contender, Row, start_peer};
 use crate::lab::{Family, Lab, Side};
 use anyhow::{Context, Result, bail};
-use mptcp_user::proto::ConnectionConfig;
+use mptcp_proto::ConnectionConfig;
 use std::fmt;
 use std::path::Path;
 use std::thread;

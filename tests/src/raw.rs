@@ -2,14 +2,14 @@
 
 use crate::lab::{Family, Lab, Side};
 use anyhow::{Context, Result};
+use mptcp_proto::SubflowSlot;
+use mptcp_proto::wire::packet::LinkHeader;
+use mptcp_proto::wire::{Flags, Segment, SeqNumber, Timestamps};
 use mptcp_user::datapath::Receiver;
 use mptcp_user::datapath::af_xdp::{Bind, CopyMode, Socket, Umem};
 use mptcp_user::datapath::netlink::{Link, Netlink};
 use mptcp_user::datapath::transmit::{Flushed, Transmitter};
 use mptcp_user::datapath::xdp::{XdpConfig, XdpMode, XdpProgram};
-use mptcp_user::proto::SubflowSlot;
-use mptcp_user::wire::packet::LinkHeader;
-use mptcp_user::wire::{Flags, Segment, SeqNumber, Timestamps};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;

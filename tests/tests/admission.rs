@@ -1,6 +1,7 @@
 //! What a listener takes, on hosts that are more than a server: routers, hosts with addresses on their
 //! loopback interface, hosts whose links carry anything.
 
+use mptcp_proto::wire::{Flags, Join, MptcpOption, Segment, SeqNumber};
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::netns::{End, Namespace, link};
@@ -9,7 +10,6 @@ use mptcp_tests::process::{Process, mptcp_binary};
 use mptcp_tests::raw::Sender;
 use mptcp_tests::runtime::Runtime;
 use mptcp_tests::{data, require_root};
-use mptcp_user::wire::{Flags, Join, MptcpOption, Segment, SeqNumber};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};

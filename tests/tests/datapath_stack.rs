@@ -1,9 +1,9 @@
 //! The library's face over real interfaces: both ends in this process, each in its own namespace.
 
 use bytes::Bytes;
+use mptcp_proto::{CloseReason, ConnectionConfig, ConnectionState};
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::require_root;
-use mptcp_user::proto::{CloseReason, ConnectionConfig, ConnectionState};
 use mptcp_user::stack::{HostFacts, MptcpListener, MptcpStream, Stack, StackBuilder, StackError};
 use std::io::ErrorKind;
 use std::net::SocketAddr;

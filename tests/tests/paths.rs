@@ -1,13 +1,13 @@
 //! Which subflows there are, and what the two sides tell each other of their addresses, with the kernel as the peer and
 //! judge: its counters say what it saw.
 
+use mptcp_proto::{ConnectionConfig, SubflowInfo, SubflowState};
 use mptcp_tests::counters::Counters;
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::ours::{self, PATIENCE, PORT};
 use mptcp_tests::process::{Finished, Process};
 use mptcp_tests::{data, require_root};
-use mptcp_user::proto::{ConnectionConfig, SubflowInfo, SubflowState};
 use mptcp_user::stack::{MptcpStream, Stack};
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};

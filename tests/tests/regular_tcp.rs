@@ -1,11 +1,11 @@
 //! What any good TCP does, seen from the kernel's side: marks of a queue are heeded, a flood of SYNs keeps nobody out.
 
+use mptcp_proto::wire::{Flags, Segment, SeqNumber, Timestamps};
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::ours::{self, PATIENCE, PORT, assert_orderly};
 use mptcp_tests::raw::Sender;
 use mptcp_tests::{data, require_root};
-use mptcp_user::wire::{Flags, Segment, SeqNumber, Timestamps};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Attackers without the keys, with real packets and the XDP program between them and the engine. (What they can do to
 //! the engine itself is tried without packets, in its own tests.)
 
+use mptcp_proto::wire::{Flags, Join, MptcpOption, Segment, SeqNumber, Timestamps};
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::ours::{self, PATIENCE, PORT, assert_orderly};
@@ -8,7 +9,6 @@ use mptcp_tests::process::Process;
 use mptcp_tests::raw::Sender;
 use mptcp_tests::runtime::Runtime;
 use mptcp_tests::{data, require_root};
-use mptcp_user::wire::{Flags, Join, MptcpOption, Segment, SeqNumber, Timestamps};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! What a shard holds, and what becomes of it when the process is stopped, a round does not end, or
 //! interfaces change.
 
+use mptcp_proto::wire::{Flags, Segment, SeqNumber};
 use mptcp_tests::kernel;
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::netns::{End, Namespace, link, link_with};
@@ -9,7 +10,6 @@ use mptcp_tests::process::{Process, mptcp_binary};
 use mptcp_tests::raw::{Sender, link_of};
 use mptcp_tests::{data, require_root};
 use mptcp_user::stack::{HostFacts, Stack};
-use mptcp_user::wire::{Flags, Segment, SeqNumber};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

@@ -9,9 +9,9 @@ use mptcp_common::metadata::{
     FLAG_CHECKSUM, FLAG_DSS, FLAG_LONG, Kind, LONG_LEN, Metadata, NO_SLOT, SHORT_LEN,
 };
 use mptcp_common::options::{self, Dss};
+use mptcp_proto::{PeerRules, SubflowSlot};
 use mptcp_tests::require_root;
 use mptcp_tests::xdp::*;
-use mptcp_user::proto::{PeerRules, SubflowSlot};
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeSet;
 

@@ -23,8 +23,16 @@ const MARK: &str = "//= RFC 8684 ";
 const REQUIREMENTS: &str = "docs/rfc8684.requirements";
 const TABLE: &str = "docs/rfc8684.md";
 /// Where code and tests are.
-const SOURCES: [&str; 6] =
-    ["mptcp-common/src", "mptcp-ebpf/src", "mptcp-user/src", "mptcp-user/tests", "tests/src", "tests/tests"];
+const SOURCES: [&str; 8] = [
+    "mptcp-common/src",
+    "mptcp-ebpf/src",
+    "mptcp-user/proto/src",
+    "mptcp-user/sim/src",
+    "mptcp-user/sim/tests",
+    "mptcp-user/src",
+    "tests/src",
+    "tests/tests",
+];
 
 /// One requirement.
 #[derive(Debug, PartialEq, Eq)]
@@ -195,7 +203,7 @@ fn table(requirements: &[Requirement], citations: &BTreeMap<String, Vec<Citation
 
 /// A place in short: the file without what all have in common, and the item.
 fn place(citation: &Citation) -> String {
-    let file = citation.file.trim_start_matches("mptcp-user/src/").trim_end_matches(".rs");
+    let file = citation.file.trim_start_matches("mptcp-user/").trim_end_matches(".rs");
     format!("`{file}`: `{}`", citation.item)
 }
 

@@ -2,15 +2,19 @@
 
 use super::run::{cargo, root, run, target};
 use super::{citations, setup};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::process::{Command, Stdio};
 
 /// Manifests with a lock file of their own.
 const MANIFESTS: [&str; 3] = ["Cargo.toml", "fuzz/Cargo.toml", "mptcp-ebpf/Cargo.toml"];
 
+/// Crates that only a driver of the engine may use.
+const DRIVERS: [&str; 8] = ["aya", "getrandom", "libc", "mio", "netlink-sys", "nix", "rustix", "tokio"];
+
 pub(crate) fn run_all() -> Result<()> {
     citations::check()?;
     locks()?;
+    engine_is_alone()?;
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
     run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
     run(cargo(&["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"])
@@ -28,6 +32,25 @@ fn locks() -> Result<()> {
                 "the lock file of {manifest} is not current: run `cargo metadata --manifest-path {manifest} > /dev/null` and commit it"
             )
         })?;
+    }
+    Ok(())
+}
+
+/// The engine reaches no socket, clock or interface through its dependencies. `clippy.toml` beside it keeps it from those
+/// of the standard library.
+fn engine_is_alone() -> Result<()> {
+    let words = ["tree", "--locked", "--package", "mptcp-proto", "--edges", "normal", "--prefix", "none"];
+    let output = cargo(&words).output().context("can't run cargo tree")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout)?;
+    ensure!(tree.starts_with("mptcp-proto "), "cargo tree said: {tree}");
+    for line in tree.lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        ensure!(
+            !DRIVERS.contains(&name),
+            "mptcp-proto depends on {name}: the engine must not know the operating system. `cargo tree -p mptcp-proto -i {name}` \
+             shows why"
+        );
     }
     Ok(())
 }

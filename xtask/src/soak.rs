@@ -93,10 +93,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds both test programs; gives their paths: the library's own tests, and the scenarios.
+/// Builds both test programs; gives their paths: the engine's own tests, and the scenarios.
 fn build() -> Result<(PathBuf, PathBuf)> {
-    let words = ["test", "--profile", "soak", "-p", "mptcp-user", "--lib", "--test", "sim", "--no-run"];
-    let mut command = run::cargo(&words);
+    let packages = ["-p", "mptcp-proto", "-p", "mptcp-sim", "--lib", "--test", "sim"];
+    let mut command = run::cargo(&["test", "--profile", "soak", "--no-run"]);
+    command.args(packages);
     let output = command
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
@@ -111,7 +112,7 @@ fn build() -> Result<(PathBuf, PathBuf)> {
             .find_map(|message| message["executable"].as_str().map(PathBuf::from))
             .with_context(|| format!("cargo built no test program of {name}"))
     };
-    Ok((program("mptcp_user")?, program("sim")?))
+    Ok((program("mptcp_proto")?, program("sim")?))
 }
 
 /// Runs `total` seeds from `first` on, in pieces, `jobs` of them at once.
@@ -168,7 +169,7 @@ fn one_piece(program: &PathBuf, test: &Test, first: u64, count: u64) -> Result<(
         .args(test.names)
         .env(test.first, first.to_string())
         .env(test.count, count.to_string())
-        .current_dir(run::root().join("mptcp-user"))
+        .current_dir(run::root().join("mptcp-user/sim"))
         .output()
         .with_context(|| format!("can't run {}", program.display()))?;
     let said = String::from_utf8_lossy(&output.stdout);

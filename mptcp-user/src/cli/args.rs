@@ -5,11 +5,11 @@ use super::address::{ListenAddress, Target, local_address};
 use super::sandbox::{Needs, Sandbox, raise_locked_memory};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Parser, Subcommand, ValueEnum};
-use mptcp_user::observe::control::SubflowEnd;
-use mptcp_user::proto::{
+use mptcp_proto::{
     ConnectionConfig, EcnPolicy, InterfaceRule, InterfaceUse, KeepAlive, Opportunism as OpportunismPolicy,
     Prefix, SubflowStart, Versions,
 };
+use mptcp_user::observe::control::SubflowEnd;
 use mptcp_user::stack::{AttachMode, Stack, StackBuilder};
 use std::path::PathBuf;
 use std::time::Duration;

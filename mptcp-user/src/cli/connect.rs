@@ -8,7 +8,7 @@ use super::report::Reporter;
 use super::session::{Kept, PATIENCE, Session};
 use super::signals::Signals;
 use anyhow::{Context, Result};
-use mptcp_user::proto::ConnectionConfig;
+use mptcp_proto::ConnectionConfig;
 use mptcp_user::stack::{MptcpStream, Stack, StackError};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -5,8 +5,8 @@ use super::exit::ExitCode;
 use super::output::{print, print_json};
 use super::ss::fetch;
 use anyhow::Result;
+use mptcp_proto::Counter;
 use mptcp_user::observe::control::Question;
-use mptcp_user::proto::Counter;
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
 

@@ -1,7 +1,7 @@
 //! Progress on a terminal: one bar for the connection, one line for each of its paths.
 
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
-use mptcp_user::proto::{ConnectionInfo, SubflowInfo, SubflowState};
+use mptcp_proto::{ConnectionInfo, SubflowInfo, SubflowState};
 use std::net::SocketAddr;
 use std::time::Instant;
 

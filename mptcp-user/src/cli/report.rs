@@ -3,7 +3,7 @@
 use super::args::DataArgs;
 use super::output::{failed, print_error};
 use anyhow::{Context, Result};
-use mptcp_user::proto::ConnectionInfo;
+use mptcp_proto::ConnectionInfo;
 use mptcp_user::stack::InterfaceReport;
 use serde::Serialize;
 use std::fs::File;

@@ -8,7 +8,7 @@ use super::pump::{Input, Output, Pump};
 use super::report::{InterfaceUse, Reporter, Statistics};
 use super::signals::Signals;
 use anyhow::{Context, Result};
-use mptcp_user::proto::{CloseReason, ConnectionInfo};
+use mptcp_proto::{CloseReason, ConnectionInfo};
 use mptcp_user::stack::{MptcpStream, Stack};
 use std::fs::File;
 use std::future::poll_fn;

@@ -7,7 +7,7 @@ use super::netlink::Netlink;
 use super::occupant::Occupant;
 use super::transmit::Transmitter;
 use super::xdp::{XdpError, XdpMode, XdpProgram};
-use crate::proto::Instant;
+use mptcp_proto::Instant;
 use std::sync::Arc;
 
 /// Places in the program's map of sockets, given out in runs.

@@ -4,8 +4,8 @@
 //! completed, since no reader of captures could tell them from wrong ones.
 
 use crate::observe::{Direction, PcapWriter};
-use crate::wire::packet::{ChecksumMode, LinkHeader, MAX_HEADERS, emit_headers, parse_headers};
-use crate::wire::{Checksum, Segment};
+use mptcp_proto::wire::packet::{ChecksumMode, LinkHeader, MAX_HEADERS, emit_headers, parse_headers};
+use mptcp_proto::wire::{Checksum, Segment};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -4,10 +4,10 @@
 //! woken only when it waits.
 
 use super::mailbox::Mailbox;
-use crate::proto::{CloseReason, ConnectionId, ConnectionInfo, QueueSizes};
-use crate::wire::join_small;
 use bytes::Bytes;
 use mptcp_common::maps::SubflowKey;
+use mptcp_proto::wire::join_small;
+use mptcp_proto::{CloseReason, ConnectionId, ConnectionInfo, QueueSizes};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -439,7 +439,7 @@ pub(super) mod tests {
     /// A channel of a shard that is woken by this.
     pub(in super::super) fn channel_with(alarm: Alarm) -> (Arc<Channel>, Arc<Mailbox>) {
         let mailbox = Arc::new(Mailbox::new(alarm));
-        let id = ConnectionId { index: 1, generation: 1 };
+        let id = ConnectionId::from_number(1 << 32 | 1);
         let ends = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into());
         let sizes = QueueSizes { ahead: 32 << 10, piece: 1000, receive: 8000 };
         (Channel::new(id, ends, mailbox.clone(), sizes), mailbox)

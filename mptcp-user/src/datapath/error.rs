@@ -3,7 +3,7 @@
 use super::af_xdp::BindError;
 use super::port::PortError;
 use super::xdp::XdpError;
-use crate::proto::{CloseReason, ConnectError, ConnectionConfig, ListenError};
+use mptcp_proto::{CloseReason, ConnectError, ConnectionConfig, ListenError};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -4,10 +4,10 @@
 //! sends again what is lost. Segments whose fragments overlap are dropped as a whole, for IPv4 too; fragments
 //! that come twice are ignored.
 
-use crate::proto::Instant;
-use crate::wire::Checksum;
 use mptcp_common::fragment::Fragment;
 use mptcp_common::maps::FragmentKey;
+use mptcp_proto::Instant;
+use mptcp_proto::wire::Checksum;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -216,8 +216,8 @@ impl Pieces {
 mod tests {
     use super::*;
     use crate::datapath::Receiver;
-    use crate::wire::packet::{ChecksumMode, LinkHeader, MAX_HEADERS, emit_headers};
-    use crate::wire::{Ecn, Flags, Segment, SeqNumber};
+    use mptcp_proto::wire::packet::{ChecksumMode, LinkHeader, MAX_HEADERS, emit_headers};
+    use mptcp_proto::wire::{Ecn, Flags, Segment, SeqNumber};
 
     const NOW: Instant = Instant::from_nanos(1_000_000_000);
 

@@ -6,7 +6,7 @@
 use super::Error;
 use super::channel::{Channel, Handle, lock};
 use super::xdp::CounterSnapshot;
-use crate::proto::{
+use mptcp_proto::{
     BlackholeInfo, ConnectionConfig, ConnectionId, ConnectionInfo, Counters, ListenerId, SubflowSlot,
 };
 use std::collections::VecDeque;
@@ -340,7 +340,7 @@ mod tests {
         let mut cx = Context::from_waker(&waker);
         assert!(mailbox.prepare_sleep());
         assert!(mailbox.poll_woken(&mut cx).is_pending());
-        assert!(mailbox.send(Command::CloseListener(ListenerId(1))));
+        assert!(mailbox.send(Command::GiveUp(1)));
         channel.send(Bytes::from_static(b"hello"));
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
         assert!(mailbox.poll_woken(&mut cx).is_ready());
@@ -348,7 +348,7 @@ mod tests {
         mailbox.take(&mut VecDeque::new(), &mut VecDeque::new());
         // Rung between the decision to sleep and the first look: there was no waker yet.
         assert!(mailbox.prepare_sleep());
-        assert!(mailbox.send(Command::CloseListener(ListenerId(1))));
+        assert!(mailbox.send(Command::GiveUp(1)));
         assert!(mailbox.poll_woken(&mut cx).is_ready());
     }
 

@@ -6,8 +6,8 @@
 use super::netlink::{
     Answer, Flow, Neighbour, Netlink, Question, Reachability, Route, RouteKind, RouteLimits, Verdict,
 };
-use crate::proto::{Instant, SubflowSlot};
-use crate::wire::Segment;
+use mptcp_proto::wire::Segment;
+use mptcp_proto::{Instant, SubflowSlot};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -1,8 +1,8 @@
 //! From a frame in the UMEM to a [`Segment`]: parsed, its checksum verified, its payload copied out once.
 
 use super::arena::Arena;
-use crate::wire::packet::{ParseError, parse_headers};
-use crate::wire::{Checksum, Payload, Segment};
+use mptcp_proto::wire::packet::{ParseError, parse_headers};
+use mptcp_proto::wire::{Checksum, Payload, Segment};
 
 /// Payload up to this length comes from an arena of small blocks: a few octets that wait for an application must
 /// not hold on to a large one.
@@ -181,8 +181,8 @@ impl Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::packet::{ChecksumMode, LinkHeader, MAX_HEADERS, emit_headers};
-    use crate::wire::{Flags, SeqNumber};
+    use mptcp_proto::wire::packet::{ChecksumMode, LinkHeader, MAX_HEADERS, emit_headers};
+    use mptcp_proto::wire::{Flags, SeqNumber};
 
     fn frame(len: usize, ipv6: bool, mode: ChecksumMode) -> (Segment, Vec<u8>) {
         let (src, dst) = if ipv6 { ("[fd00::1]:1", "[fd00::2]:2") } else { ("10.0.0.1:1", "10.0.0.2:2") };

@@ -1,6 +1,6 @@
 //! A timer that is a descriptor, for those who wait for descriptors only.
 
-use crate::proto::Instant;
+use mptcp_proto::Instant;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::null_mut;

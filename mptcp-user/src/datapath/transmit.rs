@@ -4,10 +4,10 @@
 //! engine's buffers straight into the kernel (`sendmmsg` with one vector per slice). The socket has protocol 0, so
 //! that it receives nothing. `PACKET_QDISC_BYPASS` stays off: with it, veth refuses every super-segment.
 
-use crate::wire::packet::{ChecksumMode, EmitError, LinkHeader, MAX_HEADERS, emit_headers};
-use crate::wire::{Payload, Segment, segmentize};
 use arrayvec::ArrayVec;
 use bytes::Bytes;
+use mptcp_proto::wire::packet::{ChecksumMode, EmitError, LinkHeader, MAX_HEADERS, emit_headers};
+use mptcp_proto::wire::{Payload, Segment, segmentize};
 use std::collections::VecDeque;
 use std::io;
 use std::mem::{size_of, zeroed};

@@ -3,11 +3,11 @@
 use super::frame::Frame;
 use super::socket::{PacketSocket, interface_index};
 use super::{LabConfig, Outage};
-use crate::proto::Instant;
-use crate::sim::middlebox::{Chain, Way};
-use crate::sim::{Link, LinkStats, Random};
-use crate::wire::Segment;
-use crate::wire::packet::LinkHeader;
+use mptcp_proto::Instant;
+use mptcp_proto::wire::Segment;
+use mptcp_proto::wire::packet::LinkHeader;
+use mptcp_sim::middlebox::{Chain, Way};
+use mptcp_sim::{Link, LinkStats, Random};
 use serde::Serialize;
 use std::io;
 use std::sync::Arc;

@@ -4,8 +4,8 @@
 //! `[forward]`.
 
 use super::units;
-use crate::sim::middlebox::{Action, BoxConfig, OptionKind, Passing, Way, When};
-use crate::sim::{Discipline, LinkConfig, Loss};
+use mptcp_sim::middlebox::{Action, BoxConfig, OptionKind, Passing, Way, When};
+use mptcp_sim::{Discipline, LinkConfig, Loss};
 use serde::Deserialize;
 use std::time::Duration;
 

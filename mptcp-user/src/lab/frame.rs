@@ -3,12 +3,12 @@
 //! A frame comes with the header that `PACKET_VNET_HDR` puts before it: whether its checksum is partial, and whether
 //! it is a super-segment.
 
-use crate::sim::{Packet, Queued, Random, frame_len};
-use crate::wire::Checksum;
-use crate::wire::packet::{ChecksumMode, LinkHeader, MAX_HEADERS, emit_headers, parse_headers};
-use crate::wire::{Flags, Segment, segmentize};
 use bytes::Bytes;
 use mptcp_common::headers::{Headers, Network, PROTOCOL_TCP};
+use mptcp_proto::wire::Checksum;
+use mptcp_proto::wire::packet::{ChecksumMode, LinkHeader, MAX_HEADERS, emit_headers, parse_headers};
+use mptcp_proto::wire::{Flags, Segment, segmentize};
+use mptcp_sim::{Packet, Queued, Random, frame_len};
 
 /// Octets before the IP header, which the MTU does not count.
 const ETHERNET_LEN: usize = 14;
@@ -96,7 +96,7 @@ impl Frame {
         let payload = self.octets.get(parsed.payload_offset..parsed.payload_offset + parsed.payload_len)?;
         // A wrong checksum must stay wrong.
         if self.partial.is_none()
-            && parsed.verify_checksum([payload]) == crate::wire::packet::ChecksumStatus::Wrong
+            && parsed.verify_checksum([payload]) == mptcp_proto::wire::packet::ChecksumStatus::Wrong
         {
             return None;
         }
@@ -295,8 +295,8 @@ fn cut(octets: &[u8], size: usize, take: &mut impl FnMut(Frame)) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::SeqNumber;
-    use crate::wire::packet::{ChecksumStatus, parse_frame};
+    use mptcp_proto::wire::SeqNumber;
+    use mptcp_proto::wire::packet::{ChecksumStatus, parse_frame};
 
     fn segment(v6: bool) -> Segment {
         let (src, dst) =
@@ -304,7 +304,7 @@ mod tests {
         let mut segment = Segment::new(src.parse().unwrap(), dst.parse().unwrap());
         segment.seq = SeqNumber(u32::MAX - 2000);
         segment.flags = Flags::ACK.with(Flags::PSH).with(Flags::CWR);
-        segment.ecn = crate::wire::Ecn::Ect0;
+        segment.ecn = mptcp_proto::wire::Ecn::Ect0;
         segment.payload = (0..5000).map(|i| (i * 7) as u8).collect::<Vec<_>>().into();
         segment.gso_size = 1400;
         segment
@@ -378,7 +378,7 @@ mod tests {
         for v6 in [false, true] {
             let mut frame = received(&segment(v6)).remove(0);
             assert!(frame.mark_congestion());
-            assert_eq!(parse_frame(frame.octets()).unwrap().0.ecn, crate::wire::Ecn::Ce);
+            assert_eq!(parse_frame(frame.octets()).unwrap().0.ecn, mptcp_proto::wire::Ecn::Ce);
         }
         let mut arp = Frame::new(vec![0; 60]);
         assert!(!arp.mark_congestion());

@@ -1,5 +1,5 @@
 //! An emulator for real packets: forwards frames between two interfaces, with the links and middleboxes of
-//! [`sim`](crate::sim) in between, in real time.
+//! [`sim`](mptcp_sim) in between, in real time.
 //!
 //! It is what lets this stack and the kernel's be measured under the same conditions on a kernel without a network
 //! emulator of its own. [`LabConfig`] says what the two directions are like, [`Lab`] runs them: one thread, a packet

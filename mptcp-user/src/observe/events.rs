@@ -9,7 +9,7 @@
 //! The first line is of the event `log`, with the time of the day at its begin (`unix`, in seconds). Lines are written by
 //! a thread of their own. Where that does not keep up, they are lost, and the process says how many at its end.
 
-use crate::proto::{Decided, Decision, Instant};
+use mptcp_proto::{Decided, Decision, Instant};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -129,7 +129,7 @@ fn write_all(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{ConnectionConfig, Endpoint, EndpointConfig};
+    use mptcp_proto::{ConnectionConfig, Endpoint, EndpointConfig};
 
     #[test]
     fn each_decision_is_a_line_with_its_fields() {

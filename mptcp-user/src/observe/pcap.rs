@@ -167,7 +167,7 @@ fn option(body: &mut Vec<u8>, code: u16, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Segment, packet};
+    use mptcp_proto::wire::{Segment, packet};
 
     /// Reads blocks back: kind and body of each, checking that both lengths agree.
     fn blocks(mut file: &[u8]) -> Vec<(u32, Vec<u8>)> {

@@ -3,7 +3,7 @@
 use super::driver::Driver;
 use super::{AttachMode, HostFacts, Inner, Stack, StackError};
 use crate::datapath::shard::{self, ShardConfig, ShardHandle};
-use crate::proto::{ConnectionConfig, EndpointConfig, Prefix};
+use mptcp_proto::{ConnectionConfig, EndpointConfig, Prefix};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -58,7 +58,7 @@ impl Default for StackBuilder {
 
 impl StackBuilder {
     /// Accepts connections and subflows from peers with this prefix, and opens them to these; from now on to
-    /// no others, unless they are allowed, too ([`PeerRules`](crate::proto::PeerRules)).
+    /// no others, unless they are allowed, too ([`PeerRules`](mptcp_proto::PeerRules)).
     pub fn allow_peer(&mut self, prefix: Prefix) -> &mut Self {
         self.endpoint.peers.allow(prefix);
         self

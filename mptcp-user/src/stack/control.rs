@@ -5,7 +5,7 @@ use crate::datapath::interface::InterfaceReport;
 use crate::datapath::mailbox::{Command, Mailbox, Status};
 use crate::datapath::xdp::CounterSnapshot;
 use crate::observe::control::{ControlSocket, Question, SocketFile, SubflowEnd, directory};
-use crate::proto::{SubflowInfo, SubflowSlot, SubflowState};
+use mptcp_proto::{SubflowInfo, SubflowSlot, SubflowState};
 use serde_json::{Map, Value, json};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};

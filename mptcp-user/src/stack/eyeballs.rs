@@ -5,7 +5,7 @@
 
 use super::{MptcpStream, Stack, StackError};
 use crate::datapath::mailbox::{Command, Mailbox};
-use crate::proto::{CloseReason, ConnectionConfig};
+use mptcp_proto::{CloseReason, ConnectionConfig};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};

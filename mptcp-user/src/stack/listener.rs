@@ -3,7 +3,7 @@
 use super::{Inner, MptcpStream, StackError};
 use crate::datapath::channel::Handle;
 use crate::datapath::mailbox::{Command, Listening};
-use crate::proto::ListenerId;
+use mptcp_proto::ListenerId;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -35,8 +35,8 @@ pub use listener::MptcpListener;
 pub use stream::MptcpStream;
 
 use crate::datapath::mailbox::{Command, Mailbox};
-use crate::proto::ConnectionConfig;
 use blocks::Blocks;
+use mptcp_proto::ConnectionConfig;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The protocol engine alone, in memory.
 
 use super::{Effort, Row};
-use mptcp_user::sim::{Acknowledgments, Blocks, Direct};
+use mptcp_sim::{Acknowledgments, Blocks, Direct};
 use std::time::Instant;
 
 /// Octets before the measurement: windows have grown, buffers are warm.

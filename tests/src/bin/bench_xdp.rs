@@ -4,9 +4,9 @@
 use anyhow::{Result, ensure};
 use clap::Parser;
 use mptcp_common::counter::Counter;
+use mptcp_proto::SubflowSlot;
 use mptcp_tests::bench::Row;
 use mptcp_tests::xdp::{Frame, TOKEN, XdpLab, addr, subflows};
-use mptcp_user::proto::SubflowSlot;
 use std::net::SocketAddr;
 
 /// Measures the XDP program.

@@ -3,8 +3,8 @@
 use super::super::Error;
 use super::super::channel::{Channel, Handle};
 use super::Shard;
-use crate::proto::{CloseReason, ConnectionId, Event, Instant, ListenerId, Unreachable};
 use mptcp_common::event::{EVENT_HARD, EVENT_TOO_BIG, EventKind};
+use mptcp_proto::{CloseReason, ConnectionId, Event, Instant, ListenerId, Unreachable};
 use std::net::{IpAddr, SocketAddr};
 use tokio::sync::mpsc::error::TrySendError;
 

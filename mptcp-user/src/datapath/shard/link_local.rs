@@ -7,7 +7,7 @@
 use super::super::Error;
 use super::super::netlink::{Address, Answer, Question, RouteKind};
 use super::Shard;
-use crate::proto::Instant;
+use mptcp_proto::Instant;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 

@@ -8,9 +8,9 @@
 
 use super::super::netlink::Address;
 use super::Shard;
-use crate::proto::HostAddress;
 use mptcp_common::address::Address as Key;
 use mptcp_common::maps::{LOCAL_BROADCAST, LOCAL_OWN, LocalKey};
+use mptcp_proto::HostAddress;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 

@@ -32,13 +32,13 @@ use super::receive::Receiver;
 use super::xdp::{self, XdpConfig, XdpMaps, XdpProgram};
 use super::{Error, epoll::Epoll};
 use crate::observe::EventLog;
-use crate::proto::{
-    CloseReason, ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Instant, ListenerId, LocalAddress,
-};
-use crate::wire::Segment;
 use bytes::Bytes;
 use events::Wish;
 use locals::Locals;
+use mptcp_proto::wire::Segment;
+use mptcp_proto::{
+    CloseReason, ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Instant, ListenerId, LocalAddress,
+};
 use ports::Ports;
 use removals::Removals;
 pub(crate) use run::{drive, spawn};

@@ -2,7 +2,7 @@
 
 use super::super::netlink::{Address, Change, Link};
 use super::{KEY_SOCKET, SETTLE, Shard};
-use crate::proto::{AddressUse, Instant};
+use mptcp_proto::{AddressUse, Instant};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 

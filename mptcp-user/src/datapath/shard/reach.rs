@@ -5,7 +5,7 @@
 //! such an address (ADD_ADDR) tries it in its own network, where another host may have it.
 
 use super::Shard;
-use crate::proto::AddressUse;
+use mptcp_proto::AddressUse;
 use std::net::IpAddr;
 
 /// Kinds of interfaces that lead into containers and virtual machines when they are ports of a bridge.

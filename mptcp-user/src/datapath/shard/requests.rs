@@ -8,10 +8,10 @@ use super::super::port::PortError;
 use super::link_local::{is_link_local, scope_of};
 use super::ways::Opening;
 use super::{Connection, Drain, Listener, Shard};
-use crate::proto::{
+use mptcp_common::address::Address;
+use mptcp_proto::{
     ConnectError, ConnectionConfig, ConnectionId, Instant, InterfaceRule, InterfaceUse, ListenError,
 };
-use mptcp_common::address::Address;
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -436,7 +436,7 @@ impl Shard {
         Ok(Listening { id, local, incoming })
     }
 
-    pub(super) fn close_listener(&mut self, time: Instant, id: crate::proto::ListenerId) {
+    pub(super) fn close_listener(&mut self, time: Instant, id: mptcp_proto::ListenerId) {
         let Some(listener) = self.listeners.remove(&id) else { return };
         for entry in &listener.entries {
             // Another listener may have taken the same entry over for its family.

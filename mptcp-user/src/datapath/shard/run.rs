@@ -11,7 +11,7 @@ use super::super::mailbox::Alarm;
 use super::super::timer::Timer;
 use super::traffic::CACHED_BUDGET;
 use super::{KEY_TIMER, Replies, Shard, ShardConfig, ShardHandle, now};
-use crate::proto::Instant;
+use mptcp_proto::Instant;
 use std::future::poll_fn;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};

@@ -5,10 +5,10 @@ use super::super::path::{Hop, PathLimits};
 use super::super::receive::{DropReason, Receiver};
 use super::super::transmit::Flushed;
 use super::{KEY_TRANSMIT, Shard};
-use crate::proto::{Instant, Unreachable};
-use crate::wire::packet::{LinkHeader, ParseError};
-use crate::wire::{Flags, Segment, coalesce};
 use mptcp_common::headers::Reason;
+use mptcp_proto::wire::packet::{LinkHeader, ParseError};
+use mptcp_proto::wire::{Flags, Segment, coalesce};
+use mptcp_proto::{Instant, Unreachable};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -254,7 +254,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::SeqNumber;
+    use mptcp_proto::wire::SeqNumber;
 
     fn segment(port: u16, seq: u32, len: usize) -> Segment {
         let mut segment = Segment::new(([10, 0, 0, 1], port).into(), ([10, 0, 0, 2], 2).into());

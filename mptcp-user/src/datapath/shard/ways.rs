@@ -5,7 +5,7 @@ use super::super::Error;
 use super::super::channel::Handle;
 use super::super::netlink::{Answer, Verdict};
 use super::Shard;
-use crate::proto::{ConnectionConfig, Instant, InterfaceUse};
+use mptcp_proto::{ConnectionConfig, Instant, InterfaceUse};
 use std::cmp::Reverse;
 use std::net::{IpAddr, SocketAddr};
 use tokio::sync::oneshot;

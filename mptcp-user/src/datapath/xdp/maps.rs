@@ -3,12 +3,12 @@
 use super::XdpError;
 use super::mmap::{Ports, TelemetryArray};
 use super::syscall::{self, ANY, EXIST, NO_EXIST};
-use crate::proto::SubflowSlot;
 use mptcp_common::counter::{COUNTERS, Counter};
 use mptcp_common::maps::{
     INTERFACE_PROBES, INTERFACE_TABLE, InterfaceValue, ListenerKey, ListenerValue, LocalKey, LocalValue,
     PeerKey, SubflowKey, SubflowValue, Telemetry, TokenValue,
 };
+use mptcp_proto::SubflowSlot;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -58,7 +58,7 @@ the interfaces stay up) or by the sender's interface going down. What is measure
 application gets nothing, in milliseconds: median, and the longest of all runs in brackets. Full mode has data on both
 paths before, backup mode (MP_PRIO's B flag) on Wi-Fi only, single-path mode has no second subflow at all. This stack at
 both ends beside the kernel's at both ends, with its defaults; the kernel has no single-path mode. The goal is a median of
-100 ms and 200 ms at most in full and backup mode where both round trips take 50 ms. `mptcp-user/tests/failover.rs` holds
+100 ms and 200 ms at most in full and backup mode where both round trips take 50 ms. `mptcp-user/sim/tests/failover.rs` holds
 this stack to it in simulated time.
 
 A path is suspected dead when an acknowledgment is overdue by four mean deviations, at least 40 ms. A silence that ended by
@@ -72,13 +72,13 @@ is full a retransmission takes 104 ms.
 ";
 
 /// What suspicion costs where no path is dead, now and when it came later.
-const TWICE: &str = include_str!("../../../../mptcp-user/tests/suspicion.txt");
-const TWICE_BEFORE: &str = include_str!("../../../../mptcp-user/tests/suspicion-100ms.txt");
+const TWICE: &str = include_str!("../../../../mptcp-user/sim/tests/suspicion.txt");
+const TWICE_BEFORE: &str = include_str!("../../../../mptcp-user/sim/tests/suspicion-100ms.txt");
 const TWICE_HEAD: &str = "
 ## The price
 
 Octets that went over the other path, too, although no path was dead: per cent of the octets delivered, in simulated time
-(`mptcp-user/tests/suspicion.rs`), beside what it was when a path was suspected after 100 ms. The same two paths, 30 seconds
+(`mptcp-user/sim/tests/suspicion.rs`), beside what it was when a path was suspected after 100 ms. The same two paths, 30 seconds
 of bulk data, mean of 4 runs. Jitter: milliseconds by which the delay of each packet deviates, up or down, on both paths.
 Loss: both paths, both ways. Stall: milliseconds for which Wi-Fi delivers nothing, once in a second.
 

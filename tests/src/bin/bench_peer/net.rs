@@ -37,9 +37,8 @@ impl Connection for MptcpStream {
     fn subflows(&self) -> Pin<Box<dyn Future<Output = usize> + Send + '_>> {
         Box::pin(async {
             let info = self.info().await;
-            let established = |subflow: &&mptcp_user::proto::SubflowInfo| {
-                subflow.state == mptcp_user::proto::SubflowState::Established
-            };
+            let established =
+                |subflow: &&mptcp_proto::SubflowInfo| subflow.state == mptcp_proto::SubflowState::Established;
             info.subflows.iter().filter(established).count()
         })
     }

@@ -1,0 +1,37 @@
+//! Two endpoints, a virtual clock, and a network in memory between them.
+
+mod address_use;
+mod addresses;
+mod admission;
+mod amplification;
+mod blackhole;
+mod buffers;
+mod changes;
+mod close;
+mod counters;
+mod deadlines;
+mod decisions;
+mod dormant;
+mod ecn;
+mod exchanges;
+mod fallback;
+mod flood;
+mod handshake;
+mod held;
+mod joins;
+mod packets;
+mod pair;
+mod path_bounds;
+mod path_mtu;
+mod pause;
+mod probing;
+mod regular;
+mod rfc8684_close;
+mod rfc8684_fallback;
+mod rfc8684_handshake;
+mod script;
+mod security;
+mod subflow_start;
+mod survival;
+mod transfer;
+mod version;
