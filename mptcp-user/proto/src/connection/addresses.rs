@@ -413,11 +413,13 @@ impl Connection {
         let most = self.config.max_addresses.min(MAX_REMOTE - 1);
         let known = &mut self.addresses.remote;
         let place = known.iter().position(|known| known.id == new.id);
-        let named = known.iter().filter(|known| known.address != initial.remote).count();
+        // The address that the connection began with is one more, under one identifier.
+        let first = known.iter().any(|known| known.address == initial.remote);
+        let most_known = most + usize::from(first || new.address == initial.remote);
         if place.is_some_and(|place| known[place] == new) && !self.paths.refused.waits_for(new.address) {
             return Named::Taken;
         }
-        if most == 0 || (place.is_none() && named >= most && new.address != initial.remote) {
+        if most == 0 || (place.is_none() && known.len() >= most_known) {
             return Named::Refused;
         }
         if self.addresses.named.left(now, 2 * most, NAMED_EACH) == 0 {

@@ -547,10 +547,11 @@ impl Connection {
     fn situation(&self, shared: &Shared, suspect: Option<usize>) -> Option<Situation> {
         let initial = self.paths.initial?;
         let closed = self.paths.no_join_initial.then_some(initial.remote);
+        let remotes = self.usable_remotes(shared).filter(|remote| Some(*remote) != closed);
         let mut situation = Situation {
             client: self.client,
             local: Vec::new(),
-            remote: self.usable_remotes(shared).filter(|remote| Some(*remote) != closed).collect(),
+            remote: remotes.take(MAX_REMOTE).collect(),
             subflows: Vec::new(),
             initial,
             limit: self.subflow_limit(),

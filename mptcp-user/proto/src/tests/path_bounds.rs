@@ -227,6 +227,19 @@ fn the_setting_says_how_many_addresses_are_accepted() {
     }
 }
 
+/// The bug that this was: the address that the connection began with did not count, under however many identifiers.
+#[test]
+fn the_first_address_counts_under_each_further_identifier() {
+    let (mut pair, liar) = deceived(&config(32));
+    for number in 0..50 {
+        liar.announce(&mut pair, 10 + number, address(0, 2, false), None);
+        pair.run_until(Duration::from_millis(200), |_| false);
+    }
+    let dropped = pair.client.endpoint.counters().get(Counter::AddAddrDrop);
+    assert!((19..50).contains(&dropped), "{dropped} of 50");
+    assert!(pair.client.closed.is_none());
+}
+
 #[test]
 fn addresses_that_no_peer_may_name_are_not_connected_to() {
     let (mut pair, liar) = deceived(&config(32));
