@@ -25,16 +25,19 @@ use tokio::signal::unix::{SignalKind, signal};
 /// working. The program is detached when this ends, however it ends. The stored object and the library stay as they are.
 #[derive(Debug, Parser)]
 #[command(
-    name = "cargo xtask load",
+    name = "load",
+    bin_name = "cargo xtask load",
     max_term_width = 110,
     after_help = "\
 Examples:
-  cargo xtask load -i eth0                          counters of the program as it is in mptcp-ebpf/src
-  cargo xtask load -i eth0 -i eth1 --log            and what it logs of each packet that is not for user space
-  cargo xtask load -i eth0 --port 443               it reads the options of segments for port 443, and passes them
+  cargo xtask load -i eth0                          counters of the program as its source is
+  cargo xtask load -i eth0 -i eth1 --log            and a message for each packet it passes
+  cargo xtask load -i eth0 --port 443               it looks into segments for port 443, too
   cargo xtask load -i eth0 --json --duration 10s    ten lines of JSON
-  cargo xtask build-ebpf --log --output /tmp/log.bpf.o
-  cargo xtask load -i eth0 --log --object /tmp/log.bpf.o     an object that was built elsewhere"
+
+On a machine without a toolchain, with an object that was built elsewhere:
+  cargo xtask build-ebpf --log --output log.bpf.o
+  cargo xtask load -i eth0 --log --object log.bpf.o"
 )]
 struct Args {
     /// Interface to attach to; may be repeated
@@ -66,8 +69,8 @@ struct Args {
     /// the kernel: the program drops them (`no_socket`), since no stack takes them, or refuses them (`join_refused`)
     #[arg(long = "address", value_name = "ADDRESS", requires = "ports")]
     addresses: Vec<IpAddr>,
-    /// Check words, privileges and interfaces, and attach nothing
-    #[arg(long)]
+    /// Check words, privileges and interfaces, and attach nothing; `cargo xtask load` asks for it before it builds
+    #[arg(long, hide = true)]
     check: bool,
 }
 
