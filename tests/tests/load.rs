@@ -1,5 +1,5 @@
-//! `cargo xtask load`: the XDP program without a stack. What it counts and logs is printed, all packets reach the kernel
-//! all the same, and the program is gone afterwards.
+//! `cargo xtask load`: the XDP program without a stack. Its counters and messages are printed, all packets
+//! reach the kernel, and the program is gone afterwards.
 
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::process::{Finished, Process, for_anyone};

@@ -15,7 +15,8 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         command
     };
     if !names_object(words) {
-        // The build of the object takes half a minute, so a wrong word or a missing interface is told before it.
+        // The build of the object takes half a minute, so a wrong word or a missing interface is told before
+        // it.
         let status =
             load().arg("--check").status().with_context(|| format!("can't run {}", program.display()))?;
         if !status.success() || asks_for_help(words) {
@@ -26,7 +27,8 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     if !names_object(words) {
         command.arg("--object").arg(ebpf::build_to_load(words.iter().any(|word| word == "--log"))?);
     }
-    // The program takes the place of this one: the signals that end it reach it, and its exit code is the command's.
+    // The program takes the place of this one: the signals that end it reach it, and its exit code is the
+    // command's.
     Err(command.exec()).with_context(|| format!("can't run {}", program.display()))
 }
 

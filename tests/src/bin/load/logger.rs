@@ -1,4 +1,4 @@
-//! What the program says through `aya-log`, on the way to the output.
+//! The program's messages through `aya-log`, on the way to the output.
 
 use crate::output::Output;
 use anyhow::{Result, anyhow};
@@ -32,6 +32,16 @@ impl Log for Printer {
     fn flush(&self) {}
 }
 
+fn failed(error: Error) -> anyhow::Error {
+    match error {
+        Error::MapNotFound => anyhow!(
+            "the object does not log: leave --object out, or build one that does with `cargo xtask build-ebpf --log \
+             --output FILE`"
+        ),
+        error => anyhow!("can't read the log of the program: {error}"),
+    }
+}
+
 /// A thread that reads the program's log.
 pub(crate) struct Reader {
     end: Arc<AtomicBool>,
@@ -41,12 +51,7 @@ pub(crate) struct Reader {
 impl Reader {
     /// Reads the log of the loaded program with this identifier.
     pub(crate) fn new(program: u32, output: Arc<Mutex<Output>>) -> Result<Self> {
-        let mut logger = EbpfLogger::init_from_id_with_logger(program, Printer(output)).map_err(|error| match error {
-            Error::MapNotFound => anyhow!(
-                "the object does not log: build one that does with `cargo xtask build-ebpf --log --output FILE`, or leave --object out"
-            ),
-            error => anyhow!("can't read the log of the program: {error}"),
-        })?;
+        let mut logger = EbpfLogger::init_from_id_with_logger(program, Printer(output)).map_err(failed)?;
         let end = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&end);
         let thread = thread::spawn(move || {

@@ -1,4 +1,5 @@
-//! `cargo xtask load`: the XDP program on interfaces of one's choice, without a stack; what it counts, and what it logs.
+//! `cargo xtask load`: the XDP program on interfaces of one's choice, without a stack. Prints its counters
+//! and its log.
 
 mod logger;
 mod output;
@@ -21,8 +22,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Attach the XDP program, as its source is now, to interfaces, and print what it counts until Ctrl-C (root).
 ///
-/// No stack runs and no connection is known, so the program leaves every packet to the kernel and the interfaces go on
-/// working. The program is detached when this ends, however it ends. The stored object and the library stay as they are.
+/// No stack runs and no connection is known, so the program leaves every packet to the kernel and the
+/// interfaces go on working. The program is detached when this ends, however it ends. The stored object and
+/// the library stay as they are.
 #[derive(Debug, Parser)]
 #[command(
     name = "load",
@@ -61,15 +63,17 @@ struct Args {
     /// Load this object instead of building one (`cargo xtask build-ebpf --output FILE`)
     #[arg(long, value_name = "FILE")]
     object: Option<PathBuf>,
-    /// Tell the program that this local port is in use; may be repeated. It looks further into segments for the port, and
-    /// passes them: they count as `foreign`, not `foreign_port`
+    /// Tell the program that this local port is in use; may be repeated. It looks further into segments for
+    /// the port, and passes them: they count as `foreign`, not `foreign_port`
     #[arg(long = "port", value_name = "PORT")]
     ports: Vec<u16>,
-    /// Tell the program that this address is the host's; may be repeated. Segments for it and a --port are then taken from
-    /// the kernel: the program drops them (`no_socket`), since no stack takes them, or refuses them (`join_refused`)
+    /// Tell the program that this address is the host's; may be repeated. Segments for it and a --port are
+    /// then taken from the kernel: the program drops them (`no_socket`), since no stack takes them, or
+    /// refuses them (`join_refused`)
     #[arg(long = "address", value_name = "ADDRESS", requires = "ports")]
     addresses: Vec<IpAddr>,
-    /// Check words, privileges and interfaces, and attach nothing; `cargo xtask load` asks for it before it builds
+    /// Check words, privileges and interfaces, and attach nothing; xtask asks for it before it builds the
+    /// object
     #[arg(long, hide = true)]
     check: bool,
 }
@@ -173,7 +177,7 @@ fn watch(
     outcome
 }
 
-/// Prints what was counted, and gives what the next report counts from.
+/// Prints the counts, and gives those from which the next report counts.
 fn report(
     loaded: &Loaded,
     begun: Instant,
@@ -191,8 +195,8 @@ fn report(
     Ok((total, now))
 }
 
-/// Gets a word for the first signal that asks for an end. If the end then takes too long, since nobody reads the output,
-/// the process ends without it; the kernel detaches the program.
+/// Gets a word for the first signal that asks for an end. If the end then takes too long, since nobody reads
+/// the output, the process ends without it; the kernel detaches the program.
 fn signals() -> Result<Receiver<()>> {
     let (tell, told) = mpsc::channel();
     let (ready, installed) = mpsc::channel();

@@ -1,4 +1,4 @@
-//! What `load` prints: a table that is drawn anew on a terminal, blocks elsewhere, or JSON lines.
+//! The output of `load`: a table that is drawn anew on a terminal, blocks elsewhere, or JSON lines.
 
 use crate::program::{CounterSnapshot, Plan};
 use mptcp_common::counter::{Counter, Verdict};
@@ -7,11 +7,11 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Log lines per second that a terminal gets. Over SSH by an interface that has the program, each line makes a packet,
-/// and each packet a line.
+/// Log lines per second that a terminal gets. Over SSH by an interface that has the program, each line makes
+/// a packet, and each packet a line.
 const LINES_PER_SECOND: u64 = 100;
 
-/// What was counted up to a moment.
+/// The counts up to a moment.
 pub(crate) struct Report<'a> {
     /// Since the program was attached.
     pub(crate) elapsed: Duration,
@@ -55,7 +55,7 @@ impl Output {
         put(&text)
     }
 
-    /// Prints what was counted.
+    /// Prints the counts.
     pub(crate) fn report(&mut self, report: &Report<'_>) -> io::Result<()> {
         if self.json {
             return put(&format!("{}\n", json_of(report)));
@@ -76,7 +76,7 @@ impl Output {
         put(&(over + &self.table))
     }
 
-    /// Prints what the program says.
+    /// Prints a message of the program.
     pub(crate) fn log(&mut self, level: &str, place: &str, message: &str) -> io::Result<()> {
         let counter = counter_of(message);
         if self.json {
@@ -109,7 +109,7 @@ impl Output {
         put(&(over + &line + &self.table))
     }
 
-    /// What takes the table off the terminal: up to its first line, and clear from there on.
+    /// The codes that take the table off the terminal: up to its first line, and clear from there on.
     fn rub_out(&self) -> String {
         match self.table.lines().count() {
             0 => String::new(),

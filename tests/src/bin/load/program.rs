@@ -90,8 +90,8 @@ fn plan_one(facts: &HostFacts, name: &str, mode: Mode) -> Result<Plan> {
     })
 }
 
-/// The library refuses interfaces that a stack can't send by. The program alone runs on those, too: on loopback, on ports
-/// of bridges, without carrier and without address.
+/// The library refuses interfaces that a stack can't send by. The program alone runs on those, too: on
+/// loopback, on ports of bridges, without carrier and without address.
 fn lend_what_stacks_need(facts: &mut HostFacts, link: &mut Link) {
     (link.up, link.running, link.loopback, link.controller) = (true, true, false, None);
     // Loopback's packets have an Ethernet header, and it has no link-layer address.
@@ -108,7 +108,7 @@ fn lend_what_stacks_need(facts: &mut HostFacts, link: &mut Link) {
     });
 }
 
-/// What the program is told of this host, besides nothing.
+/// The ports and addresses of this host that the program is told of.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Knowledge {
     /// Local ports in use.
@@ -124,8 +124,8 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Loads the object (the stored one if none is named) and attaches the program. Either all interfaces have it
-    /// afterwards, or none.
+    /// Loads the object (the stored one if none is named) and attaches the program. Either all interfaces
+    /// have it afterwards, or none.
     pub(crate) fn new(object: Option<&Path>, mut plans: Vec<Plan>, knowledge: &Knowledge) -> Result<Self> {
         let config = XdpConfig {
             subflows: 64,
@@ -167,7 +167,8 @@ impl Loaded {
         found.next().context("the interfaces are gone")
     }
 
-    /// Names of the interfaces that have lost the program since the last call. An error if none has it any more.
+    /// Names of the interfaces that have lost the program since the last call. An error if none has it any
+    /// more.
     pub(crate) fn lost(&mut self, id: u32) -> Result<Vec<String>> {
         let links = links()?;
         let (mut lost, before) = (Vec::new(), self.plans.len());
