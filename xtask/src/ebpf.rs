@@ -6,9 +6,11 @@
 use super::run::{root, run, target};
 use super::setup::{self, Toolchain, clean};
 use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
 use object::build::elf::{Builder, SectionData};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// The stored object, below the top of the source tree.
@@ -24,10 +26,62 @@ const SOURCES: [&str; 5] = [
     "mptcp-ebpf/src",
 ];
 
+/// Command line of `cargo xtask build-ebpf`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask build-ebpf                             the object that is stored and compiled into the library
+  cargo xtask build-ebpf --log --output log.bpf.o    one that logs, for `cargo xtask load --object` elsewhere")]
+pub(crate) struct Options {
+    /// Write the object to this file; the stored one stays as it is
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Let the program log through aya-log. Such an object is never stored
+    #[arg(long, requires = "output")]
+    log: bool,
+}
+
+/// Builds the XDP program, and stores it unless another file is named.
+pub(crate) fn build(options: &Options) -> Result<()> {
+    match &options.output {
+        None => store(),
+        Some(path) => {
+            let object = current(options.log)?;
+            write(path, &object)?;
+            println!("ebpf: {}, {} octets", path.display(), object.len());
+            Ok(())
+        }
+    }
+}
+
+/// The object of the source as it is now, with or without the feature `log`.
+fn current(log: bool) -> Result<Vec<u8>> {
+    let toolchain = setup::setup().context(
+        "the XDP program can't be built; `cargo xtask setup` installs the compiler and bpf-linker",
+    )?;
+    compile(&toolchain, root(), &target().join("ebpf"), if log { &["log"] } else { &[] })
+}
+
+/// Builds the object of the source as it is now for `cargo xtask load` and gives its path.
+pub(crate) fn build_to_load(log: bool) -> Result<PathBuf> {
+    let path = target().join("ebpf").join(if log { "mptcp-log.bpf.o" } else { "mptcp.bpf.o" });
+    write(&path, &current(log)?)?;
+    Ok(path)
+}
+
+/// Writes a file at once, so that another process that reads it gets all of it.
+fn write(path: &Path, object: &[u8]) -> Result<()> {
+    let failed = || format!("can't write {}", path.display());
+    let mut part = path.as_os_str().to_owned();
+    part.push(format!(".{}", std::process::id()));
+    std::fs::write(&part, object).with_context(failed)?;
+    std::fs::rename(&part, path).with_context(failed)
+}
+
 /// Builds the XDP program and stores it.
-pub(crate) fn build() -> Result<()> {
+fn store() -> Result<()> {
     let toolchain = setup::setup()?;
-    let object = compile(&toolchain, root(), &target().join("ebpf"))?;
+    let object = compile(&toolchain, root(), &target().join("ebpf"), &[])?;
     let path = root().join(OBJECT);
     std::fs::create_dir_all(path.parent().context("no folder")?)?;
     std::fs::write(&path, &object).with_context(|| format!("can't write {}", path.display()))?;
@@ -53,7 +107,7 @@ pub(crate) fn check() -> Result<()> {
     let toolchain = setup::setup()?;
     let folder = target().join("ebpf-check");
     let copy = folder.join(format!("source-{}", std::process::id()));
-    let built = copy_sources(&copy).and_then(|()| compile(&toolchain, &copy, &folder.join("target")));
+    let built = copy_sources(&copy).and_then(|()| compile(&toolchain, &copy, &folder.join("target"), &[]));
     let _ = std::fs::remove_dir_all(&copy);
     let built = built?;
     if stored.compiler != toolchain.compiler.version {
@@ -81,9 +135,11 @@ pub(crate) fn stale() -> Option<String> {
     })
 }
 
-/// Compiles the source below `top` and gives the object without debug information.
-fn compile(toolchain: &Toolchain, top: &Path, target: &Path) -> Result<Vec<u8>> {
+/// Compiles the source below `top` with these features and gives the object without debug information.
+fn compile(toolchain: &Toolchain, top: &Path, target: &Path, features: &[&str]) -> Result<Vec<u8>> {
     let compiler = &toolchain.compiler;
+    // Builds with other features put their objects at the same place.
+    let _locked = lock(target)?;
     let cargo_home = match std::env::var_os("CARGO_HOME") {
         Some(home) => PathBuf::from(home),
         None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
@@ -112,6 +168,8 @@ fn compile(toolchain: &Toolchain, top: &Path, target: &Path) -> Result<Vec<u8>> 
             "bpfel-unknown-none",
             "-Z",
             "build-std=core",
+            "--features",
+            &features.join(","),
         ])
         .current_dir(top.join("mptcp-ebpf"))
         .env("RUSTC", &compiler.rustc)
@@ -122,6 +180,16 @@ fn compile(toolchain: &Toolchain, top: &Path, target: &Path) -> Result<Vec<u8>> 
     let path = target.join("bpfel-unknown-none/release/mptcp");
     let object = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
     strip(&object).with_context(|| format!("can't strip {}", path.display()))
+}
+
+/// Keeps other processes from building in this folder until it is dropped.
+fn lock(target: &Path) -> Result<File> {
+    let path = target.join(".built-by-xtask");
+    let failed = || format!("can't lock {}", path.display());
+    std::fs::create_dir_all(target).with_context(failed)?;
+    let file = File::create(&path).with_context(failed)?;
+    file.lock().with_context(failed)?;
+    Ok(file)
 }
 
 /// Removes the sections that only debuggers read; BTF stays.

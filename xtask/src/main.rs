@@ -10,6 +10,7 @@ mod demo;
 mod ebpf;
 mod host;
 mod lint;
+mod load;
 mod run;
 mod setup;
 mod soak;
@@ -36,9 +37,12 @@ enum Habit {
     /// Build the `mptcp` command, optimised
     Build,
     /// Build the XDP program and store it beside its source
-    BuildEbpf,
+    BuildEbpf(ebpf::Options),
     /// Prove that the stored XDP program is what its source builds
     CheckEbpf,
+    /// Build the XDP program, attach it to interfaces, and print what it counts and logs (root; `--help` for its options)
+    #[command(disable_help_flag = true)]
+    Load(Rest),
     /// Send files over one connection and two links, to and from the kernel (root; `--help` for its options)
     #[command(disable_help_flag = true)]
     Demo(Rest),
@@ -77,15 +81,17 @@ fn main() -> ExitCode {
 }
 
 fn habit(habit: Habit) -> Result<()> {
-    if !matches!(habit, Habit::Setup | Habit::BuildEbpf | Habit::CheckEbpf)
+    // `load` has an object of its own, built from the source as it is.
+    if !matches!(habit, Habit::Setup | Habit::BuildEbpf(_) | Habit::CheckEbpf | Habit::Load(_))
         && let Some(warning) = ebpf::stale()
     {
         eprintln!("xtask: {warning}");
     }
     match habit {
         Habit::Setup => setup::setup().and_then(|_| setup::cargo_deny()).map(|_| ()),
-        Habit::BuildEbpf => ebpf::build(),
+        Habit::BuildEbpf(options) => ebpf::build(&options),
         Habit::CheckEbpf => ebpf::check(),
+        Habit::Load(rest) => load::run(&rest.words),
         Habit::Build => build::mptcp().map(|path| println!("{}", path.display())),
         Habit::Demo(rest) => demo::run(&rest.words),
         Habit::Test(rest) => test::run(&rest.words),

@@ -69,9 +69,9 @@ pub(crate) fn setup() -> Result<Toolchain> {
         Some(compiler) => compiler,
         None => install()?,
     };
-    println!("setup: {} in {}", compiler.version, compiler.sysroot.display());
+    eprintln!("setup: {} in {}", compiler.version, compiler.sysroot.display());
     let linker = linker(&compiler)?;
-    println!("setup: bpf-linker {BPF_LINKER} for LLVM {} in {}", compiler.llvm, linker.display());
+    eprintln!("setup: bpf-linker {BPF_LINKER} for LLVM {} in {}", compiler.llvm, linker.display());
     Ok(Toolchain { compiler, linker })
 }
 
@@ -159,7 +159,7 @@ fn install() -> Result<Compiler> {
     let remedy = "install one: `rustup toolchain install nightly --component rust-src`, or on Debian 12 as root \
                   `apt-get install rustc-web cargo-web rust-web-src`";
     if root && has("apt-get", &["--version"]) {
-        println!("setup: installing {} with apt-get", DEBIAN.join(" "));
+        eprintln!("setup: installing {} with apt-get", DEBIAN.join(" "));
         let apt = |words: &[&str]| {
             let mut command = clean("apt-get");
             command.args(words).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
@@ -175,7 +175,7 @@ fn install() -> Result<Compiler> {
         }
     }
     if has("rustup", &["--version"]) {
-        println!("setup: adding rust-src to a nightly toolchain with rustup");
+        eprintln!("setup: adding rust-src to a nightly toolchain with rustup");
         let words = ["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"];
         if run(clean("rustup").args(words)).is_ok()
             && let Some(compiler) = find()
@@ -204,7 +204,7 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
     if works() {
         return Ok(program);
     }
-    println!("setup: building cargo-deny {CARGO_DENY} (about a minute)");
+    eprintln!("setup: building cargo-deny {CARGO_DENY} (about a minute)");
     let mut command = clean(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .args(["install", "cargo-deny", "--quiet", "--version", CARGO_DENY, "--locked", "--force", "--debug"])
@@ -242,7 +242,7 @@ fn linker(compiler: &Compiler) -> Result<PathBuf> {
     if works() {
         return Ok(linker);
     }
-    println!("setup: building bpf-linker {BPF_LINKER} (about a minute)");
+    eprintln!("setup: building bpf-linker {BPF_LINKER} (about a minute)");
     let mut command = clean(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .args(["install", "bpf-linker", "--quiet", "--version", BPF_LINKER, "--locked", "--force"])
