@@ -335,6 +335,9 @@ impl Connection {
         let subflow = Some(subflow.slot.0);
         if octets > 0 {
             shared.decide(self.id, || Decision::ReinjectionWanted { subflow, octets, cause });
+            for (other, path) in self.congestion_paths.iter_mut().enumerate() {
+                path.careful |= other != index;
+            }
         }
     }
 

@@ -315,9 +315,6 @@ impl Connection {
             let (slot, timeouts) = (subflow.slot.0, subflow.snd.expiries);
             shared.count(Counter::SubflowStale);
             shared.decide(self.id, || Decision::Stale { subflow: slot, timeouts });
-            for (other, path) in self.congestion_paths.iter_mut().enumerate() {
-                path.careful |= other != index;
-            }
         }
     }
 
