@@ -52,8 +52,10 @@ fn the_marks_of_a_queue_are_heeded_in_both_roles() {
         assert!(finished.status.success(), "{}", finished.stderr);
         let report = lab.end_emulation().unwrap().remove(0);
         let link = &report[way.trim_start_matches('-')]["link"];
-        assert!(link["marks"].as_u64() > Some(0), "nothing was marked: {report:#}");
-        assert_eq!(link["managed_drops"], 0, "not ECN-capable: {report:#}");
+        let [marks, drops] = ["marks", "managed_drops"].map(|what| link[what].as_u64().unwrap());
+        assert!(marks > 0, "nothing was marked: {report:#}");
+        // A segment that is sent again is not ECN-capable (RFC 3168 section 6.1.5). A busy machine may cause a tail loss probe.
+        assert!(drops * 4 < marks, "not ECN-capable: {report:#}");
     }
 }
 
