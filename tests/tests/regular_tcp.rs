@@ -54,7 +54,8 @@ fn the_marks_of_a_queue_are_heeded_in_both_roles() {
         let link = &report[way.trim_start_matches('-')]["link"];
         let [marks, drops] = ["marks", "managed_drops"].map(|what| link[what].as_u64().unwrap());
         assert!(marks > 0, "nothing was marked: {report:#}");
-        // A segment that is sent again is not ECN-capable (RFC 3168 section 6.1.5). A busy machine may cause a tail loss probe.
+        // Neither a segment without data nor one that is sent again is ECN-capable (RFC 3168 sections 6.1.4 and
+        // 6.1.5): the queue may drop the last FIN, or a tail loss probe.
         assert!(drops * 4 < marks, "not ECN-capable: {report:#}");
     }
 }

@@ -16,8 +16,8 @@ pub(crate) fn tests_program(name: &str) -> Result<PathBuf> {
     Ok(target().join("release").join(name))
 }
 
-/// Builds a program of the tests crate as `cargo test` does, which takes less time and shares what that has built, and
-/// gives its path.
+/// Builds a program of the tests crate as `cargo test` does, which takes less time and shares what that has
+/// built, and gives its path.
 pub(crate) fn plain_tests_program(name: &str) -> Result<PathBuf> {
     run(&mut cargo(&["build", "--quiet", "--profile", "test", "--package", "mptcp-tests", "--bin", name]))?;
     Ok(target().join("debug").join(name))

@@ -36,8 +36,8 @@ fn locks() -> Result<()> {
     Ok(())
 }
 
-/// The engine reaches no socket, clock or interface through its dependencies. `clippy.toml` beside it keeps it from those
-/// of the standard library.
+/// The engine reaches no socket, clock or interface through its dependencies. `clippy.toml` beside it keeps
+/// it from those of the standard library.
 fn engine_is_alone() -> Result<()> {
     let words = ["tree", "--locked", "--package", "mptcp-proto", "--edges", "normal", "--prefix", "none"];
     let output = cargo(&words).output().context("can't run cargo tree")?;

@@ -40,7 +40,8 @@ enum Habit {
     BuildEbpf(ebpf::Options),
     /// Prove that the stored XDP program is what its source builds
     CheckEbpf,
-    /// Build the XDP program, attach it to interfaces, and print what it counts and logs (root; `--help` for its options)
+    /// Build the XDP program, attach it to interfaces, and print what it counts and logs (root; `--help` for
+    /// its options)
     #[command(disable_help_flag = true)]
     Load(Rest),
     /// Send files over one connection and two links, to and from the kernel (root; `--help` for its options)

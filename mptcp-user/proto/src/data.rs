@@ -31,6 +31,8 @@ pub(crate) struct DataSender {
     pub(crate) fin_due: bool,
     /// Ranges that some subflow failed to deliver in time: to be sent on another one.
     reinjections: VecDeque<Reinjection>,
+    /// No range in the queue goes further than this offset.
+    reinjections_end: u64,
     /// Octets sent on more than one subflow.
     pub(crate) reinjected: u64,
 }
@@ -94,6 +96,24 @@ impl DataSender {
         if start >= end {
             return;
         }
+        if self.reinjections.is_empty() {
+            self.reinjections_end = 0;
+        }
+        // Ranges come in order, thousands of them where subflows took turns. Looking for each among all others
+        // would take 86 ms for 11,000.
+        let before = self.reinjections_end;
+        self.reinjections_end = before.max(end);
+        if start >= before {
+            let last = self.reinjections.back_mut();
+            if let Some(last) = last.filter(|last| last.end == start && last.not_on == not_on) {
+                last.end = end;
+                return;
+            }
+        }
+        if start > before {
+            self.reinjections.push_back(Reinjection { start, end, not_on });
+            return;
+        }
         for known in &mut self.reinjections {
             if known.start <= start && end <= known.end {
                 return;
@@ -104,6 +124,16 @@ impl DataSender {
             }
         }
         self.reinjections.push_back(Reinjection { start, end, not_on });
+    }
+
+    /// Queues ranges that the subflow at `not_on` has not delivered. Gives their octets.
+    pub(crate) fn reinject_all(&mut self, ranges: impl Iterator<Item = (u64, u64)>, not_on: usize) -> u64 {
+        let mut octets = 0;
+        for (start, end) in ranges {
+            self.reinject(start, end, not_on);
+            octets += end - start;
+        }
+        octets
     }
 
     /// The next range to be sent again.
@@ -590,5 +620,31 @@ mod tests {
         assert_eq!(sender.next_reinjection(), Some(Reinjection { start: 39, end: 40, not_on: 0 }));
         sender.acknowledge(100);
         assert_eq!(sender.next_reinjection(), None);
+    }
+
+    #[test]
+    fn ranges_are_queued_in_order_joined_and_not_twice() {
+        let mut sender = DataSender::default();
+        sender.buffer.push(vec![0; 1000].into());
+        sender.nxt = 1000;
+        let queue = |sender: &DataSender| -> Vec<_> {
+            sender.reinjections.iter().map(|range| (range.start, range.end, range.not_on)).collect()
+        };
+        let gaps = [(100, 200), (200, 250), (300, 400)];
+        assert_eq!(sender.reinject_all(gaps.into_iter(), 0), 250);
+        assert_eq!(queue(&sender), [(100, 250, 0), (300, 400, 0)]);
+        sender.reinject_all(gaps.into_iter(), 0);
+        assert_eq!(queue(&sender), [(100, 250, 0), (300, 400, 0)], "they are there already");
+        sender.reinject_all([(250, 280), (400, 450), (450, 500)].into_iter(), 1);
+        assert_eq!(
+            queue(&sender),
+            [(100, 250, 0), (300, 400, 0), (250, 280, 1), (400, 500, 1)],
+            "another subflow's are kept apart"
+        );
+        sender.reinject(280, 290, 1);
+        assert_eq!(queue(&sender)[2], (250, 290, 1), "joined, though others are behind it");
+        sender.acknowledge(1000);
+        sender.reinject_all([(100, 200)].into_iter(), 0);
+        assert_eq!(queue(&sender), []);
     }
 }

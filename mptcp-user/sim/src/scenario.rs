@@ -340,7 +340,7 @@ fn random_traffic(random: &mut Random, kind: Kind, most: u64) -> Traffic {
     }
 }
 
-/// Routers forget, at times. What draws for it is on its own, so that seeds mean what they meant.
+/// Routers forget, at times. A generator of its own draws it, so that seeds mean what they meant.
 fn random_forgetting(seed: u64, paths: usize) -> Vec<(Duration, Action)> {
     let mut random = Random::new(seed ^ u64::from_be_bytes(*b"forgets!"));
     let count = if random.chance(0.3) { random.between(1, 3) } else { 0 };

@@ -1,5 +1,5 @@
-//! Buffers that grow with what the paths need, and windows that a slow path holds up, over whole networks. The engine's own
-//! tests have the rest (`mptcp-proto`, `tests/buffers.rs`).
+//! Buffers that grow with what the paths need, and windows that a slow path holds up, over whole networks.
+//! The engine's own tests have the rest (`mptcp-proto`, `tests/buffers.rs`).
 
 use mptcp_proto::{ConnectionConfig, Counter, HeadOfLineInfo, Opportunism};
 use mptcp_sim::{LinkConfig, PathConfig, Side, Simulation, SimulationConfig, Traffic};
@@ -59,8 +59,9 @@ fn a_slow_reader_and_an_idle_connection_keep_small_buffers() {
     }
 }
 
-/// 8 Mb/s, 20 ms and 2 Mb/s, 150 ms, a hundredth lost on both, and 128 KiB of window: again and again it waits for an octet
-/// on the slow path. What is done about it is counted, and what is sent again is counted as reinjected.
+/// 8 Mb/s, 20 ms and 2 Mb/s, 150 ms, a hundredth lost on both, and 128 KiB of window: again and again it
+/// waits for an octet on the slow path. What is done about it is counted, and what is sent again is counted
+/// as reinjected.
 #[test]
 fn what_is_done_about_a_window_that_is_held_up_is_counted() {
     let mut paths = [path(1, 8, 20), path(2, 2, 150)];

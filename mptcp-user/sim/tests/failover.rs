@@ -1,5 +1,6 @@
-//! How long the stream stands still when a path dies without anybody saying so, in simulated time; and how soon a path
-//! that comes back is used again. `cargo xtask bench --scenario failover` measures the same over real interfaces.
+//! How long the stream stands still when a path dies without anybody saying so, in simulated time; and how
+//! soon a path that comes back is used again. `cargo xtask bench --scenario failover` measures the same over
+//! real interfaces.
 //!
 //! The expectations are those of the modes' users: 100 ms in the median and 200 ms at most, where another subflow exists
 //! already and round trips take 50 ms. `suspicion.rs` has the price.

@@ -1,8 +1,9 @@
-//! The price of suspicion: octets that go over a second path although the first one only jitters, stalls or loses.
-//! `failover.rs` has the other side, how long the stream stands still when a path is really dead.
+//! The price of suspicion: octets that go over a second path although the first one only jitters, stalls or
+//! loses. `failover.rs` has the other side, how long the stream stands still when a path is really dead.
 //!
 //! A figure that differs by more than a tenth fails. When the change is meant, write the table anew with
-//! `MPTCP_UPDATE=1 cargo test -p mptcp-sim --test suspicion` and commit it with the change. `docs/failover.md` shows it.
+//! `MPTCP_UPDATE=1 cargo test -p mptcp-sim --test suspicion` and commit it with the change.
+//! `docs/failover.md` shows it.
 
 mod table;
 

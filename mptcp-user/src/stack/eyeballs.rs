@@ -142,8 +142,8 @@ pub(super) async fn connect(
             if let Some((remote, from)) = plan.queue.pop_front() {
                 let mut config = config.clone();
                 if !running.is_empty() || !failures.is_empty() {
-                    // The first attempt has all the time. Its choices stay as they are, since connections whose choices
-                    // are equal share them in memory.
+                    // The first attempt has all the time. Its choices stay as they are, since connections
+                    // whose choices are equal share them in memory.
                     let time = deadline.saturating_duration_since(Instant::now()).max(LEAST_TIME);
                     config.connect_timeout = time.min(config.connect_timeout);
                 }

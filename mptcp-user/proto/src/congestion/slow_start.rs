@@ -5,10 +5,11 @@
 //! had risen by chance, and does not lead back to slow start; and as conservative slow start, too, doubles the window in
 //! three rounds, it ends as soon as the round-trip time has risen once more in it.
 //!
-//! On a path that has to carry the stream instead of one that may be dead, slow start ends still earlier: the lost segments
-//! of a window that is twice of what the path holds would make the stream stand still for the second time. The length of
-//! the trains of acknowledgments tells when the path is full (Ha and Rhee, "Taming the elephants", 2011). Elsewhere that
-//! costs too much where losses have other causes: a tenth of the goodput of the first ten seconds at 0.1 %.
+//! On a path that has to carry the stream instead of one that may be dead, slow start ends still earlier: the
+//! lost segments of a window that is twice of what the path holds would make the stream stand still for the
+//! second time. The length of the trains of acknowledgments tells when the path is full (Ha and Rhee, "Taming
+//! the elephants", 2011). Elsewhere that costs too much where losses have other causes: a tenth of the
+//! goodput of the first ten seconds at 0.1 %.
 
 use super::{Ack, Path};
 use crate::Instant;
@@ -17,7 +18,8 @@ use std::time::Duration;
 const MIN_RTT_THRESH: Duration = Duration::from_millis(4);
 const MAX_RTT_THRESH: Duration = Duration::from_millis(16);
 const RTT_SAMPLES: u32 = 8;
-/// Acknowledgments count as a train on paths that are at least so long: on shorter ones processors bunch them.
+/// Acknowledgments count as a train on paths that are at least so long: on shorter ones processors bunch
+/// them.
 const LEAST_TRAIN_RTT: Duration = Duration::from_millis(8);
 /// A gap in the train is a larger part of the round-trip time than one in so many.
 const TRAIN_GAPS: u32 = 4;
@@ -26,7 +28,8 @@ const CSS_ROUNDS: u32 = 5;
 /// After a pause the first round begins with an empty queue, and the second one may have begun within the pause.
 const UNDISTURBED: u32 = 2;
 
-/// Acknowledgments that follow each other without a gap: for less than half of a round trip, half of it, or all of it.
+/// Acknowledgments that follow each other without a gap: for less than half of a round trip, half of it, or
+/// all of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Train {
     Short,
@@ -104,8 +107,9 @@ impl SlowStart {
         }
     }
 
-    /// How long acknowledgments have come without a gap. Half a round trip: half of the path is filled, or more, and after
-    /// two more doublings the window would be more than path and queue hold. A whole round trip: the path is full.
+    /// How long acknowledgments have come without a gap. Half a round trip: half of the path is filled, or
+    /// more, and after two more doublings the window would be more than path and queue hold. A whole round
+    /// trip: the path is full.
     fn follow_train(&mut self, now: Instant, ack: &Ack, path: &Path) -> Train {
         let Some(rtt) = path.min_rtt.filter(|rtt| path.careful && *rtt >= LEAST_TRAIN_RTT) else {
             return Train::Short;

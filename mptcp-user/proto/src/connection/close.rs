@@ -327,34 +327,29 @@ impl Connection {
             return;
         }
         let Some(subflow) = self.subflows.get(index).and_then(Option::as_deref) else { return };
-        let mut octets = 0;
-        for (start, end) in subflow.snd.outstanding() {
-            self.send.reinject(start, end, index);
-            octets += end - start;
-        }
-        let subflow = Some(subflow.slot.0);
+        let (slot, octets) = (subflow.slot.0, self.send.reinject_all(subflow.snd.outstanding(), index));
+        self.note_reinjection(shared, slot, octets, cause);
         if octets > 0 {
-            shared.decide(self.id, || Decision::ReinjectionWanted { subflow, octets, cause });
             for (other, path) in self.congestion_paths.iter_mut().enumerate() {
                 path.careful |= other != index;
             }
         }
     }
 
-    /// Queues for the others what keeps the peer from reading all that it has of a silent subflow: the stream has stood
-    /// still since that was lost for the first time.
+    /// Queues for the others the octets of a silent subflow that the peer lacks before others that it has.
+    /// The stream has stood still since they were lost for the first time.
     pub(super) fn reinject_gaps(&mut self, shared: &mut Shared, index: usize) {
         if self.policies.scheduler.duplicates() {
             return;
         }
         let Some(subflow) = self.subflows.get(index).and_then(Option::as_deref) else { return };
-        let mut octets = 0;
-        for (start, end) in subflow.snd.waited_for() {
-            self.send.reinject(start, end, index);
-            octets += end - start;
-        }
+        let (slot, octets) = (subflow.slot.0, self.send.reinject_all(subflow.snd.waited_for(), index));
+        self.note_reinjection(shared, slot, octets, ReinjectionCause::Overdue);
+    }
+
+    fn note_reinjection(&self, shared: &mut Shared, slot: u32, octets: u64, cause: ReinjectionCause) {
         if octets > 0 {
-            let (subflow, cause) = (Some(subflow.slot.0), ReinjectionCause::Overdue);
+            let subflow = Some(slot);
             shared.decide(self.id, || Decision::ReinjectionWanted { subflow, octets, cause });
         }
     }

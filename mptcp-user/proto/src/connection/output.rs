@@ -152,7 +152,8 @@ impl Connection {
         let path = &self.congestion_paths[index];
         let subflow = self.subflows.get_mut(index)?.as_deref_mut()?;
         let octets = end.saturating_sub(start).min(path.mss);
-        // New data on a path that may be dead would be missed as soon as other subflows have brought what is before it.
+        // New data on a path that may be dead would be missed as soon as other subflows have brought what is
+        // before it.
         let may_carry = subflow.can_send() && !subflow.stale;
         if octets > 0 && may_carry && subflow.snd.edge.saturating_sub(subflow.snd.nxt) >= octets {
             let among = self.among(shared);

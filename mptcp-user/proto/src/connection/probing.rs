@@ -13,7 +13,7 @@ use crate::decision::Decision;
 use crate::endpoint::Shared;
 use crate::event::AddressUse;
 use crate::info::SubflowState;
-use crate::subflow::silence::Step;
+use crate::subflow::silence::Check;
 use crate::subflow::{Kind, Subflow};
 use crate::wire::ResetReason;
 use crate::{Instant, InterfaceUse};
@@ -45,7 +45,7 @@ impl Connection {
     pub(super) fn check_at(&self, index: usize, subflow: &Subflow) -> Option<Instant> {
         let longest = self.config.path_check?;
         if !self.is_checked(subflow) || !subflow.snd.is_idle() {
-            // What is not acknowledged is sent again, which makes up for probes.
+            // Octets that are not acknowledged are sent again, which makes up for probes.
             return None;
         }
         let due = subflow.check_due(longest, is_ours(subflow));
@@ -108,11 +108,11 @@ impl Connection {
         }
     }
 
-    fn take_step(&mut self, shared: &mut Shared, now: Instant, index: usize, step: Step) {
-        let Some(subflow) = self.subflow(index).filter(|_| step != Step::Wait) else { return };
+    fn take_step(&mut self, shared: &mut Shared, now: Instant, index: usize, step: Check) {
+        let Some(subflow) = self.subflow(index).filter(|_| step != Check::Wait) else { return };
         subflow.window_probe_due = true;
         shared.count(Counter::PathProbe);
-        if step == Step::Silent {
+        if step == Check::Silent {
             self.mark_stale(shared, index);
             if self.may_double(shared, now, index) && self.want_double(shared, index, false) {
                 shared.count(Counter::SubflowDoubled);

@@ -259,18 +259,13 @@ impl Connection {
         if !self.is_multipath() {
             return;
         }
-        let others = match step {
-            Step::Ask => {
-                if self.works_without(index) {
-                    self.reinject_gaps(shared, index);
-                    self.ask_over_another(now, index);
-                }
-                return;
+        let works = self.works_without(index);
+        if step == Step::Ask {
+            if works {
+                self.reinject_gaps(shared, index);
+                self.ask_over_another(now, index);
             }
-            Step::Early => self.works_without(index),
-            Step::Late => self.works_without(index) || self.could_replace(shared, now, index),
-        };
-        if others {
+        } else if works || (step == Step::Late && self.could_replace(shared, now, index)) {
             if let Some(subflow) = self.subflow(index) {
                 subflow.snd.suspect();
             }
@@ -280,8 +275,8 @@ impl Connection {
         }
     }
 
-    /// The peer's acknowledgments may have been lost with the path: what it has, its Data ACK says on another one. Where
-    /// octets are under way there, it comes by itself.
+    /// The peer's acknowledgments may have been lost with the path. Its Data ACK on another path says which
+    /// octets it has. It comes by itself if octets are under way on another path.
     fn ask_over_another(&mut self, now: Instant, index: usize) {
         let others = self.living().filter(|(other, _)| *other != index);
         let works = others.filter(|(_, subflow)| subflow.can_send() && !subflow.stale);

@@ -145,8 +145,8 @@ impl Scoreboard {
         self.order.iter().map(|(_, id)| self.record(*id))
     }
 
-    /// When the oldest of what is in flight was sent last. While something is recovered, that is not the first record:
-    /// it has been sent again.
+    /// When the oldest of what is in flight was sent last. While something is recovered, that is not the
+    /// first record: it has been sent again.
     pub(super) fn oldest_sent_at(&self) -> Option<Instant> {
         self.oldest.map(|id| self.record(id)).or(self.first()).map(|record| record.sent_at)
     }

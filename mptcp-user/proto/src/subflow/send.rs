@@ -2,8 +2,9 @@
 //! RTO RFC 6298; NewReno without SACK RFC 6582).
 //!
 //! Its parts: [`scoreboard`](super::scoreboard) counts what is in flight, [`rack`](super::rack) finds losses,
-//! [`recovery`](super::recovery) says how the window comes down, [`tail_probe`](super::tail_probe) pokes a silent
-//! peer, [`suspicion`](super::suspicion) says when the path may be dead. The window itself is congestion control's; this file finds out what it is told and keeps to what it says.
+//! [`recovery`](super::recovery) says how the window comes down, [`tail_probe`](super::tail_probe) pokes a
+//! silent peer, [`suspicion`](super::suspicion) says when the path may be dead. The window itself is
+//! congestion control's; this file finds out what it is told and keeps to what it says.
 
 use super::pacing::Pacer;
 use super::path_mtu::PathMtu;
@@ -24,6 +25,8 @@ use std::time::Duration;
 const DUP_THRESH: u32 = 3;
 /// Lost records that may be judged anew as often as it turns out that they were not lost.
 const FEW_LOSSES: usize = 32;
+/// Gaps that go over another path as soon as this one is silent.
+const MOST_GAPS: usize = 256;
 /// Full segments to be sent after a probe of the path's MTU.
 const PROBE_COMPANY: u64 = 3;
 
@@ -375,9 +378,11 @@ impl SendSide {
         self.board.undelivered()
     }
 
-    /// Those of them that the peer waits for because it has what was sent behind them.
+    /// The first gaps in what the peer has: it can't read the octets behind them. A peer could have very
+    /// many.
     pub(crate) fn waited_for(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.board.undelivered_before(if self.board.sacked() > 0 { self.fack } else { 0 })
+        let end = if self.board.sacked() > 0 { self.fack } else { 0 };
+        self.board.undelivered_before(end).take(MOST_GAPS)
     }
 
     /// Sends new data, or the FIN.

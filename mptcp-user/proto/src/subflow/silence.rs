@@ -2,8 +2,8 @@
 //! four-tuples over which nothing happens, and do not say so.
 //!
 //! The longer a silence lasts, the later the next check comes, so that a four-tuple that was forgotten is
-//! found after as long again at most, and a connection that is idle for long costs little. What is done about
-//! a path that does not answer becomes rarer likewise, without an end.
+//! found after as long again at most, and a connection that is idle for long costs little. A path that does
+//! not answer is tried again likewise, ever more seldom, in the end once in a day and a half.
 
 use crate::Instant;
 use std::time::Duration;
@@ -28,7 +28,7 @@ const DOUBLINGS: u8 = 12;
 /// once.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is known of the silence of a subflow.
+/// The silence of one subflow.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Silence {
     /// Probes since anything was heard.
@@ -47,9 +47,9 @@ pub(crate) struct Silence {
     stream: u32,
 }
 
-/// What is to be done about a silent subflow.
+/// The next step against a silent subflow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Step {
+pub(crate) enum Check {
     /// Its peer is to be made to answer.
     Probe,
     /// It does not answer.
@@ -124,14 +124,14 @@ impl Silence {
     }
 
     /// It is time for that, or data is not acknowledged.
-    pub(crate) fn check(&mut self, now: Instant, rto: Duration) -> Step {
+    pub(crate) fn check(&mut self, now: Instant, rto: Duration) -> Check {
         self.step(now, PROBES, rto.max(PROBE_WAIT))
     }
 
     /// The retransmission timer has expired, which makes up for all probes but one: that is small, in case it
     /// is the size of the others that they are lost for. `fresh`: what is not acknowledged is worth another
     /// attempt.
-    pub(crate) fn timed_out(&mut self, now: Instant, rto: Duration, fresh: bool) -> Step {
+    pub(crate) fn timed_out(&mut self, now: Instant, rto: Duration, fresh: bool) -> Check {
         if fresh {
             (self.unanswered, self.retries) = (0, 0);
             self.next = self.next.min(now);
@@ -139,19 +139,19 @@ impl Silence {
         self.step(now, 1, rto)
     }
 
-    fn step(&mut self, now: Instant, probes: u8, pace: Duration) -> Step {
+    fn step(&mut self, now: Instant, probes: u8, pace: Duration) -> Check {
         if self.since.is_none() && self.unanswered < probes {
             self.unanswered += 1;
             self.next = now + pace;
-            return Step::Probe;
+            return Check::Probe;
         }
         if now < self.next {
-            return Step::Wait;
+            return Check::Wait;
         }
         self.since.get_or_insert(now);
         self.next = now + AGAIN * (1 << self.retries);
         self.retries = (self.retries + 1).min(DOUBLINGS);
-        Step::Silent
+        Check::Silent
     }
 
     /// When the subflow is to be left, if it stays silent for `limit`.
@@ -208,7 +208,7 @@ mod tests {
         let (mut heard, mut times) = (begin, Vec::new());
         while heard - begin < 24 * HOUR {
             let due = silence.due(heard, longest, ours, spread);
-            assert_eq!(silence.check(due, SECOND), Step::Probe);
+            assert_eq!(silence.check(due, SECOND), Check::Probe);
             times.push(due - begin);
             let answer = due + SECOND / 20;
             assert!(!silence.broken(answer, heard, false));
@@ -267,7 +267,7 @@ mod tests {
         let (mut silence, begin) = begun();
         let (mut at, mut silent) = (silence.due(begin, HOUR, true, 0), Vec::new());
         while at - begin < 1000 * HOUR {
-            if silence.check(at, SECOND) == Step::Silent {
+            if silence.check(at, SECOND) == Check::Silent {
                 silent.push(at - begin);
             }
             let next = silence.due(begin, HOUR, true, 0);
@@ -291,14 +291,14 @@ mod tests {
         let times = (5 * SECOND, SECOND);
         let mut now = begin + 60 * SECOND;
         for _ in 0..PROBES {
-            assert_eq!(silence.check(now, SECOND), Step::Probe);
+            assert_eq!(silence.check(now, SECOND), Check::Probe);
             now += SECOND;
         }
         silence.resume(now, times, HOUR, 0);
-        assert_eq!(silence.check(now, SECOND), Step::Probe);
-        assert_eq!(silence.check(now, SECOND), Step::Wait);
+        assert_eq!(silence.check(now, SECOND), Check::Probe);
+        assert_eq!(silence.check(now, SECOND), Check::Wait);
         now += SECOND;
-        assert_eq!(silence.check(now, SECOND), Step::Silent);
+        assert_eq!(silence.check(now, SECOND), Check::Silent);
         // Close to the end of the wait, and far beyond it.
         for pause in [SECOND / 10, HOUR] {
             let mut silence = silence;

@@ -1,27 +1,31 @@
 //! When a subflow's path is suspected dead: an acknowledgment is overdue.
 //!
-//! Unlike the retransmission timeout this counts from when the segment was sent, not from the last acknowledgment: where
-//! data flows, one is due every moment, and its absence tells much sooner. A suspicion sends octets twice and leaves the
-//! path's window alone, and it is only acted upon where another path can take over. So it may be bolder than a timeout.
+//! Unlike the retransmission timeout this counts from when the segment was sent, not from the last
+//! acknowledgment: where data flows, one is due every moment, and its absence tells much sooner. A suspicion
+//! sends octets twice and leaves the path's window alone, and it is only acted upon where another path can
+//! take over. So it may be bolder than a timeout.
 //!
-//! There are three steps. The peer is asked over an idle path for its Data ACK: the answer says which octets it lacks,
-//! and they are the first to leave then. The path is suspected where another subflow works. It is suspected, too, where
-//! another subflow would have to be opened first.
+//! There are three steps. The peer is asked over an idle path for its Data ACK: the answer says which octets
+//! it lacks, and they are the first to leave then. The path is suspected where another subflow works. It is
+//! suspected, too, where another subflow would have to be opened first.
 
 use crate::Instant;
 use crate::rtt::RttEstimator;
 use std::time::Duration;
 
-/// The least time after an acknowledgment was due before the first step: more than queues vary by within a round trip.
+/// The least time after an acknowledgment was due before the first step: more than queues vary by within a
+/// round trip.
 const LEAST_QUESTION: Duration = Duration::from_millis(15);
 /// The same before the second step: more than schedulers usually hold a process back.
 const LEAST_EARLY: Duration = Duration::from_millis(40);
-/// The same before the third step, and before any where one segment is in flight: its acknowledgment may be delayed.
+/// The same before the third step, and before any where one segment is in flight: its acknowledgment may be
+/// delayed.
 const LEAST_LATE: Duration = Duration::from_millis(100);
-/// A path that was silent and then went on by itself may be as silent again for so long without being suspected early.
+/// A path that was silent went on by itself. It is not suspected early for an equal silence until so much
+/// later.
 const LULL_MEMORY: Duration = Duration::from_secs(60);
 
-/// What is to be done about a silent path.
+/// The next step against a silent path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Step {
     /// The peer is to be asked over another path for what it has.
@@ -102,7 +106,8 @@ impl Suspicion {
         };
     }
 
-    /// Something was delivered. `by_itself`: what was sent first, not what the retransmission timer has sent again.
+    /// Something was delivered. `by_itself`: what was sent first, not what the retransmission timer has sent
+    /// again.
     pub(super) fn delivered(&mut self, now: Instant, by_itself: bool) {
         if self.begun && by_itself && now > self.expected {
             let silence = (now - self.expected).min(LEAST_LATE);
@@ -119,22 +124,23 @@ impl Suspicion {
         if self.at.is_none_or(|at| at > now) {
             return None;
         }
+        if alone && now < self.late {
+            (self.step, self.at) = (Step::Late, Some(self.late));
+            return None;
+        }
         let step = self.step;
         (self.step, self.at) = match step {
-            _ if alone && now < self.late => (Step::Late, Some(self.late)),
             Step::Ask => (Step::Early, Some(self.early)),
             Step::Early => (Step::Late, Some(self.late)),
             Step::Late => (Step::Late, None),
         };
-        if alone && now < self.late {
-            return None;
-        }
         self.taken |= step == Step::Late;
         self.begun = true;
         Some(step)
     }
 
-    /// The peer has been asked: with its answer, at the latest after `wait`, is early enough.
+    /// The peer has been asked, and its answer is expected within `wait`. The second step is put off until
+    /// then.
     pub(super) fn wait_for_answer(&mut self, now: Instant, wait: Duration) {
         if self.step == Step::Early && self.at.is_some() {
             self.asked = true;

@@ -1,5 +1,6 @@
 //! The sender, acknowledgment by acknowledgment. Segments are numbered from 0; each has 1000 octets.
 
+use super::record::TxMapping;
 use super::send::{AckInput, AckOutcome, SendSide, TimerAction};
 use crate::Instant;
 use crate::congestion::{Cause, Path};
@@ -250,4 +251,23 @@ fn a_loss_that_the_tail_probe_repaired_costs_half_the_window_and_no_recovery() {
     assert_eq!(sender.ack(11, &[]).congestion, Some(Cause::Loss));
     assert!(!sender.snd.in_fast_recovery());
     assert_eq!(sender.snd.room(&sender.path), 5 * MSS);
+}
+
+/// A peer that has every other segment of very many has as many gaps. Not each may cost an entry in a queue.
+#[test]
+fn the_gaps_that_go_over_another_path_at_once_are_bounded() {
+    let mut sender = Sender::new(true);
+    assert_eq!(sender.snd.waited_for().count(), 0);
+    for segment in 10..2000 {
+        let payload = Payload::from(vec![0; MSS as usize]);
+        let (data, subflow_seq) = (segment * MSS, offset(segment) as u32);
+        let mapping = Some(TxMapping { data, subflow_seq, len: MSS as u16, fin: false, checksum: None });
+        sender.snd.send(sender.now, payload, mapping, false, &sender.path, &sender.rtt);
+    }
+    for segment in (11..1999).step_by(2) {
+        sender.ack(10, &[(segment, segment + 1)]);
+    }
+    let gaps: Vec<_> = sender.snd.waited_for().collect();
+    assert_eq!(gaps.len(), 256);
+    assert_eq!(gaps[..2], [(10 * MSS, 11 * MSS), (12 * MSS, 13 * MSS)]);
 }

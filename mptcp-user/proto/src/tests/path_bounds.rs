@@ -227,7 +227,8 @@ fn the_setting_says_how_many_addresses_are_accepted() {
     }
 }
 
-/// The bug that this was: the address that the connection began with did not count, under however many identifiers.
+/// The bug that this was: the address that the connection began with did not count, under however many
+/// identifiers.
 #[test]
 fn the_first_address_counts_under_each_further_identifier() {
     let (mut pair, liar) = deceived(&config(32));

@@ -13,9 +13,9 @@ pub struct Checksum {
     odd: bool,
 }
 
-/// Sums 32-bit words as the machine reads them; the carries gather in the upper half of the accumulators. Written so
-/// that the compiler vectorises it: nothing overflows before 2^32 blocks, and a check of each addition would make it
-/// twice as slow.
+/// Sums 32-bit words as the machine reads them; the carries gather in the upper half of the accumulators.
+/// Written so that the compiler vectorises it: nothing overflows before 2^32 blocks, and a check of each
+/// addition would make it twice as slow.
 #[inline(always)]
 fn sum_words(octets: &[u8]) -> u64 {
     let (blocks, tail) = octets.as_chunks::<64>();

@@ -22,8 +22,8 @@ pub(super) fn connect(protocol: isize) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sends a request of this type and shows the type and the octets of each message of the answer: of all of them if it
-/// asks for a `dump`, else of those that come at once.
+/// Sends a request of this type and shows the type and the octets of each message of the answer: of all of
+/// them if it asks for a `dump`, else of those that come at once.
 pub(super) fn exchange(
     socket: &Socket,
     kind: u16,

@@ -71,7 +71,7 @@ The longest time without data may be that of an ordinary loss within a second of
 is full a retransmission takes 104 ms.
 ";
 
-/// What suspicion costs where no path is dead, now and when it came later.
+/// The price of suspicion where no path is dead, now and while it came later.
 const TWICE: &str = include_str!("../../../../mptcp-user/sim/tests/suspicion.txt");
 const TWICE_BEFORE: &str = include_str!("../../../../mptcp-user/sim/tests/suspicion-100ms.txt");
 const TWICE_HEAD: &str = "

@@ -21,7 +21,7 @@ pub(crate) struct Report<'a> {
     pub(crate) total: CounterSnapshot,
     /// Since the last report.
     pub(crate) recent: CounterSnapshot,
-    /// Where the program is.
+    /// The interfaces that have the program.
     pub(crate) interfaces: &'a [Plan],
 }
 

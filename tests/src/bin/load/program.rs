@@ -150,12 +150,12 @@ impl Loaded {
         Ok(Self { program, plans })
     }
 
-    /// Where the program is, or was.
+    /// The interfaces that have the program, or had it.
     pub(crate) fn interfaces(&self) -> &[Plan] {
         &self.plans
     }
 
-    /// What it has counted, all CPUs together.
+    /// Its counters, the sum of all CPUs.
     pub(crate) fn counters(&self) -> Result<CounterSnapshot> {
         self.program.maps().counters().context("can't read the counters")
     }
