@@ -18,18 +18,23 @@
 //! The layers, top to bottom; each knows only those under it (`docs/architecture.md` walks through them):
 //!
 //! * [`stack`]: the tokio face, [`Stack`], [`MptcpStream`], [`MptcpListener`];
-//! * [`datapath`]: XDP programs, AF_XDP rings, transmit sockets, netlink, the shard loop;
-//! * [`observe`]: what goes on, for people and programs: packet captures, counters;
-//! * [`lab`]: an emulator for real packets;
-//! * [`mptcp_sim`]: virtual time, links and middleboxes around the same engine, a crate of its own;
-//! * [`mptcp_proto`]: the protocol engine, sans-IO, and the wire format, a crate of its own.
+//! * `shard`: the loop that drives an engine and its sockets, and the channels between it and applications;
+//! * [`observe`]: packet captures, the event log;
+//! * [`mptcp_control`]: the control socket, through which `mptcp ss` looks into running stacks;
+//! * [`mptcp_datapath`]: XDP programs, AF_XDP rings, transmit sockets, netlink;
+//! * [`mptcp_proto`]: the protocol engine, sans-IO, and the wire format.
+//!
+//! The crate `mptcp-sim` runs the same engine in simulated networks; `mptcp-cli` is the `mptcp` command.
 
-pub mod datapath;
-pub mod lab;
+mod channel;
+mod error;
+mod mailbox;
 pub mod observe;
+mod shard;
 pub mod stack;
 
+pub use error::StackError;
 pub use mptcp_proto::{ConnectionConfig, ConnectionInfo, SubflowInfo, wire};
-pub use stack::{MptcpListener, MptcpStream, Stack, StackBuilder, StackError};
-// The engine and the simulator under the names that they had as modules of this crate.
-pub use {mptcp_proto as proto, mptcp_sim as sim};
+pub use stack::{MptcpListener, MptcpStream, Stack, StackBuilder};
+// The crates below, for programs that name only this one.
+pub use {mptcp_datapath as datapath, mptcp_proto as proto};

@@ -19,7 +19,7 @@ pub fn mptcp_binary() -> &'static Path {
         }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
-            .args(["build", "--quiet", "--profile", "test", "--package", "mptcp-user", "--bin", "mptcp"])
+            .args(["build", "--quiet", "--profile", "test", "--package", "mptcp-cli", "--bin", "mptcp"])
             .args(["--message-format", "json-render-diagnostics"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stderr(Stdio::inherit())

@@ -2,14 +2,14 @@
 
 use crate::lab::{Family, Lab, Side};
 use anyhow::{Context, Result};
+use mptcp_datapath::Receiver;
+use mptcp_datapath::af_xdp::{Bind, CopyMode, Socket, Umem};
+use mptcp_datapath::netlink::{Link, Netlink};
+use mptcp_datapath::transmit::{Flushed, Transmitter};
+use mptcp_datapath::xdp::{XdpConfig, XdpMode, XdpProgram};
 use mptcp_proto::SubflowSlot;
 use mptcp_proto::wire::packet::LinkHeader;
 use mptcp_proto::wire::{Flags, Segment, SeqNumber, Timestamps};
-use mptcp_user::datapath::Receiver;
-use mptcp_user::datapath::af_xdp::{Bind, CopyMode, Socket, Umem};
-use mptcp_user::datapath::netlink::{Link, Netlink};
-use mptcp_user::datapath::transmit::{Flushed, Transmitter};
-use mptcp_user::datapath::xdp::{XdpConfig, XdpMode, XdpProgram};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ impl Sender {
     }
 
     /// What was sent.
-    pub fn counters(&self) -> mptcp_user::datapath::transmit::TransmitCounters {
+    pub fn counters(&self) -> mptcp_datapath::transmit::TransmitCounters {
         self.transmitter.counters
     }
 }

@@ -12,8 +12,8 @@ use mptcp_common::maps::{LOCAL_BROADCAST, LOCAL_OWN, ListenerKey, LocalKey, Subf
 use mptcp_common::metadata::Kind;
 use mptcp_common::octets::Octets;
 use mptcp_common::options::{self, JoinSyn};
+use mptcp_datapath::xdp::{CounterSnapshot, Events, TestRun, XdpConfig, XdpMaps, XdpProgram};
 use mptcp_proto::{PeerRules, SubflowSlot};
-use mptcp_user::datapath::xdp::{CounterSnapshot, Events, TestRun, XdpConfig, XdpMaps, XdpProgram};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! Questions to the kernel in namespaces of known shape: interfaces, routes, neighbours and their changes.
 
+use mptcp_datapath::interface::{AttachMode, HostFacts};
+use mptcp_datapath::netlink::{Change, Monitor, Netlink, Reachability, RouteKind};
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::raw::link_of;
 use mptcp_tests::require_root;
-use mptcp_user::datapath::interface::{AttachMode, HostFacts};
-use mptcp_user::datapath::netlink::{Change, Monitor, Netlink, Reachability, RouteKind};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 

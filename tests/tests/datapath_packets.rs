@@ -2,13 +2,13 @@
 //! and an AF_XDP socket at the other.
 
 use bytes::Bytes;
+use mptcp_datapath::af_xdp::{Bind, BindError, CopyMode, Socket, Umem};
+use mptcp_datapath::transmit::Flushed;
+use mptcp_datapath::xdp::XdpMode;
 use mptcp_proto::wire::Segment;
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::raw::{Sender, Sink, segment};
 use mptcp_tests::require_root;
-use mptcp_user::datapath::af_xdp::{Bind, BindError, CopyMode, Socket, Umem};
-use mptcp_user::datapath::transmit::Flushed;
-use mptcp_user::datapath::xdp::XdpMode;
 use std::sync::Arc;
 use std::time::Duration;
 

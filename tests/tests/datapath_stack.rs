@@ -260,7 +260,7 @@ fn a_kernel_without_af_xdp_is_named_as_the_reason() {
     let mut builder = Stack::builder();
     builder.probe = without;
     let error = runtime.block_on(builder.build()).err().expect("no stack");
-    assert!(matches!(error, StackError::NoAfXdp));
+    assert!(matches!(error, StackError::Datapath(mptcp_datapath::Error::NoAfXdp)));
     assert!(error.to_string().contains("CONFIG_XDP_SOCKETS"), "{error}");
 }
 

@@ -1,10 +1,10 @@
 //! Interfaces and addresses that change while a stack runs, in the order in which hosts change them.
 
+use mptcp_datapath::netlink::{Change, Monitor, Netlink};
 use mptcp_tests::counters::Counters;
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::require_root;
-use mptcp_user::datapath::netlink::{Change, Monitor, Netlink};
 use mptcp_user::stack::{MptcpListener, Stack};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};

@@ -1,11 +1,11 @@
 //! The host's routing policy: what its rules and routes refuse or send elsewhere, this stack does not send.
 
+use mptcp_datapath::netlink::{Flow, Netlink, Refusal, Verdict};
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::ours::{self, PATIENCE, PORT, assert_fails};
 use mptcp_tests::process::Process;
 use mptcp_tests::require_root;
-use mptcp_user::datapath::netlink::{Flow, Netlink, Refusal, Verdict};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

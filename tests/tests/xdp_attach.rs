@@ -2,10 +2,10 @@
 
 use mptcp_common::headers::{self, Packet, TCP_ACK, TCP_RST};
 use mptcp_common::maps::{LOCAL_OWN, LocalKey};
+use mptcp_datapath::xdp::{XdpConfig, XdpError, XdpMode, XdpProgram};
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::require_root;
 use mptcp_tests::xdp::Frame;
-use mptcp_user::datapath::xdp::{XdpConfig, XdpError, XdpMode, XdpProgram};
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};

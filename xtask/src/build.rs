@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Builds the `mptcp` command with optimisation and gives its path.
 pub(crate) fn mptcp() -> Result<PathBuf> {
-    run(&mut cargo(&["build", "--release", "--package", "mptcp-user", "--bin", "mptcp"]))?;
+    run(&mut cargo(&["build", "--release", "--package", "mptcp-cli", "--bin", "mptcp"]))?;
     Ok(target().join("release/mptcp"))
 }
 

@@ -23,12 +23,13 @@ const MARK: &str = "//= RFC 8684 ";
 const REQUIREMENTS: &str = "docs/rfc8684.requirements";
 const TABLE: &str = "docs/rfc8684.md";
 /// Where code and tests are.
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     "mptcp-common/src",
     "mptcp-ebpf/src",
     "mptcp-user/proto/src",
     "mptcp-user/sim/src",
     "mptcp-user/sim/tests",
+    "mptcp-user/datapath/src",
     "mptcp-user/src",
     "tests/src",
     "tests/tests",

@@ -11,10 +11,19 @@ const MANIFESTS: [&str; 3] = ["Cargo.toml", "fuzz/Cargo.toml", "mptcp-ebpf/Cargo
 /// Crates that only a driver of the engine may use.
 const DRIVERS: [&str; 8] = ["aya", "getrandom", "libc", "mio", "netlink-sys", "nix", "rustix", "tokio"];
 
+/// What a crate of this workspace may not depend on, not even through another crate.
+const LAYERS: [(&str, &[&str]); 5] = [
+    ("mptcp-proto", &DRIVERS),
+    ("mptcp-sim", &DRIVERS),
+    ("mptcp-control", &["aya", "clap", "mptcp-datapath", "mptcp-proto", "mptcp-sim"]),
+    ("mptcp-datapath", &["clap", "mptcp-control", "mptcp-sim", "mptcp-user", "serde_json", "tokio"]),
+    ("mptcp-user", &["anyhow", "clap", "indicatif", "mptcp-cli", "tracing-subscriber"]),
+];
+
 pub(crate) fn run_all() -> Result<()> {
     citations::check()?;
     locks()?;
-    engine_is_alone()?;
+    layers()?;
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
     run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
     run(cargo(&["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"])
@@ -36,21 +45,22 @@ fn locks() -> Result<()> {
     Ok(())
 }
 
-/// The engine reaches no socket, clock or interface through its dependencies. `clippy.toml` beside it keeps
-/// it from those of the standard library.
-fn engine_is_alone() -> Result<()> {
-    let words = ["tree", "--locked", "--package", "mptcp-proto", "--edges", "normal", "--prefix", "none"];
-    let output = cargo(&words).output().context("can't run cargo tree")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let tree = String::from_utf8(output.stdout)?;
-    ensure!(tree.starts_with("mptcp-proto "), "cargo tree said: {tree}");
-    for line in tree.lines() {
-        let name = line.split_whitespace().next().unwrap_or_default();
-        ensure!(
-            !DRIVERS.contains(&name),
-            "mptcp-proto depends on {name}: the engine must not know the operating system. `cargo tree -p mptcp-proto -i {name}` \
-             shows why"
-        );
+/// Dependencies point one way. The engine reaches no socket, clock or interface through its dependencies; `clippy.toml`
+/// beside it keeps it from those of the standard library.
+fn layers() -> Result<()> {
+    for (package, forbidden) in LAYERS {
+        let words = ["tree", "--locked", "--package", package, "--edges", "normal", "--prefix", "none"];
+        let output = cargo(&words).output().context("can't run cargo tree")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let tree = String::from_utf8(output.stdout)?;
+        ensure!(tree.starts_with(&format!("{package} ")), "cargo tree said: {tree}");
+        for line in tree.lines() {
+            let name = line.split_whitespace().next().unwrap_or_default();
+            ensure!(
+                !forbidden.contains(&name),
+                "{package} depends on {name}, which belongs to a layer above it. `cargo tree -p {package} -i {name}` shows why"
+            );
+        }
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         eprintln!("xtask: not root: tests that make network namespaces will skip themselves and say so");
     }
     // Built first, so that no test has to wait for it.
-    let profile = ["build", "--profile", "test", "--package", "mptcp-user", "--bin", "mptcp"];
+    let profile = ["build", "--profile", "test", "--package", "mptcp-cli", "--bin", "mptcp"];
     run::run(&mut run::cargo(&profile))?;
     // One that fails hides none of the others.
     let mut command = run::cargo(&["test", "--workspace", "--no-fail-fast"]);

@@ -1,9 +1,9 @@
-//! What goes on, for people and programs: packet captures, an event log, and the control socket through which processes
-//! are asked.
+//! Records of a running stack: packet captures and an event log.
 
-pub mod control;
+mod capture;
 mod events;
 mod pcap;
 
+pub(crate) use capture::Capture;
 pub use events::EventLog;
 pub use pcap::{Direction, LinkType, PcapWriter};

@@ -2,7 +2,7 @@
 
 use super::driver::Driver;
 use super::{AttachMode, HostFacts, Inner, Stack, StackError};
-use crate::datapath::shard::{self, ShardConfig, ShardHandle};
+use crate::shard::{self, ShardConfig, ShardHandle};
 use mptcp_proto::{ConnectionConfig, EndpointConfig, Prefix};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub struct StackBuilder {
     pub pcap: Option<PathBuf>,
     /// Write what the engine decides to this file, as lines of JSON ([`EventLog`](crate::observe::EventLog)).
     pub events: Option<PathBuf>,
-    /// Let `mptcp ss` and `mptcp counters` see this stack ([`control`](crate::observe::control)).
+    /// Let `mptcp ss` and `mptcp counters` see this stack ([`control`](mptcp_control)).
     pub control: bool,
     /// Choices for connections that are made without others.
     pub connection: ConnectionConfig,

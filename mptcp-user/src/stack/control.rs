@@ -1,10 +1,10 @@
 //! Answers what is asked through the control socket.
 
 use super::StackError;
-use crate::datapath::interface::InterfaceReport;
-use crate::datapath::mailbox::{Command, Mailbox, Status};
-use crate::datapath::xdp::CounterSnapshot;
-use crate::observe::control::{ControlSocket, Question, SocketFile, SubflowEnd, directory};
+use crate::mailbox::{Command, Mailbox, Status};
+use mptcp_control::{ControlSocket, Question, SocketFile, SubflowEnd, directory};
+use mptcp_datapath::interface::InterfaceReport;
+use mptcp_datapath::xdp::CounterSnapshot;
 use mptcp_proto::{SubflowInfo, SubflowSlot, SubflowState};
 use serde_json::{Map, Value, json};
 use std::os::unix::fs::MetadataExt;

@@ -4,7 +4,7 @@
 //! answer within 250 ms is not waited for.
 
 use super::{MptcpStream, Stack, StackError};
-use crate::datapath::mailbox::{Command, Mailbox};
+use crate::mailbox::{Command, Mailbox};
 use mptcp_proto::{CloseReason, ConnectionConfig};
 use std::collections::VecDeque;
 use std::future::poll_fn;

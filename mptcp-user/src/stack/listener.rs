@@ -1,8 +1,8 @@
 //! Accepting connections.
 
 use super::{Inner, MptcpStream, StackError};
-use crate::datapath::channel::Handle;
-use crate::datapath::mailbox::{Command, Listening};
+use crate::channel::Handle;
+use crate::mailbox::{Command, Listening};
 use mptcp_proto::ListenerId;
 use std::net::SocketAddr;
 use std::sync::Arc;

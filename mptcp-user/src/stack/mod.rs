@@ -27,14 +27,14 @@ mod eyeballs;
 mod listener;
 mod stream;
 
-pub use crate::datapath::Error as StackError;
-pub use crate::datapath::interface::{AttachMode, HostFacts, InterfaceReport};
+pub use crate::error::StackError;
 pub use builder::StackBuilder;
 pub use driver::Driver;
 pub use listener::MptcpListener;
+pub use mptcp_datapath::interface::{AttachMode, HostFacts, InterfaceReport};
 pub use stream::MptcpStream;
 
-use crate::datapath::mailbox::{Command, Mailbox};
+use crate::mailbox::{Command, Mailbox};
 use blocks::Blocks;
 use mptcp_proto::ConnectionConfig;
 use std::net::SocketAddr;

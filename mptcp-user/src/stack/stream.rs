@@ -2,8 +2,8 @@
 
 use super::Inner;
 use super::blocks::{BLOCK, Filling};
-use crate::datapath::channel::Handle;
-use crate::datapath::mailbox::Command;
+use crate::channel::Handle;
+use crate::mailbox::Command;
 use bytes::{Buf, Bytes};
 use mptcp_proto::{CloseReason, ConnectionInfo, ConnectionState, HeadOfLineInfo, SubflowSlot};
 use std::collections::VecDeque;

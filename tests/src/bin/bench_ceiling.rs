@@ -3,9 +3,9 @@
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
+use mptcp_datapath::xdp::XdpMode;
 use mptcp_tests::lab::{Family, Lab};
 use mptcp_tests::raw::{Sender, Sink, segment};
-use mptcp_user::datapath::xdp::XdpMode;
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

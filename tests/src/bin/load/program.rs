@@ -1,14 +1,14 @@
 //! The XDP program on interfaces, without a stack. The library is used here and nowhere else in `load`.
 
-pub(crate) use mptcp_user::datapath::xdp::CounterSnapshot;
-pub(crate) use mptcp_user::lab::units::duration;
+pub(crate) use mptcp_cli::lab::units::duration;
+pub(crate) use mptcp_datapath::xdp::CounterSnapshot;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use mptcp_common::maps::{LOCAL_OWN, LocalKey};
-use mptcp_user::datapath::interface::{AttachMode, HostFacts};
-use mptcp_user::datapath::netlink::{Address, Link, Netlink};
-use mptcp_user::datapath::xdp::{XdpConfig, XdpError, XdpMode, XdpProgram};
+use mptcp_datapath::interface::{AttachMode, HostFacts};
+use mptcp_datapath::netlink::{Address, Link, Netlink};
+use mptcp_datapath::xdp::{XdpConfig, XdpError, XdpMode, XdpProgram};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 

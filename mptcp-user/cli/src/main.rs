@@ -1,0 +1,5 @@
+//! The `mptcp` command.
+
+fn main() -> ! {
+    mptcp_cli::main()
+}

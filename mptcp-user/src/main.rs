@@ -1,7 +1,0 @@
-//! The `mptcp` command.
-
-mod cli;
-
-fn main() -> ! {
-    cli::main()
-}
