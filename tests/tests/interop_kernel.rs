@@ -49,6 +49,12 @@ fn fallback_to_regular_tcp() {
 }
 
 #[test]
+fn mp_fail_and_two_minutes() {
+    require_root!();
+    runner::run(Theme::Waiting);
+}
+
+#[test]
 fn middleboxes() {
     require_root!();
     runner::run(Theme::Middleboxes);

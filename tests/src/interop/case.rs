@@ -110,12 +110,13 @@ pub enum Theme {
     Priorities,
     Failures,
     Fallback,
+    Waiting,
     Middleboxes,
 }
 
 impl Theme {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Transfers,
         Self::Joins,
         Self::Announcements,
@@ -123,6 +124,7 @@ impl Theme {
         Self::Priorities,
         Self::Failures,
         Self::Fallback,
+        Self::Waiting,
         Self::Middleboxes,
     ];
 
@@ -136,6 +138,7 @@ impl Theme {
             Self::Priorities => "Backup subflows and priorities",
             Self::Failures => "Resets, fast close, links lost",
             Self::Fallback => "Fallback to regular TCP",
+            Self::Waiting => "MP_FAIL, and more than two minutes",
             Self::Middleboxes => "Middleboxes on both paths, or on one of two",
         }
     }

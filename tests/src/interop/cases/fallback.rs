@@ -24,11 +24,11 @@ const AFTER_SYN: &[&[&str]] = &[&["--box", "strip,option=mptcp,when=not-syn"]];
 const JOIN: &[&[&str]] = &[&[], &["--box", "strip,option=mp-join,when=syn"]];
 const JOIN_LOST: &[&[&str]] = &[&[], &["--box", "drop,option=mp-join,when=syn"]];
 /// What is changed on the way, and what comes of it.
-const TEXT: &str = "PORT 10;77;1;1;19;136\r\n";
-const CHANGED: &str = "PORT 203;0;113;1;19;1\r\n";
+pub(super) const TEXT: &str = "PORT 10;77;1;1;19;136\r\n";
+pub(super) const CHANGED: &str = "PORT 203;0;113;1;19;1\r\n";
 const CHANGE_FORWARD: &str = "replace,find=10;77;1;1;19;136,with=203;0;113;1;19;1,way=forward";
 const CHANGE_REVERSE: &str = "replace,find=10;77;1;1;19;136,with=203;0;113;1;19;1,way=reverse";
-const CHANGER: &[&[&str]] = &[&["--box", CHANGE_FORWARD, "--box", CHANGE_REVERSE]];
+pub(super) const CHANGER: &[&[&str]] = &[&["--box", CHANGE_FORWARD, "--box", CHANGE_REVERSE]];
 const CHANGER_ON_THE_SECOND: &[&[&str]] = &[&[], &["--box", CHANGE_FORWARD, "--box", CHANGE_REVERSE]];
 
 pub(super) const ROWS: &[Row] = &[
@@ -163,7 +163,7 @@ fn join_fails(world: &mut World) -> Result<()> {
     world.counters(&[("MPJoinAckRx", 0)])
 }
 
-fn we_are_misquoted(world: &mut World) -> Result<()> {
+pub(super) fn we_are_misquoted(world: &mut World) -> Result<()> {
     world.tolerate(&["DataCsumErr", "MPFailTx", "MPFailRx", "InfiniteMapRx", "DssFallback"]);
     begin(world)?;
     // Checksums have been seen to be right.

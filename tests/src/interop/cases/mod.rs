@@ -8,6 +8,7 @@ mod joins;
 mod middleboxes;
 mod priorities;
 mod transfers;
+mod waiting;
 
 use super::case::{Case, Row};
 use super::world::World;
@@ -23,6 +24,7 @@ pub fn rows() -> impl Iterator<Item = &'static Row> {
         priorities::ROWS,
         failures::ROWS,
         fallback::ROWS,
+        waiting::ROWS,
         middleboxes::ROWS,
     ]
     .into_iter()
