@@ -137,7 +137,8 @@ mod tests {
                 gaps.extend(missing(&format!("{client:?} {checksum}"), &|case| {
                     (case.variant.client, case.variant.checksum) == (client, checksum)
                 }));
-                for theme in Theme::ALL {
+                // Without checksums there is no MP_FAIL to wait for.
+                for theme in Theme::ALL.into_iter().filter(|theme| *theme != Theme::Waiting) {
                     gaps.extend(missing(&format!("{client:?} {checksum} {theme:?}"), &|case| {
                         (case.variant.client, case.variant.checksum, case.row.theme)
                             == (client, checksum, theme)
