@@ -35,6 +35,7 @@ mod peers;
 mod place;
 mod pre_join;
 mod reassembly;
+mod reinjection;
 mod remote_address;
 mod right_sizing;
 mod rtt;
