@@ -1,8 +1,8 @@
-//! What happens to packets, counted per CPU.
+//! Counters of packets by their fate, one set per CPU.
 
 use crate::headers::Reason;
 
-/// What becomes of a packet.
+/// The fate of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub enum Verdict {
     /// To user space, through AF_XDP.

@@ -1,8 +1,8 @@
-//! What the XDP program tells user space besides packets, through a ring buffer.
+//! Events that the XDP program sends to user space through a ring buffer, besides packets.
 
 use crate::maps::SubflowKey;
 
-/// What an [`Event`] is about.
+/// The subject of an [`Event`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u32)]
 pub enum EventKind {
@@ -55,7 +55,7 @@ impl Event {
         // SAFETY: as many octets as an `Event` has, any value of which is one: integers without padding.
         Some(unsafe { core::mem::transmute::<[u8; EVENT_LEN], Event>(*octets) })
     }
-    /// What it is about; none for a number that this version doesn't know.
+    /// The subject; none for a number that this version doesn't know.
     pub const fn kind(&self) -> Option<EventKind> {
         match self.kind {
             1 => Some(EventKind::Unreachable),

@@ -1,6 +1,6 @@
 //! Ethernet, VLAN tags, IPv4, IPv6 and TCP headers of one packet (IEEE 802.3, 802.1Q, 802.1ad; RFC 791, 8200, 9293).
 //!
-//! What is decoded is what this stack can own: a whole, unfragmented TCP segment, or an ICMP error about one. For
+//! The decoder accepts packets that this stack can own: a whole, unfragmented TCP segment, or an ICMP error about one. For
 //! everything else there is a [`Reason`], and the packet is the kernel's. Checksums are not looked at here: the XDP
 //! program would have to read the whole packet, so user space verifies them.
 
@@ -425,7 +425,7 @@ impl Headers {
     }
 }
 
-/// What a packet is.
+/// The kind of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Packet {
     /// A TCP segment.

@@ -4,9 +4,9 @@ use crate::address::Address;
 use crate::headers::{self, Network, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Reason};
 use crate::octets::{Octets, View};
 
-/// What an error message says about a segment that went the other way.
+/// The part of an ICMP error that is about a segment that went the other way.
 ///
-/// Anybody can send such a message. Whoever acts on it checks first that the quoted sequence number is one that is
+/// Any host can send such a message. Before user space acts on it, it checks that the quoted sequence number is
 /// in flight (RFC 5927 section 4.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quote {
@@ -29,7 +29,7 @@ pub struct Quote {
     pub hard: bool,
 }
 
-/// What type and code mean.
+/// The meaning of type and code.
 #[derive(Clone, Copy)]
 struct Meaning {
     too_big: bool,

@@ -35,7 +35,7 @@ pub mod name {
     pub const EVENTS: &str = "EVENTS";
     /// Global: refusals of MP_JOIN that each CPU may send per second; 0: none, user space gets them all.
     pub const REFUSALS_PER_SECOND: &str = "REFUSALS_PER_SECOND";
-    /// Global: what becomes of peers that no prefix in [`PEERS`] has: [`PEERS_UNRULED`](super::PEERS_UNRULED)
+    /// Global: the rule for peers that no prefix in [`PEERS`] has: [`PEERS_UNRULED`](super::PEERS_UNRULED)
     /// and so on.
     pub const OTHER_PEERS: &str = "OTHER_PEERS";
     /// The program.
@@ -101,7 +101,7 @@ pub struct SubflowValue {
     pub shard: u32,
 }
 
-/// What a local port is used for: a cache line, which a segment for a port that nobody here uses costs, and a segment of the
+/// The use of a local port. It is one cache line, which is all that a segment for an unused port costs, and a segment of the
 /// only subflow of a port, too.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,7 +109,7 @@ pub struct PortValue {
     /// How many subflows and listeners use it.
     pub users: u32,
     /// Not 0: the only one of them is this subflow. Written after the rest, and cleared before any of it changes. A segment that
-    /// meets such a change may still be taken for the other subflow's: what the program says of it is a hint, which user
+    /// meets such a change may still be taken for the other subflow's. The program's note on it is a hint, which user
     /// space doesn't rely on.
     pub sole: u32,
     /// The subflow.
@@ -181,7 +181,7 @@ impl LocalKey {
     }
 }
 
-/// What an address in [`name::LOCALS`] is.
+/// The meaning of an address in [`name::LOCALS`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LocalValue {
@@ -293,7 +293,7 @@ impl InterfaceValue {
     }
 }
 
-/// What was last seen of a subflow. The XDP program writes it without locks: packets of one subflow come by one
+/// The last state that the program saw of a subflow. The XDP program writes it without locks: packets of one subflow come by one
 /// receive queue, hence by one CPU. Where they don't, counts may lose a packet; nothing else can happen.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

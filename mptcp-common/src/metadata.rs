@@ -1,4 +1,4 @@
-//! What the XDP program says of a packet, directly in front of it.
+//! The XDP program's notes on a packet, directly in front of it.
 //!
 //! The metadata area ends where the packet begins, so the part that is always there comes last. Kernels before 6.9
 //! allow 32 octets, later ones 252: the *long* form has 64, the *short* form is its second half. With the short form,

@@ -2,7 +2,7 @@
 //!
 //! User space iterates over all options with [`OptionIter`]; the XDP program makes one [`scan`] for those that it
 //! needs. Both take their steps with [`step`], so they agree on where an option begins, on how long it is, and on
-//! what is malformed. [`Dss`] and [`JoinSyn`] are the two options of Multipath TCP (RFC 8684 sections 3.3 and
+//! malformed options. [`Dss`] and [`JoinSyn`] are the two options of Multipath TCP (RFC 8684 sections 3.3 and
 //! 3.2; RFC 6824 has the same layout) that XDP reads; user space reads the others by itself.
 
 use crate::octets::{Octets, View};
@@ -57,7 +57,7 @@ pub const DSS_DSN_LONG: u8 = 0x08;
 /// DSS flag F: DATA_FIN.
 pub const DSS_DATA_FIN: u8 = 0x10;
 
-/// What lies at one place of the option area.
+/// The content of one place of the option area.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     /// The end of the options: explicitly, or because the area ends.
@@ -76,7 +76,7 @@ pub enum Step {
     Malformed,
 }
 
-/// What lies at `at` of `octets`, in an option area that ends before `end`.
+/// The content at `at` of `octets`, in an option area that ends before `end`.
 #[inline(always)]
 pub fn step<O: Octets>(octets: &O, at: usize, end: usize) -> Step {
     if at >= end {
@@ -109,7 +109,7 @@ pub fn step<O: Octets>(octets: &O, at: usize, end: usize) -> Step {
 pub struct RawOption<'a> {
     /// The kind.
     pub kind: u8,
-    /// What follows kind and length octet.
+    /// The bytes behind kind and length.
     pub data: &'a [u8],
 }
 
@@ -137,7 +137,7 @@ pub struct OptionIter<'a> {
 }
 
 impl<'a> OptionIter<'a> {
-    /// Iterates over `area`: the octets between TCP header and payload. What is beyond 40 octets is ignored.
+    /// Iterates over `area`: the octets between TCP header and payload. Bytes beyond the first 40 are ignored.
     #[inline]
     pub fn new(area: &'a [u8]) -> Self {
         Self { area: area.get(..MAX_OPTIONS_LEN).unwrap_or(area), at: 0 }
@@ -174,7 +174,7 @@ impl<'a> Iterator for OptionIter<'a> {
 
 impl core::iter::FusedIterator for OptionIter<'_> {}
 
-/// What a [`scan`] has seen.
+/// The result of a [`scan`].
 ///
 /// The sets are built without branches: the verifier of the XDP program follows every path through the loop, and
 /// would otherwise have as many states to compare as there are sets.
@@ -186,7 +186,7 @@ pub struct Scan {
     pub large_kinds: u8,
     /// Bit n: subtype n of Multipath TCP was there.
     pub subtypes: u32,
-    /// Bits of `subtypes`: those that were there more than once.
+    /// Bits of `subtypes` for the options that occurred more than once.
     pub repeated: u32,
     /// Not 0: an option's length makes no sense, or there are more options than a scan looks at.
     pub malformed: u32,
@@ -328,7 +328,7 @@ impl Dss {
     /// Reads the DSS of `len` octets at `at`. None if `len` is not what the flags ask
     /// for: a DSS has exactly the fields that its flags name, and 2 octets more where there is a checksum.
     ///
-    /// Fields are read as the last octets of the eight that end where they end; those always exist in a
+    /// A field is read as the last of the eight bytes that end where it ends. These eight bytes always exist in a
     /// packet, since at least the TCP header is in front. So there are no branches by flags, of which the verifier would follow every
     /// combination.
     #[inline(always)]

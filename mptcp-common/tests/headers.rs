@@ -1,4 +1,4 @@
-//! The header decoder: what was built is what is decoded, and no octets make it panic.
+//! The header decoder returns the headers that were built, and no input makes it panic.
 
 use mptcp_common::address::Address;
 use mptcp_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Reason, decode};

@@ -10,7 +10,7 @@ use mptcp_common::counter::Counter;
 use mptcp_common::maps::{LOCAL_OWN, LocalKey, PEERS_ACCEPTED, PEERS_UNRULED, PeerKey};
 use mptcp_common::octets::{Octets as _, View as _};
 
-/// What user space has said of an address; 0: nothing.
+/// The meaning that user space has given to an address; 0: none.
 #[inline(always)]
 fn local(ctx: &XdpContext, address: Address) -> u32 {
     let key = LocalKey::new(address, ctx.ingress_ifindex() as u32);

@@ -3,7 +3,7 @@
 //! A segment of one of our subflows gets what the options say written in front of it ([`metadata`]) and into
 //! the telemetry array, and goes to the socket of the shard that owns the connection. A SYN for one of our
 //! listeners, and an MP_JOIN with one of our tokens, go up the slow path to the same sockets. An MP_JOIN with
-//! an unknown token is refused on the spot ([`refuse`]). What has no subflow is ours only if it is for an
+//! an unknown token is refused on the spot ([`refuse`]). A segment without a subflow is ours only if it is for an
 //! address of this host, and must come from where a peer can be ([`admission`]). Everything else is the
 //! kernel's, and so is whatever can't be made sense of, unless it surely belongs to a subflow: then user
 //! space puts it together if it is a fragment, and otherwise it is dropped ([`odd`]).
@@ -83,7 +83,7 @@ fn handle(ctx: &XdpContext, counts: Counts) -> Result<(), Counter> {
     }
     let scan = options::scan(&packet, headers.options(), headers.payload);
     let mut target = target(ctx, packet, &headers, &scan, port)?;
-    // What is known on each path to here would make the verifier follow them separately.
+    // Knowledge of the values on each path would make the verifier follow the paths separately.
     target.kind = packet.forget(target.kind);
     target.slot = packet.forget(target.slot);
 
@@ -127,7 +127,7 @@ struct Target {
     shard: u32,
 }
 
-/// Whose segment it is. An error, if it isn't for user space.
+/// The owner of a segment. An error, if it isn't for user space.
 #[inline(always)]
 fn target(
     ctx: &XdpContext,
@@ -221,8 +221,8 @@ fn probe(index: u32, probe: u32) -> Option<&'static InterfaceValue> {
     if entry.index == index { Some(entry) } else { None }
 }
 
-/// Names the socket of a shard as the packet's destination, if there is one. What happens to the packet until the
-/// program returns still reaches it.
+/// Names the socket of a shard as the packet's destination, if there is one. Changes of the packet until the
+/// program returns still reach it.
 #[inline(always)]
 pub(crate) fn redirect(ctx: &XdpContext, shard: u32) -> bool {
     let Some(entry) = interface(ctx) else { return false };

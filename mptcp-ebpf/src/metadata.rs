@@ -10,7 +10,7 @@ use mptcp_common::headers::Headers;
 use mptcp_common::metadata::{FLAG_DSS, FLAG_LONG, FLAG_VLANS_SHIFT, LONG_LEN, MAGIC, Metadata, SHORT_LEN};
 use mptcp_common::options::{Dss, Scan};
 
-/// What the short form leaves out.
+/// The length that the short form leaves out.
 const HEAD: usize = LONG_LEN - SHORT_LEN;
 
 /// Place of a field in the short form.

@@ -1,4 +1,4 @@
-//! Packets that are no whole TCP segments: what surely belongs to a subflow must not reach the kernel, which
+//! Packets that are no whole TCP segments. One that surely belongs to a subflow must not reach the kernel, which
 //! has no socket for it and would answer with RST in our name.
 
 use crate::packet::Packet;
@@ -12,7 +12,7 @@ use mptcp_common::headers::{Network, PROTOCOL_TCP, Reason, buried};
 use mptcp_common::maps::{FRAGMENT_LIFE_NS, FragmentValue, SubflowKey};
 use mptcp_common::octets::{Octets as _, View as _};
 
-/// What becomes of a packet whose layers below TCP are of no use.
+/// The fate of a packet whose layers below TCP are of no use.
 #[inline(always)]
 pub fn network(ctx: &XdpContext, packet: Packet, reason: Reason) -> Counter {
     match reason {
@@ -29,7 +29,7 @@ pub fn network(ctx: &XdpContext, packet: Packet, reason: Reason) -> Counter {
     }
 }
 
-/// What becomes of a packet whose TCP header is of no use.
+/// The fate of a packet whose TCP header is of no use.
 #[inline(always)]
 pub fn segment(ctx: &XdpContext, network: &Network, reason: Reason) -> Counter {
     let mut ports = [0u8; 4];

@@ -28,7 +28,7 @@ impl Packet {
     /// The packet of a context.
     #[inline(always)]
     pub fn new(ctx: &XdpContext) -> Self {
-        // SAFETY: nobody writes to it.
+        // SAFETY: no code writes to it.
         let zero = unsafe { (&raw const ZERO).read_volatile() };
         Self { data: ctx.data() as *const u8, end: ctx.data_end() as *const u8, zero }
     }

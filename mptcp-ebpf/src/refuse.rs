@@ -30,7 +30,7 @@ const SECOND: u64 = 1_000_000_000;
 pub fn refuse(ctx: &XdpContext, headers: &Headers) -> Option<Counter> {
     let limit = u64::from(REFUSALS_PER_SECOND.load());
     let (l3, l4) = (headers.network.l3, headers.network.l4);
-    // Options and extension headers would have to be left out; nobody sends such SYNs.
+    // Options and extension headers would have to be left out; no known stack sends such SYNs.
     if limit == 0 || l4 - l3 != if headers.network.dst.is_v4() { 20 } else { 40 } {
         return None;
     }

@@ -46,7 +46,7 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 #[unsafe(no_mangle)]
 pub static REFUSALS_PER_SECOND: Global<u32> = Global::new(1000);
 
-/// What becomes of peers that no prefix in `PEERS` has.
+/// The rule for peers that no prefix in `PEERS` has.
 #[unsafe(no_mangle)]
 pub static OTHER_PEERS: Global<u32> = Global::new(0);
 

@@ -1,4 +1,4 @@
-//! What RFC 8684 asks for, where it is done, and what proves it.
+//! The requirements of RFC 8684, the code that fulfils each, and the test that proves it.
 //!
 //! `docs/rfc8684.requirements` lists the requirements: an identifier (section and number), the word of RFC
 //! 2119, a short paraphrase, and for those that are not fulfilled, or not by code, the reason. Code and tests

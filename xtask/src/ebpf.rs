@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 
 /// The stored object, below the top of the source tree.
 const OBJECT: &str = "mptcp-ebpf/object/mptcp.bpf.o";
-/// What it was built from and with.
+/// The sources and tools of the committed object.
 const PROVENANCE: &str = "mptcp-ebpf/object/provenance.txt";
-/// What the object is built from: folders and files below the top.
+/// Sources of the object: folders and files below the top.
 const SOURCES: [&str; 5] = [
     "mptcp-common/Cargo.toml",
     "mptcp-common/src",
@@ -212,7 +212,7 @@ fn strip(object: &[u8]) -> Result<Vec<u8>> {
     Ok(stripped)
 }
 
-/// What [`PROVENANCE`] says.
+/// The content of [`PROVENANCE`].
 struct Stored {
     sources: String,
     compiler: String,

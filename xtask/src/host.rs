@@ -1,4 +1,4 @@
-//! What this machine must have before a habit can work: found, or installed, or asked for.
+//! Programs that a command needs on this machine: found, installed, or asked for.
 
 use super::run::{has, run, target};
 use anyhow::{Context, Result, bail};
@@ -19,7 +19,7 @@ pub(crate) const IP: Tool = Tool { program: "ip", probe: "-V", package: "iproute
 /// Wireshark's dissector.
 pub(crate) const TSHARK: Tool = Tool { program: "tshark", probe: "--version", package: "tshark" };
 
-/// What virtual machines take: qemu, and what their file system is made from.
+/// Packages for virtual machines: qemu, and the parts of their file system.
 pub(crate) const GUESTS: [Tool; 6] = [
     IP,
     Tool { program: "qemu-system-x86_64", probe: "--version", package: "qemu-system-x86" },
@@ -54,7 +54,7 @@ pub(crate) fn need(tools: &[Tool]) -> Result<()> {
     install(&missing).with_context(|| format!("can't install {list}"))
 }
 
-/// Installs packages and removes none: what this machine has is wanted, too.
+/// Installs packages and removes none, because this machine's own are wanted, too.
 fn install(packages: &[&str]) -> Result<()> {
     let apt = |options: &[String], words: &[&str]| {
         let mut command = Command::new("apt-get");

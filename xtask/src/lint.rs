@@ -11,7 +11,7 @@ const MANIFESTS: [&str; 3] = ["Cargo.toml", "fuzz/Cargo.toml", "mptcp-ebpf/Cargo
 /// Crates that only a driver of the engine may use.
 const DRIVERS: [&str; 8] = ["aya", "getrandom", "libc", "mio", "netlink-sys", "nix", "rustix", "tokio"];
 
-/// What a crate of this workspace may not depend on, not even through another crate.
+/// Forbidden dependencies of the workspace's crates, also through another crate.
 const LAYERS: [(&str, &[&str]); 5] = [
     ("mptcp-proto", &DRIVERS),
     ("mptcp-sim", &DRIVERS),

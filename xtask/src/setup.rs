@@ -1,8 +1,8 @@
-//! What building the XDP program takes: a compiler that comes with `core`'s source, and `bpf-linker`; and
+//! Tools to build the XDP program: a compiler that comes with `core`'s source, and `bpf-linker`; and
 //! `cargo-deny`, which checks the dependencies.
 //!
 //! Nothing is put in the way of anything else: Debian's compiler goes to `/usr` as a package, the others into
-//! a cache folder of this project. What is there is used; what is not is installed, and said.
+//! a cache folder of this project. A tool that is there is used; a missing one is installed, with a message.
 
 use super::run::{has, run};
 use anyhow::{Context, Result, bail, ensure};
@@ -40,7 +40,7 @@ pub(crate) struct Compiler {
     pub(crate) cargo: PathBuf,
     /// Where it is installed.
     pub(crate) sysroot: PathBuf,
-    /// What it says of itself, in one line.
+    /// The tool's own version line.
     pub(crate) version: String,
     /// Major version of its LLVM.
     llvm: u32,

@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let first = options.first;
     pieces(&pairs, &PAIRS, first, options.pairs, PAIRS_AT_ONCE, jobs, "pairs")?;
     let between = begun.elapsed();
-    // Those use all processors by themselves.
+    // Scenarios use all processors by themselves.
     let seeds = options.scenarios.div_ceil(KINDS);
     pieces(&scenarios, &SCENARIOS, first, seeds, SCENARIOS_AT_ONCE / KINDS, 1, "seeds of 4 scenarios")?;
     let after = begun.elapsed() - between;

@@ -48,7 +48,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Wait for a connection; what it brings goes to standard output, standard input goes to the peer
+    /// Wait for a connection; its bytes go to standard output, standard input goes to the peer
     Listen(ListenArgs),
     /// Open a connection; standard input goes to the peer, what it answers goes to standard output
     Connect(ConnectArgs),
@@ -64,7 +64,7 @@ pub(crate) enum Command {
     Lab(super::lab_command::LabArgs),
 }
 
-/// Wait for a connection; what it brings goes to standard output, standard input goes to the peer.
+/// Wait for a connection; its bytes go to standard output, standard input goes to the peer.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -237,7 +237,7 @@ pub(crate) struct ConnectionArgs {
     /// Which subflow takes the next data
     #[arg(long, value_name = "NAME", value_parser = explained(ConnectionConfig::schedulers()), default_value_t = ConnectionConfig::default().scheduler)]
     pub(crate) scheduler: String,
-    /// What to do when the peer's window is full because of data on a slow path, while a faster one has nothing to send
+    /// Action when the peer's window is full because of data on a slow path, while a faster path has nothing to send
     #[arg(long, value_enum, default_value_t = Opportunism::Off)]
     pub(crate) opportunism: Opportunism,
     /// Congestion control algorithm
@@ -255,7 +255,7 @@ pub(crate) struct ConnectionArgs {
     /// that short ones don't pay for paths they have no use for; 0: never wait
     #[arg(long, value_name = "SECONDS", value_parser = seconds_or_none, default_value = "0.01")]
     pub(crate) subflow_delay: Duration,
-    /// What interfaces are for (repeatable, or separated by commas): NAME=deny, metered (only while nothing else
+    /// Use of interfaces (repeatable, or separated by commas): NAME=deny, metered (only while nothing else
     /// works), backup, allow or prefer. NAME may end with *; the first rule that fits decides
     #[arg(long = "interface-rule", value_name = "NAME=USE", value_delimiter = ',')]
     pub(crate) interface_rules: Vec<InterfaceRule>,
@@ -333,8 +333,8 @@ pub(crate) struct StackArgs {
     #[arg(long)]
     pub(crate) busy_poll: bool,
     /// Leave by any route over the interfaces in use, also where the host's routing policy leads elsewhere:
-    /// past a VPN that takes all traffic, for example. What the host refuses (prohibit, blackhole,
-    /// unreachable) stays refused
+    /// past a VPN that takes all traffic, for example. Routes that refuse (prohibit, blackhole,
+    /// unreachable) are obeyed
     #[arg(long)]
     pub(crate) any_route: bool,
     /// Most octets that all connections may hold together (suffixes K, M, G). As they become scarce, windows become
@@ -392,7 +392,7 @@ pub(crate) enum Version {
     One,
 }
 
-/// What to do about a slow path that holds up the peer's window (RFC 8041 section 4.2).
+/// Reaction to a slow path that holds up the peer's window (RFC 8041 section 4.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Opportunism {
     /// Wait for it

@@ -1,4 +1,4 @@
-//! `mptcp counters`: what has happened in all `mptcp` processes on this host, by name.
+//! `mptcp counters`: the counters of all `mptcp` processes on this host, by name.
 
 use super::args::CountersArgs;
 use super::exit::ExitCode;
@@ -35,7 +35,7 @@ fn sum(reports: &[Value]) -> Map<String, Value> {
     sum
 }
 
-/// As `nstat` prints them, in the order of the list of counters; those of the XDP program at the end.
+/// A table like that of `nstat`, in the order of the list of counters. The XDP program's counters come last.
 fn table(sum: &Map<String, Value>, explain: bool) -> String {
     let known = Counter::ALL.iter().map(|counter| (counter.name(), counter.meaning()));
     let others = sum.keys().filter(|name| Counter::ALL.iter().all(|counter| counter.name() != *name));

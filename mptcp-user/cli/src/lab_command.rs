@@ -79,7 +79,7 @@ pub(crate) struct LabArgs {
     /// Forward again from so long after the start on
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     up_at: Vec<Duration>,
-    /// Read settings from a TOML file; those given as flags come on top
+    /// Read settings from a TOML file; flags override them
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Seed of everything random

@@ -21,7 +21,7 @@ const BUFFERS: usize = 8;
 /// Buffers moved in one go before other futures of the task get their turn.
 const TURN: usize = 32;
 
-/// What goes to the peer.
+/// The source of the bytes that go to the peer.
 #[derive(Debug)]
 pub(crate) struct Input {
     full: UnboundedReceiver<io::Result<Vec<u8>>>,

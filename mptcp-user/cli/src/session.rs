@@ -24,7 +24,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// Time between two looks at the connection for the progress lines.
 const TICK: Duration = Duration::from_millis(250);
 
-/// What all connections of this process share.
+/// The state that all connections of this process share.
 pub(super) struct Session {
     pub(super) command: &'static str,
     pub(super) data: DataArgs,

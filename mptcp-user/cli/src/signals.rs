@@ -36,7 +36,7 @@ impl Signals {
     pub(crate) async fn wanted(&mut self) -> ExitCode {
         match self.0.wait_for(Option::is_some).await.map(|code| *code) {
             Ok(Some(code)) => code,
-            // The sender lives as long as the runtime: nobody is left to tell.
+            // The sender lives as long as the runtime, so the runtime is ending.
             _ => std::future::pending().await,
         }
     }

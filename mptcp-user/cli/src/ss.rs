@@ -40,7 +40,7 @@ async fn look(args: &SsArgs) -> Result<String> {
     Ok(table(&reports, &named_namespaces()))
 }
 
-/// What the processes say; an error tells why they can't be asked.
+/// The answers of the processes. The error says why they can't be asked.
 pub(super) async fn fetch(pid: Option<u32>, question: &Question) -> Result<Vec<Value>> {
     let directory = directory();
     let answers = ask_all(&directory, pid, question).await;

@@ -1,8 +1,8 @@
 //! The control socket: how one process asks the others on its host what their stacks are doing.
 //!
 //! Each stack listens on a Unix socket of its own in a directory that only its user (root, usually) can enter. A request
-//! is one line of JSON, such as `{"ask":"report"}`; the answer is one JSON document, and the end of the stream. What can be
-//! changed through it is which subflows are backups.
+//! is one line of JSON, such as `{"ask":"report"}`; the answer is one JSON document, and the end of the stream. The only
+//! setting that a request can change is which subflows are backups.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -34,7 +34,7 @@ const MAX_ANSWER: u64 = 256 << 20;
 /// Stacks of one process.
 const MAX_STACKS: u32 = 1000;
 
-/// What can be asked.
+/// A question to a stack.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case")]
 pub enum Question {
@@ -52,7 +52,7 @@ pub enum Question {
     },
 }
 
-/// What the end of a subflow on this host is called.
+/// A name for subflows by their end on this host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SubflowEnd {
@@ -154,7 +154,7 @@ fn sockets(directory: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
 /// Removes what processes that were killed have left.
 async fn remove_stale(directory: &Path) {
     for (_, path) in sockets(directory).unwrap_or_default() {
-        // Nobody listens there any more. Those who do are left in peace.
+        // The owner of a socket that refuses is gone. A live owner keeps its file.
         let outcome = timeout(PATIENCE, UnixStream::connect(&path)).await;
         if matches!(outcome, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused) {
             let _ = std::fs::remove_file(&path);
@@ -234,7 +234,7 @@ impl ControlSocket {
 pub struct Asker(UnixStream);
 
 impl Asker {
-    /// Answers. Who does not listen any more is not waited for.
+    /// Answers. A client that no longer listens does not hold up the stack.
     pub async fn answer(mut self, answer: &Value) {
         let text = answer.to_string();
         let _ = timeout(PATIENCE, self.0.write_all(text.as_bytes())).await;
@@ -242,7 +242,7 @@ impl Asker {
     }
 }
 
-/// Asks all stacks on this host, or those of one process. Those that end meanwhile are left out.
+/// Asks all stacks on this host, or those of one process. Stacks that end meanwhile are left out.
 ///
 /// # Errors
 /// The directory can't be read: [`ErrorKind::PermissionDenied`] for those it does not belong to. No directory at all

@@ -1,4 +1,4 @@
-//! What acknowledgments cost a sender with very much in flight: ordinary ones, and those of a peer that makes
+//! The cost of acknowledgments for a sender with very much in flight: ordinary ones, and those of a peer that makes
 //! its SACK blocks to cost as much as possible.
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ const PEER_ISS: SeqNumber = SeqNumber(1000);
 /// The peer's window scale, with which its window is a gigabyte.
 const SCALE: u8 = 14;
 
-/// What a peer says in its SACK blocks, which never repeat.
+/// The pattern of a peer's SACK blocks, which never repeat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blocks {
     /// Single octets, here and there.
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    /// The cheapest of some runs of so many, each: what else the machine does is no part of it.
+    /// The cost of one in the cheapest of several runs, so that other load on the machine does not count.
     fn cost(mut acknowledge: impl FnMut()) -> f64 {
         let runs = (0..10).map(|_| {
             let start = Instant::now();

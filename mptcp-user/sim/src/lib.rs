@@ -1,10 +1,10 @@
 //! Simulated networks in virtual time.
 //!
 //! * [`Link`]: one direction of a link: rate, delay, queue, loss, reordering, duplication, damage;
-//! * [`middlebox`]: what networks do to TCP segments, one trick per box;
+//! * [`middlebox`]: boxes that change TCP segments, one trick each;
 //! * [`Network`]: paths made of both, between the addresses of two hosts;
-//! * [`Traffic`]: what applications do, and whether what they get is what was sent;
-//! * [`Acknowledgments`]: a sender and what hostile acknowledgments cost it;
+//! * [`Traffic`]: applications, which also check that the bytes they get are the bytes that were sent;
+//! * [`Acknowledgments`]: a sender, and the cost of hostile acknowledgments;
 //! * [`Direct`]: two engines without a network, to measure what they cost;
 //! * [`Simulation`]: two engines, a network, and what happens to them in virtual time;
 //! * [`Scenario`]: a random topology with random traffic from one seed, and the judgment of how it went.

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Octets of a frame that an MTU does not count.
 const ETHERNET_HEADER: usize = 14;
 
-/// What a link does with a packet.
+/// A packet as a link needs it.
 pub trait Packet: Queued + Clone {
     /// Damages one bit. Says whether anything arrives: a simulated receiver would throw the packet away.
     fn corrupt(&mut self, random: &mut Random) -> bool;
@@ -121,7 +121,7 @@ impl LinkConfig {
     }
 }
 
-/// What happened on a link, in packets unless said otherwise.
+/// Counters of a link, in packets unless said otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
 pub struct LinkStats {
     /// Offered to the link.
@@ -174,7 +174,7 @@ pub struct Link<P> {
 impl<P: Packet> Link<P> {
     /// An idle link.
     pub fn new(config: LinkConfig, random: Random) -> Self {
-        // What the discipline draws changes nothing of what happens on the wire.
+        // The discipline draws from numbers of its own, so that it does not change what the wire draws.
         let dice = random.clone().fork();
         Self {
             queue: Queue::new(config.queue_packets, config.queue_octets, config.discipline, dice),
@@ -211,7 +211,7 @@ impl<P: Packet> Link<P> {
             self.wire.clear();
         }
     }
-    /// What happened so far.
+    /// The counters so far.
     pub fn stats(&self) -> LinkStats {
         LinkStats { managed_drops: self.queue.managed_drops, marks: self.queue.marks, ..self.stats }
     }
@@ -283,7 +283,7 @@ impl<P: Packet> Link<P> {
         }
     }
 
-    /// What happens on the wire to a packet that left the bottleneck at `sent`.
+    /// Takes a packet that left the bottleneck at `sent` over the wire.
     fn carry(&mut self, sent: Instant, mut packet: P) {
         if self.loses(sent) {
             self.stats.lost += 1;

@@ -56,7 +56,7 @@ struct Path {
     /// Place of the path whose links carry the packets.
     carrier: usize,
     chain: Chain,
-    /// Once the routers have forgotten all connections: those that have begun since.
+    /// Connections that have begun since the routers forgot all; none, if they have not.
     known: Option<BTreeSet<(SocketAddr, SocketAddr)>>,
     forward: Link<Segment>,
     reverse: Link<Segment>,
@@ -76,8 +76,8 @@ impl Path {
         known.contains(&tuple)
     }
 
-    /// What the router before the link says to the sender of packets that are too long for it, and when that arrives
-    /// there. What boxes may have made of a packet the client would not recognise: then nothing is said.
+    /// The ICMP error of the router before the link to the sender of packets that are too long for it, and its time of arrival
+    /// there. Where boxes may have changed the packet beyond recognition there is none.
     fn report(&self, now: Instant, from: Side, segment: &Segment) -> Option<(Instant, Unreachable)> {
         let link = match from {
             Side::Client if self.chain.is_empty() => &self.forward,
@@ -266,7 +266,7 @@ impl Network {
             path.reverse.reconfigure(reverse);
         }
     }
-    /// What happened on a path, forward and back.
+    /// Counters of a path, forward and back.
     pub fn stats(&self, path: PathId) -> Option<(LinkStats, LinkStats)> {
         self.paths.get(path.0).map(|path| (path.forward.stats(), path.reverse.stats()))
     }

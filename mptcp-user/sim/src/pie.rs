@@ -18,7 +18,7 @@ const SHORT: usize = 2 * 1514;
 /// Updates made up for after an idle time; long before, the probability is nothing.
 const MAX_UPDATES: u32 = 1000;
 
-/// What becomes of a packet that arrives.
+/// The fate of a packet that arrives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fate {
     Enqueue,

@@ -6,7 +6,7 @@ use mptcp_proto::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// What the queue needs to know of a packet.
+/// The properties of a packet that the queue needs.
 pub trait Queued {
     /// Octets on the wire.
     fn wire_len(&self) -> usize;
@@ -262,7 +262,7 @@ mod tests {
         let mut queue = Queue::new(10_000, usize::MAX, discipline, Random::new(1));
         let mut worst = Duration::ZERO;
         for millis in 0..4000 {
-            // Whoever is told slows down: offered load falls to what goes out after the first signals.
+            // The senders slow down when they are told: offered load falls to the rate of the link after the first signals.
             let told = queue.managed_drops + queue.marks;
             let offered = if told < 20 { 2 } else { 1 };
             for _ in 0..offered {

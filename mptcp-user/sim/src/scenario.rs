@@ -15,7 +15,7 @@ use mptcp_proto::{CloseReason, ConnectionConfig};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-/// What kind of network a random scenario has.
+/// The kind of network of a random scenario.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// Rates, delays and queues only: everything must arrive, and nobody may fall back or give up.
@@ -37,7 +37,7 @@ impl Kind {
 /// One simulated run.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// What kind of network it has.
+    /// The kind of network.
     pub kind: Kind,
     /// Network and seed.
     pub config: SimulationConfig,
@@ -45,11 +45,11 @@ pub struct Scenario {
     pub client: ConnectionConfig,
     /// How the server accepts.
     pub server: ConnectionConfig,
-    /// What the client does.
+    /// The client's application.
     pub client_traffic: Traffic,
-    /// What the server does.
+    /// The server's application.
     pub server_traffic: Traffic,
-    /// What happens meanwhile, by time after the connection attempt.
+    /// Actions, by time after the connection attempt.
     pub actions: Vec<(Duration, Action)>,
     /// When it must be over.
     pub limit: Duration,
@@ -64,7 +64,7 @@ impl Scenario {
         let (mut client, mut server) = (connection(), connection());
         let slowest =
             paths.iter().flat_map(|path| [path.forward.rate, path.reverse.rate]).flatten().min().unwrap_or(1);
-        // What takes the slowest path no more than half a minute without losses.
+        // The slowest path takes no more than half a minute for it without losses.
         let most = (slowest / 8 * 30).min(2_000_000);
         let traffic = |random: &mut Random| random_traffic(random, kind, most);
         let (client_traffic, mut server_traffic) = (traffic(&mut random), traffic(&mut random));
@@ -132,7 +132,7 @@ impl Scenario {
         if own.released || own.connected.is_none() {
             return;
         }
-        // Nobody got to know of a connection whose third ACK never came.
+        // The server's application never learns of a connection whose third ACK did not come.
         let peer_failed = peer.connected.is_none()
             || peer.closed.is_some_and(|(_, reason)| reason != CloseReason::Finished);
         let info = simulation.info(side, 0);

@@ -1,5 +1,5 @@
 //! An exchange between two engines in which a script of octets decides what becomes of each packet: the form of a
-//! simulation that a fuzzer can search. Whatever a fuzzer found stays in `fuzz/corpus`, and a test replays it.
+//! simulation that a fuzzer can search. Each input that a fuzzer found stays in `fuzz/corpus`, and a test replays it.
 
 use super::simulation::{SERVER_PORT, local_address};
 use mptcp_proto::audit::Side;
@@ -346,7 +346,7 @@ mod tests {
         }
     }
 
-    /// What the scripts with several subflows begin with, for all sets of options.
+    /// The beginning of the scripts with several subflows, for all sets of options.
     #[test]
     fn all_subflows_are_there_before_a_script_begins() {
         for options in 0..32 {

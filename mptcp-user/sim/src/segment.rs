@@ -45,7 +45,7 @@ impl Packet for Segment {
     }
 }
 
-/// Builds the packet that a segment is on the wire and parses it again: what the simulator hands over as a value
+/// Builds the packet that a segment is on the wire and parses it again: the segment that the simulator hands over as a value
 /// would have survived the real thing.
 ///
 /// # Panics

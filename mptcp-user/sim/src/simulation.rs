@@ -33,7 +33,7 @@ pub enum Action {
     AddAddress(Side, LocalAddress),
     /// A host loses an address.
     RemoveAddress(Side, IpAddr),
-    /// The process of a host makes no round for so long, as after SIGSTOP. What arrives meanwhile waits.
+    /// The process of a host makes no round for so long, as after SIGSTOP. Packets that arrive meanwhile wait.
     Stop(Side, Duration),
     /// The client opens a connection between two addresses.
     Connect(IpAddr, IpAddr, Box<ConnectionConfig>, Traffic),
@@ -43,7 +43,7 @@ struct Host {
     endpoint: Endpoint,
     apps: Vec<App>,
     next_port: u16,
-    /// What the application of each accepted connection does.
+    /// The application of each accepted connection.
     accepts: Traffic,
     added: BTreeSet<(SocketAddr, SocketAddr)>,
     tokens: BTreeSet<u32>,
@@ -218,16 +218,16 @@ impl Simulation {
     pub fn head_of_line(&self) -> Option<&HeadOfLine> {
         self.head_of_line.as_ref()
     }
-    /// What a side knows of its n-th connection.
+    /// The state of a side's n-th connection.
     pub fn info(&self, side: Side, index: usize) -> Option<ConnectionInfo> {
         let host = &self.hosts[side as usize];
         host.endpoint.info(host.apps.get(index)?.connection())
     }
-    /// What a side has counted.
+    /// The counters of a side.
     pub fn counters(&self, side: Side) -> &Counters {
         self.hosts[side as usize].endpoint.counters()
     }
-    /// What happened on a path, forward and back.
+    /// Counters of a path, forward and back.
     pub fn stats(&self, path: PathId) -> Option<(LinkStats, LinkStats)> {
         self.network.stats(path)
     }
@@ -561,7 +561,7 @@ impl Host {
             self.waiting.push(segment);
         }
     }
-    /// The process runs again: what came meanwhile is attended to before any timer.
+    /// The process runs again. It handles the packets that came meanwhile before any timer.
     fn go_on(&mut self, now: Instant) -> bool {
         let over = self.stopped_until.is_some_and(|until| until <= now);
         if over {

@@ -1,10 +1,10 @@
-//! What applications do with a connection, and whether what they get is what was sent.
+//! Applications on a connection, which check that the bytes they get are the bytes that were sent.
 
 use bytes::Bytes;
 use mptcp_proto::{CloseReason, ConnectionId, Endpoint, FallbackReason, Instant};
 use std::time::Duration;
 
-/// What an application does.
+/// An application.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Traffic {
     /// Octets it sends.
@@ -120,11 +120,11 @@ impl App {
     pub fn outcome(&self) -> &Outcome {
         &self.outcome
     }
-    /// What it has handed over, the end counted.
+    /// Bytes that it has handed over, the end counted.
     pub fn offered(&self) -> u64 {
         self.outcome.sent + u64::from(self.finished)
     }
-    /// What it has received, the end counted.
+    /// Bytes that it has received, the end counted.
     pub fn taken(&self) -> u64 {
         self.outcome.received + u64::from(self.outcome.end.is_some())
     }

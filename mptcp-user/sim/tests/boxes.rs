@@ -1,4 +1,4 @@
-//! One box at a time on an otherwise plain path: what it may cost, and what it must not.
+//! One box at a time on an otherwise plain path: the loss of goodput that it may cause, and no more.
 
 use mptcp_proto::{ConnectionConfig, ConnectionInfo};
 use mptcp_sim::middlebox::{Action, BoxConfig, OptionKind, When};

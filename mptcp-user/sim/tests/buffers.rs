@@ -60,7 +60,7 @@ fn a_slow_reader_and_an_idle_connection_keep_small_buffers() {
 }
 
 /// 8 Mb/s, 20 ms and 2 Mb/s, 150 ms, a hundredth lost on both, and 128 KiB of window: again and again it
-/// waits for an octet on the slow path. What is done about it is counted, and what is sent again is counted
+/// waits for an octet on the slow path. The counters show the reaction, and bytes sent again count
 /// as reinjected.
 #[test]
 fn what_is_done_about_a_window_that_is_held_up_is_counted() {
@@ -82,7 +82,7 @@ fn what_is_done_about_a_window_that_is_held_up_is_counted() {
     assert!(both > 0 && penalised > 0 && penalised <= both, "{penalised} penalties, {both} occasions");
 }
 
-/// Of two paths, one 40 ms longer than the other, each carries half: what comes over the shorter one waits.
+/// Of two paths, one 40 ms longer than the other, each carries half. The bytes of the shorter one wait.
 #[test]
 fn how_long_octets_wait_is_known_where_they_are_received() {
     let paths = [path(1, 8, 10), path(2, 8, 50)];

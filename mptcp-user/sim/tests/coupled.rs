@@ -1,6 +1,6 @@
-//! Two coupled subflows and one regular TCP behind one bottleneck: what RFC 6356 section 2 asks for is that the two
+//! Two coupled subflows and one regular TCP behind one bottleneck. RFC 6356 section 2 asks that the two
 //! together take no more than the one. The rules of LIA and BALIA aim at just as much, and runs differ by several per cent
-//! in what they get: what is asked is that no more is shown than chance explains.
+//! in their share. The test asks that the excess is no more than chance explains.
 //!
 //! A cell that differs by more than a tenth fails. When the change is meant, write the table anew with
 //! `MPTCP_UPDATE=1 cargo test -p mptcp-sim --test coupled` and commit it with the change.
@@ -17,7 +17,7 @@ use std::time::Duration;
 const ALGORITHMS: [&str; 5] = ["lia", "olia", "balia", "wvegas", "reno"];
 /// Megabits per second and one-way delay in milliseconds.
 const BOTTLENECKS: [(u64, u64); 2] = [(10, 20), (30, 10)];
-/// What is not counted, and what is.
+/// Time that is not counted, and time that is.
 const SETTLE: Duration = Duration::from_secs(20);
 const SPAN: Duration = Duration::from_secs(60);
 const SEEDS: u64 = 8;
@@ -132,7 +132,7 @@ fn with_reserve(algorithm: &str, paths: u8, seed: u64) -> f64 {
     simulation.outcomes(Side::Server)[0].received as f64
 }
 
-/// What is in reserve has a window, too, but carries nothing: it is not in the sum (RFC 6356 section 3). Counted, it left LIA
+/// A backup subflow has a window, too, but carries nothing, so it is not in the sum (RFC 6356 section 3). Counted, it left LIA
 /// less than half of the goodput.
 #[test]
 fn a_path_in_reserve_does_not_hold_the_other_back() {

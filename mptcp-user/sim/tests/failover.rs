@@ -92,7 +92,7 @@ fn a_dead_path_costs_100_ms_where_another_subflow_exists_and_never_more_than_200
 
 #[test]
 fn a_slow_reserve_costs_what_its_rate_and_delay_make() {
-    // What the receiver had already, and had said so on the path that died, comes first.
+    // Bytes that the receiver had already acknowledged on the path that died are sent first.
     assert!(pauses((2, 75), "full-mesh", false).1 < 400);
     assert!(pauses((2, 75), "backup", false).1 < 400);
 }
@@ -123,7 +123,7 @@ fn a_path_that_comes_back_is_used_again_within_two_seconds() {
                 "{path_manager} after {outage} s: {} octets\n{info:#?}",
                 now - before
             );
-            // What was queued and in flight when it died, and a segment a second.
+            // The bytes queued and in flight when it died, and a segment a second.
             assert!(probes < 400 + 2 * outage, "{path_manager}: {probes} packets in {outage} s");
         }
     }

@@ -23,7 +23,7 @@ thread_local! {
 }
 
 fn add(octets: u64) {
-    // A thread that ends frees what it holds after its locals are gone; nobody asks then.
+    // A thread that ends frees its memory after its locals are gone, when the count no longer matters.
     let _ = LIVE.try_with(|live| live.set(live.get().wrapping_add(octets)));
 }
 

@@ -1,4 +1,4 @@
-//! What several paths bring, per scheduler: throughput over the sum of the rates and over the best path alone, and how
+//! The gain of several paths, per scheduler: throughput over the sum of the rates and over the best path alone, and how
 //! long 64 KiB take. And the time limit of the Linux kernel's `simult_flows` self-test, in virtual time.
 //!
 //! A cell that differs by more than a tenth fails. When the change is meant, write the table anew with
@@ -19,11 +19,11 @@ const SEEDS: u64 = 3;
 /// The transfer whose time is measured, and how long the connection is quiet before it, so that all subflows are there.
 const BURST: u64 = 64 << 10;
 const QUIET: Duration = Duration::from_secs(3);
-/// No scheduler may bring less than this share of what the best path alone does: what it costs to have found out that a
+/// No scheduler may bring less than this share of what the best path alone does: the rest is the cost of finding out that a
 /// path is not worth using.
 const LEAST: f64 = 0.97;
 
-/// Nor may a burst on an idle connection take longer than so many times what it does there: what a path carries is
+/// Nor may a burst on an idle connection take longer than so many times the time that it takes there. A path's rate is
 /// not known before it was used, and two that look alike may turn out to be unequal.
 const LONGEST: f64 = 1.2;
 

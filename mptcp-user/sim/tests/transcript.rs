@@ -42,7 +42,7 @@ impl Host {
         Self { endpoint, connection: None, received: Vec::new(), ended: false }
     }
 
-    /// What the application and the driver do about events. `port` is for further subflows.
+    /// Handles events as the application and the driver would. `port` is for further subflows.
     fn attend(&mut self, now: Instant, port: u16) {
         while let Some(event) = self.endpoint.poll_event() {
             match event {
@@ -64,7 +64,7 @@ impl Host {
     }
 }
 
-/// What the reader knows of both ends' secrets, from the segments that showed them.
+/// The secrets of both ends, from the segments that showed them.
 #[derive(Default)]
 struct Names {
     /// Keys of A and B.

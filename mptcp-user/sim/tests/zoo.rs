@@ -1,7 +1,7 @@
-//! The middlebox zoo: every box alone and in pairs, on the first path, on the second, on both. Whatever stands in the
+//! The middlebox zoo: every box alone and in pairs, on the first path, on the second, on both. Whichever box stands in the
 //! way, the transfer completes if regular TCP's does, in both directions, and every octet is the right one.
 //!
-//! What becomes of Multipath TCP is the table in `docs/middleboxes.md`. When a change of it is meant, write it anew with
+//! The table in `docs/middleboxes.md` says whether Multipath TCP survives. If a change of it is meant, write it anew with
 //! `MPTCP_UPDATE=1 cargo test -p mptcp-sim --test zoo` and commit it with the change.
 //!
 //! A pair that fails is named as `MPTCP_ZOO_CASE="NAT then proxy on Both"` takes it: that one alone, and all that happens
@@ -153,7 +153,7 @@ enum Where {
     Both,
 }
 
-/// What came of it.
+/// The outcome.
 struct Result {
     complete: bool,
     fallback: Option<FallbackReason>,

@@ -22,7 +22,7 @@ pub enum LabError {
     NoInterface {
         /// Its name.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
     /// Both names mean one interface.
@@ -36,7 +36,7 @@ pub enum LabError {
     Socket {
         /// The interface.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
     /// An interface failed while running.
@@ -44,7 +44,7 @@ pub enum LabError {
     Failed {
         /// The interface.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
 }
@@ -57,7 +57,7 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// What was forwarded.
+/// Counts of forwarded frames and bytes.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
 pub struct LabReport {
     /// How long it ran.
@@ -75,7 +75,7 @@ pub struct LabReport {
 /// One direction of a [`LabReport`].
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
 pub struct DirectionReport {
-    /// What the link did.
+    /// Counters of the link.
     pub link: LinkStats,
     /// Frames that arrived faster than they could be fetched: if there are any, the emulator was the bottleneck.
     pub missed: u64,
@@ -228,7 +228,7 @@ impl Lab {
             *last_header = header;
             chain.process(now, way, segment.clone(), &mut out);
             for changed in out.drain(..) {
-                // What no box changed goes on as it came, with all that a `Segment` does not know of.
+                // A frame that no box changed goes on as it came, with the parts that a `Segment` does not know.
                 if changed == segment {
                     links[index(way)].push(now, frame.clone());
                     continue;

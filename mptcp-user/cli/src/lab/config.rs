@@ -1,4 +1,4 @@
-//! What the emulated network is like, from flags and TOML files.
+//! The configuration of the emulated network, from flags and TOML files.
 //!
 //! Both speak the same language: a flag's `rate=100mbit,delay=20ms,loss=1%` has the keys and values of a TOML table
 //! `[forward]`.
@@ -145,7 +145,7 @@ const BOX_KINDS: &str = "strip, drop, mss-clamp, ecn-bleach, lie-in-sack, rewrit
                          nat, replace, shrink-window, early-ack, proxy";
 
 impl BoxSettings {
-    /// Reads `strip,option=mptcp,when=syn`: what it is first, then its settings.
+    /// Reads `strip,option=mptcp,when=syn`: the kind of box first, then its settings.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let (kind, rest) = text.split_once(',').unwrap_or((text, ""));
         let mut settings = Settings::parse(rest)?;
@@ -348,7 +348,7 @@ pub struct LabConfig {
     pub seed: u64,
 }
 
-/// A time in which everything is dropped, what is under way when it begins included. The interfaces stay up: nobody is
+/// A time in which the lab drops all packets, also those under way when it begins. The interfaces stay up: no host is
 /// told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outage {

@@ -51,7 +51,7 @@ impl PacketSocket {
         const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
         socket.set(libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
         socket.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, &1)?;
-        // Older kernels do not know it; what they hand over is sorted out on arrival.
+        // Older kernels do not know the option. The receiver drops their outgoing packets.
         let _ = socket.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1);
         // More than an ordinary user may have, where we may.
         for (force, plain) in

@@ -159,7 +159,7 @@ const BPF: [u64; 14] = [
     34, // BPF_LINK_DETACH
 ];
 
-/// What threads may say of themselves: their name, how exactly they sleep, names of mappings.
+/// Permitted `prctl` operations: a thread's name, its timer slack, names of mappings.
 const PRCTLS: [u64; 4] =
     [libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, libc::PR_SET_TIMERSLACK as u64, 0x5356_4d41];
 

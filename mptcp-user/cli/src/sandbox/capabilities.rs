@@ -71,7 +71,7 @@ struct Data {
     inheritable: u32,
 }
 
-/// What the handler leaves to its thread.
+/// The capabilities that the signal handler leaves to its thread.
 static KEPT: AtomicU64 = AtomicU64::new(0);
 
 /// Leaves to all threads no more than these capabilities, and makes new privileges impossible.
@@ -84,7 +84,7 @@ pub(super) fn keep(kept: Capabilities) -> io::Result<()> {
     result
 }
 
-/// Signals threads until none has too much. Those that are made meanwhile have what their maker had.
+/// Signals threads until none has too many capabilities. A new thread inherits the capabilities of its maker.
 fn everywhere(signal: libc::c_int, kept: Capabilities) -> io::Result<()> {
     reduce();
     let deadline = Instant::now() + PATIENCE;
@@ -123,7 +123,7 @@ fn held(status: &str) -> u64 {
     values.fold(0, |all, value| all | value)
 }
 
-/// What the calling thread has.
+/// The calling thread's permitted capabilities.
 pub(super) fn permitted() -> Capabilities {
     Capabilities(std::fs::read_to_string("/proc/thread-self/status").map_or(0, |status| held(&status)))
 }

@@ -1,4 +1,4 @@
-//! What the process gives up once it is set up, before the first packet of a peer is read: supplementary
+//! The process gives up privileges once it is set up, before it reads the first packet of a peer: supplementary
 //! groups, all capabilities but a few, new privileges, and all system calls but those that running takes
 //! (`docs/privileges.md`).
 //!
@@ -64,7 +64,7 @@ impl Sandbox {
 /// missing.
 pub(crate) fn raise_locked_memory() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is writable, then readable. What is refused shows when memory is locked.
+    // SAFETY: `limit` is writable, then readable. A refusal shows when memory is locked.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) == 0 {
             limit.rlim_cur = limit.rlim_max;
@@ -78,7 +78,7 @@ fn drop_groups() {
     // SAFETY: an empty list is not read.
     let result = unsafe { libc::setgroups(0, std::ptr::null()) };
     if result != 0 {
-        // Those of an ordinary user stay.
+        // The groups of an ordinary user stay.
         tracing::debug!("supplementary groups stay: {}", io::Error::last_os_error());
     }
 }

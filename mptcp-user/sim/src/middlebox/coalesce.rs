@@ -26,7 +26,7 @@ impl Coalescer {
 
     fn merge(&self, first: &mut Segment, mut next: Segment) -> Result<(), Box<Segment>> {
         if self.careless && !next.payload.is_empty() {
-            // What `coalesce` compares is made equal, the later acknowledgment and window prevailing.
+            // `coalesce` compares these fields, so they are made equal. The later acknowledgment and window prevail.
             let kept = next.clone();
             if next.ack.at_or_after(first.ack) {
                 (first.ack, first.window) = (next.ack, next.window);

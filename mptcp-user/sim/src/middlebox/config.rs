@@ -66,9 +66,9 @@ pub enum BoxConfig {
     PayloadChanger {
         /// Direction of the payload that is changed.
         way: Way,
-        /// What is replaced.
+        /// The bytes to be replaced.
         needle: Vec<u8>,
-        /// What comes in its place.
+        /// The bytes that take their place.
         replacement: Vec<u8>,
         /// Most replacements in a connection.
         limit: usize,
@@ -87,7 +87,7 @@ pub enum BoxConfig {
     },
     /// [`TcpProxy`].
     TcpProxy {
-        /// What it does with options it does not know.
+        /// The treatment of options that it does not know.
         passing: Passing,
     },
     /// [`OneWay`].

@@ -21,7 +21,7 @@ pub struct EarlyAcker {
     waiting: Vec<(Instant, SocketAddr, SocketAddr)>,
 }
 
-/// What a box keeps of one connection.
+/// The state of one connection.
 #[derive(Default)]
 struct Held {
     /// Next sequence number to be acknowledged early; none before the handshake is over.
@@ -29,11 +29,11 @@ struct Held {
     /// Data acknowledged early, not yet by the receiver.
     kept: VecDeque<Segment>,
     octets: usize,
-    /// The receiver's last segment: what the acknowledgments are made after.
+    /// The receiver's last segment, the model of the acknowledgments.
     model: Option<Segment>,
 }
 
-/// Octets kept of one connection; what goes beyond is not acknowledged early.
+/// Bytes kept of one connection. Bytes beyond them are not acknowledged early.
 const MAX_KEPT: usize = 1 << 20;
 /// Time after which data is sent again.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -99,7 +99,7 @@ impl EarlyAcker {
         let mut model = segment.clone();
         model.seq = segment.seq_end();
         held.model = Some(model);
-        // What was acknowledged stays acknowledged.
+        // An acknowledgment is never taken back.
         if let Some(next) = held.next
             && next.at_or_after(segment.ack)
         {

@@ -51,7 +51,7 @@ impl<S> Flows<S> {
 }
 
 impl Flows<[u32; 2]> {
-    /// Random numbers that a connection keeps: those of the segment's direction and of the opposite one.
+    /// Random numbers that a connection keeps: one for the segment's direction, one for the opposite direction.
     pub(super) fn offsets(
         &mut self,
         now: Instant,

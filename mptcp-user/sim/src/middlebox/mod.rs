@@ -1,4 +1,4 @@
-//! Middleboxes: what networks do to TCP segments (RFC 8684 section 6, RFC 3234, "Is it still possible to extend
+//! Middleboxes, which change TCP segments on their way (RFC 8684 section 6, RFC 3234, "Is it still possible to extend
 //! TCP?", IMC 2011).
 //!
 //! Each box is small and knows one trick. A [`Chain`] passes segments through several, forwards in one direction
@@ -58,9 +58,9 @@ impl Way {
 
 /// Something on the path that looks into segments.
 pub trait Middlebox: Send {
-    /// What to call it in logs.
+    /// Its name in logs.
     fn name(&self) -> String;
-    /// A segment comes in; what goes on (the segment itself, changed or not, several, or nothing) is pushed to `out`.
+    /// A segment comes in. The box pushes to `out` the segment itself, changed or not, several segments, or none.
     fn process(&mut self, now: Instant, way: Way, segment: Segment, out: &mut Vec<Segment>);
     /// When the box wants to be called without a segment.
     fn next_timeout(&self) -> Option<Instant> {
@@ -87,7 +87,7 @@ impl Chain {
     pub fn is_empty(&self) -> bool {
         self.boxes.is_empty()
     }
-    /// A segment comes in at one end; what comes out at the other is pushed to `out`.
+    /// A segment comes in at one end. The chain pushes the segments that leave at the other end to `out`.
     pub fn process(&mut self, now: Instant, way: Way, segment: Segment, out: &mut Vec<Segment>) {
         let entry = match way {
             Way::Forward => 0,

@@ -22,7 +22,7 @@ pub struct PayloadChanger {
     flows: Flows<Changes>,
 }
 
-/// What was changed in one direction of one connection.
+/// The changes in one direction of one connection.
 #[derive(Debug)]
 struct Changes {
     initial: SeqNumber,

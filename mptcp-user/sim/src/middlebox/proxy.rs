@@ -1,8 +1,8 @@
 //! Transparent proxies: boxes that end a TCP connection and begin another one in its place, with the addresses of both
 //! ends (RFC 8684 section 6, "performance enhancing proxies"; RFC 3135).
 //!
-//! The two connections are regular TCP of this project's own engine. What they do with Multipath TCP options is what
-//! makes proxies differ.
+//! The two connections are regular TCP of this project's own engine. Proxies differ in their treatment of Multipath TCP
+//! options.
 
 use super::{Middlebox, Way};
 use crate::Random;
@@ -15,14 +15,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What a proxy does with Multipath TCP options, which it does not know.
+/// A proxy's treatment of Multipath TCP options, which it does not know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Passing {
     /// They end at the proxy, as all options do.
     Nothing,
-    /// Those of SYNs are copied to the other side's SYNs: both ends believe that they speak Multipath TCP.
+    /// Options of SYNs are copied to the other side's SYNs: both ends believe that they speak Multipath TCP.
     Syn,
-    /// Those of later segments, too, each once, with whatever segment leaves next.
+    /// Options of later segments are copied, too, each once, with the next segment that leaves.
     All,
 }
 
@@ -41,7 +41,7 @@ struct Proxied {
     opening: [Vec<MptcpOption>; 2],
     /// Options of later segments that wait for a segment to leave with: forward, and back.
     later: [VecDeque<MptcpOption>; 2],
-    /// Whose end has been passed on: the client's, the server's.
+    /// Whether the end of the stream has been passed on: the client's, the server's.
     ended: [bool; 2],
     closed: [bool; 2],
 }
@@ -55,7 +55,7 @@ pub struct TcpProxy {
     outside: Endpoint,
     pairs: BTreeMap<Pair, Proxied>,
     listeners: BTreeMap<SocketAddr, ListenerId>,
-    /// What has to leave.
+    /// Segments that have to leave.
     out: Vec<(Way, Segment)>,
     deadline: Option<Instant>,
     scratch: Vec<Bytes>,
@@ -233,7 +233,7 @@ impl TcpProxy {
         }
     }
 
-    /// Lets a pair go of which both connections are over. What was received of one that is over has been passed on:
+    /// Lets a pair go of which both connections are over. The bytes of a connection that is over have been passed on:
     /// its end was.
     fn forget_closed(&mut self, now: Instant, pair: Pair) {
         let Some(proxied) = self.pairs.get(&pair) else { return };
@@ -366,7 +366,7 @@ impl Middlebox for TcpProxy {
             Way::Reverse => self.take_from_server(now, segment),
         }
         self.work(now);
-        // What goes the same way goes at once; answers leave when the chain asks.
+        // Segments in the same direction leave at once; answers leave when the chain asks.
         let mut rest = Vec::new();
         for (direction, packet) in self.out.drain(..) {
             if direction == way {

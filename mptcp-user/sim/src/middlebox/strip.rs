@@ -36,11 +36,11 @@ pub enum OptionKind {
 pub enum When {
     /// All.
     Always,
-    /// Those with SYN.
+    /// Segments with SYN.
     Syn,
-    /// Those without SYN.
+    /// Segments without SYN.
     NotSyn,
-    /// Those with payload.
+    /// Segments with payload.
     Data,
     /// SYNs that open a connection.
     OpeningSyn,
@@ -52,7 +52,7 @@ pub enum When {
     Later(Duration),
 }
 
-/// What the box does.
+/// The action of the box.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// Removes the option.
@@ -71,7 +71,7 @@ pub struct OptionFilter {
     flows: Flows<Seen>,
 }
 
-/// What is remembered of a connection, where that matters.
+/// The state of a connection, where that matters.
 #[derive(Debug)]
 struct Seen {
     since: Instant,
@@ -89,7 +89,7 @@ impl OptionFilter {
         Self { kind, when, way, action, flows: Flows::new() }
     }
 
-    /// What is remembered of the segment's connection; a SYN begins anew.
+    /// The state of the segment's connection. A SYN begins anew.
     fn seen(&mut self, now: Instant, way: Way, segment: &Segment) -> &mut Seen {
         let seen = self.flows.of(now, way, segment, || Seen { since: now, third_ack: false });
         if segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) {
