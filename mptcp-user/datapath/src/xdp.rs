@@ -26,7 +26,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The eBPF object, as `cargo xtask build-ebpf` made it from `mptcp-ebpf`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../mptcp-ebpf/object/mptcp.bpf.o");
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../mptcp.bpf.o");
 
 /// Where in the kernel the program runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
