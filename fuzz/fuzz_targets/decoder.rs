@@ -18,7 +18,7 @@ fuzz_target!(|octets: &[u8]| {
     assert!(headers.options() <= headers.payload);
     let seen = scan(&octets, headers.options(), headers.payload);
     let options: Vec<_> = OptionIter::new(&octets[headers.options()..headers.payload]).collect();
-    // What the XDP program's scan took for well-formed, the iterator of user space sees in the same way.
+    // The iterator of user space sees well-formed options in the same way as the XDP program's scan.
     if seen.malformed == 0 {
         for option in options {
             let RawOption { kind, data } = option.expect("the scan found nothing malformed");

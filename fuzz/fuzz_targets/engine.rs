@@ -1,5 +1,5 @@
-//! Two engines with one subflow, and a script that decides what becomes of each packet between them: no panic, no
-//! unbounded memory, no endless exchange.
+//! Two engines with one subflow, and a script that decides what becomes of each packet between them: no
+//! panic, no unbounded memory, no endless exchange.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

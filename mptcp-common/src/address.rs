@@ -5,8 +5,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
 ///
-/// The words hold the octets in the order of the wire, so that an address goes from a packet into a map key as
-/// four loads and four stores. A packet of IPv6 whose addresses are of the mapped form is never decoded
+/// The words hold the octets in the order of the wire, so that an address goes from a packet into a map key
+/// as four loads and four stores. A packet of IPv6 whose addresses are of the mapped form is never decoded
 /// ([`Reason::MappedAddress`](crate::headers::Reason::MappedAddress)), so the families can't be confused.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]

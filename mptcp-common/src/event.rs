@@ -6,8 +6,8 @@ use crate::maps::SubflowKey;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u32)]
 pub enum EventKind {
-    /// An ICMP error quotes a segment of a subflow of ours. The kernel gets the packet, too: it keeps the path MTU of
-    /// its route cache by it.
+    /// An ICMP error quotes a segment of a subflow of ours. The kernel gets the packet, too: it keeps the
+    /// path MTU of its route cache by it.
     Unreachable = 1,
     /// The limit of refused MP_JOINs per second was reached (at most one such event per second and CPU).
     RefusalsLimited = 2,

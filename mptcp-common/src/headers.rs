@@ -1,8 +1,9 @@
-//! Ethernet, VLAN tags, IPv4, IPv6 and TCP headers of one packet (IEEE 802.3, 802.1Q, 802.1ad; RFC 791, 8200, 9293).
+//! Ethernet, VLAN tags, IPv4, IPv6 and TCP headers of one packet (IEEE 802.3, 802.1Q, 802.1ad; RFC 791, 8200,
+//! 9293).
 //!
-//! The decoder accepts packets that this stack can own: a whole, unfragmented TCP segment, or an ICMP error about one. For
-//! everything else there is a [`Reason`], and the packet is the kernel's. Checksums are not looked at here: the XDP
-//! program would have to read the whole packet, so user space verifies them.
+//! The decoder accepts packets that this stack can own: a whole, unfragmented TCP segment, or an ICMP error
+//! about one. For everything else there is a [`Reason`], and the packet is the kernel's. Checksums are not
+//! looked at here: the XDP program would have to read the whole packet, so user space verifies them.
 
 use crate::address::Address;
 use crate::icmp::Quote;
@@ -11,15 +12,15 @@ use crate::octets::{Octets, View};
 
 /// Octets of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
-/// Octets of the shortest packet that is looked into: an ICMP error that quotes 8 octets of a segment has 56, a TCP
-/// segment 54.
+/// Octets of the shortest packet that is looked into: an ICMP error that quotes 8 octets of a segment has 56,
+/// a TCP segment 54.
 const SHORTEST: usize = ETHERNET_LEN + 20 + 20;
 /// VLAN tags that are looked through.
 pub const MAX_VLANS: usize = 2;
 /// Extension headers of IPv6 that are looked through.
 pub const MAX_EXTENSIONS: usize = 6;
-/// Octets that the extension headers of IPv6 may take together. Real ones take a few dozen; the bound keeps every
-/// offset small enough for the verifier.
+/// Octets that the extension headers of IPv6 may take together. Real ones take a few dozen; the bound keeps
+/// every offset small enough for the verifier.
 pub const MAX_EXTENSIONS_LEN: usize = 512;
 
 /// EtherType of IPv4.
@@ -55,15 +56,18 @@ pub enum Reason {
     Truncated,
     /// Neither IPv4 nor IPv6, or behind more than two VLAN tags.
     NotIp,
-    /// The version field of the IP header is not what the EtherType says, or the header is shorter than it can be.
+    /// The version field of the IP header is not what the EtherType says, or the header is shorter than it
+    /// can be.
     IpHeader,
-    /// The length in the IP header is less than the headers, or more than the packet (where all of it is in reach).
+    /// The length in the IP header is less than the headers, or more than the packet (where all of it is in
+    /// reach).
     IpLength,
     /// A fragment: it has to be reassembled first.
     Fragment,
     /// More or longer IPv6 extension headers than are looked through, or a route that doesn't end here.
     ExtensionHeaders,
-    /// A packet of IPv6 with an IPv4-mapped address, which must not appear on the wire (RFC 4942 section 2.2).
+    /// A packet of IPv6 with an IPv4-mapped address, which must not appear on the wire (RFC 4942 section
+    /// 2.2).
     MappedAddress,
     /// Neither TCP nor an ICMP error about TCP.
     NotTcp,
@@ -124,7 +128,8 @@ impl Network {
     #[inline(always)]
     pub fn decode<O: Octets>(octets: &O) -> Result<Self, Reason> {
         let Link { ethertype, mut l3, vlans, tci } = Link::decode(octets)?;
-        // No TCP segment is shorter, and with less to tell one packet from another the verifier has less to do.
+        // No TCP segment is shorter, and with less to tell one packet from another the verifier has less to
+        // do.
         if octets.view::<SHORTEST>(0).is_none() {
             return Err(Reason::Truncated);
         }
@@ -265,8 +270,8 @@ const fn is_vlan(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN
 }
 
-/// Walks the extension headers of IPv6 from `at` on, the first being of type `next`: the protocol after them and its
-/// offset (RFC 8200 section 4).
+/// Walks the extension headers of IPv6 from `at` on, the first being of type `next`: the protocol after them
+/// and its offset (RFC 8200 section 4).
 #[inline(always)]
 pub(crate) fn extensions<O: Octets>(octets: &O, next: u8, at: usize) -> Result<(u8, usize), Reason> {
     extensions_within::<O, MAX_EXTENSIONS, MAX_EXTENSIONS_LEN>(octets, next, at)

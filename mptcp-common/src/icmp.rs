@@ -6,8 +6,8 @@ use crate::octets::{Octets, View};
 
 /// The part of an ICMP error that is about a segment that went the other way.
 ///
-/// Any host can send such a message. Before user space acts on it, it checks that the quoted sequence number is
-/// in flight (RFC 5927 section 4.1).
+/// Any host can send such a message. Before user space acts on it, it checks that the quoted sequence number
+/// is in flight (RFC 5927 section 4.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quote {
     /// Source of the quoted segment: the receiver of the error.
@@ -24,8 +24,8 @@ pub struct Quote {
     pub too_big: bool,
     /// MTU of that link in octets; 0 if the message doesn't say (RFC 1191 section 5).
     pub mtu: u32,
-    /// Whether the condition won't go away by itself: port or protocol unreachable, administratively prohibited
-    /// (RFC 1122 section 4.2.3.9, RFC 4443 section 3.1).
+    /// Whether the condition won't go away by itself: port or protocol unreachable, administratively
+    /// prohibited (RFC 1122 section 4.2.3.9, RFC 4443 section 3.1).
     pub hard: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Keys and values of the maps that the XDP program and user space share.
 //!
-//! All are `repr(C)` without padding, since the kernel compares keys octet by octet, and hold numbers in the host's
-//! order except where said otherwise.
+//! All are `repr(C)` without padding, since the kernel compares keys octet by octet, and hold numbers in the
+//! host's order except where said otherwise.
 
 use crate::address::Address;
 use core::net::SocketAddr;
@@ -77,7 +77,8 @@ impl SubflowKey {
     pub fn remote_addr(&self) -> SocketAddr {
         SocketAddr::new(self.remote.ip(), self.remote_port)
     }
-    /// Spreads segments without a subflow over the shards of a listener: the same four-tuple always to the same.
+    /// Spreads segments without a subflow over the shards of a listener: the same four-tuple always to the
+    /// same.
     #[inline(always)]
     pub const fn spread(&self, shards: u32) -> u32 {
         if shards < 2 {
@@ -101,16 +102,16 @@ pub struct SubflowValue {
     pub shard: u32,
 }
 
-/// The use of a local port. It is one cache line, which is all that a segment for an unused port costs, and a segment of the
-/// only subflow of a port, too.
+/// The use of a local port. It is one cache line, which is all that a segment for an unused port costs, and a
+/// segment of the only subflow of a port, too.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortValue {
     /// How many subflows and listeners use it.
     pub users: u32,
-    /// Not 0: the only one of them is this subflow. Written after the rest, and cleared before any of it changes. A segment that
-    /// meets such a change may still be taken for the other subflow's. The program's note on it is a hint, which user
-    /// space doesn't rely on.
+    /// Not 0: the only one of them is this subflow. Written after the rest, and cleared before any of it
+    /// changes. A segment that meets such a change may still be taken for the other subflow's. The program's
+    /// note on it is a hint, which user space doesn't rely on.
     pub sole: u32,
     /// The subflow.
     pub subflow: SubflowKey,
@@ -293,8 +294,9 @@ impl InterfaceValue {
     }
 }
 
-/// The last state that the program saw of a subflow. The XDP program writes it without locks: packets of one subflow come by one
-/// receive queue, hence by one CPU. Where they don't, counts may lose a packet; nothing else can happen.
+/// The last state that the program saw of a subflow. The XDP program writes it without locks: packets of one
+/// subflow come by one receive queue, hence by one CPU. Where they don't, counts may lose a packet; nothing
+/// else can happen.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Telemetry {

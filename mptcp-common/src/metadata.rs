@@ -1,11 +1,12 @@
 //! The XDP program's notes on a packet, directly in front of it.
 //!
-//! The metadata area ends where the packet begins, so the part that is always there comes last. Kernels before 6.9
-//! allow 32 octets, later ones 252: the *long* form has 64, the *short* form is its second half. With the short form,
-//! user space reads the DSS from the packet at [`Metadata::dss_at`] with the same decoder.
+//! The metadata area ends where the packet begins, so the part that is always there comes last. Kernels
+//! before 6.9 allow 32 octets, later ones 252: the *long* form has 64, the *short* form is its second half.
+//! With the short form, user space reads the DSS from the packet at [`Metadata::dss_at`] with the same
+//! decoder.
 //!
-//! Some drivers have no room for metadata at all. User space could not tell that from old octets in a reused frame;
-//! so it calls [`Metadata::clear`] on each frame before it gives it back to the kernel.
+//! Some drivers have no room for metadata at all. User space could not tell that from old octets in a reused
+//! frame; so it calls [`Metadata::clear`] on each frame before it gives it back to the kernel.
 
 use crate::headers::ETHERNET_LEN;
 use crate::options::{DSS_DATA_ACK, DSS_DATA_ACK_LONG, DSS_DSN_LONG, DSS_MAPPING, Dss, SUBTYPE_DSS};
@@ -75,7 +76,8 @@ pub struct Metadata {
     /// TSecr, likewise.
     pub ts_echo: u32,
 
-    /// When the kernel received the packet: nanoseconds of CLOCK_MONOTONIC at the last tick of the system timer.
+    /// When the kernel received the packet: nanoseconds of CLOCK_MONOTONIC at the last tick of the system
+    /// timer.
     pub received_ns: u64,
     /// Slot of the subflow ([`Kind::Subflow`]), otherwise [`NO_SLOT`].
     pub slot: u32,
@@ -114,8 +116,8 @@ const _: () = {
 };
 
 impl Metadata {
-    /// Reads the metadata from the octets before a packet: `before` ends where the packet begins. None if there is
-    /// none, because the driver has no room for it or `before` is too short.
+    /// Reads the metadata from the octets before a packet: `before` ends where the packet begins. None if
+    /// there is none, because the driver has no room for it or `before` is too short.
     #[inline]
     pub fn read(before: &[u8]) -> Option<Self> {
         let short: &[u8; SHORT_LEN] = before.last_chunk()?;
@@ -172,8 +174,8 @@ impl Metadata {
         }
     }
 
-    /// Whether this says all about the segment's options: nothing but timestamps and a well-formed DSS, and here they
-    /// are. Otherwise user space reads the options from the packet.
+    /// Whether this says all about the segment's options: nothing but timestamps and a well-formed DSS, and
+    /// here they are. Otherwise user space reads the options from the packet.
     #[inline]
     pub const fn complete(&self) -> bool {
         self.flags & FLAG_LONG != 0

@@ -1,16 +1,17 @@
 //! Bounds-checked reads from a packet.
 //!
-//! The decoder asks for a *view* of a constant number of octets at some offset and then reads fields at constant
-//! places in it. One comparison per view, none per field; over a slice that is what the optimiser likes, over
-//! packet pointers it is the only thing the verifier accepts.
+//! The decoder asks for a *view* of a constant number of octets at some offset and then reads fields at
+//! constant places in it. One comparison per view, none per field; over a slice that is what the optimiser
+//! likes, over packet pointers it is the only thing the verifier accepts.
 
 /// A packet, or the part of it that can be read directly.
 pub trait Octets {
     /// A view of `N` octets that are there.
     type View<const N: usize>: View<N>;
 
-    /// Whether what [`reaches`](Self::reaches) knows is the whole packet. It is not in XDP, where a multi-buffer
-    /// packet has only its first part in reach; lengths that IP claims are then left for user space to check.
+    /// Whether what [`reaches`](Self::reaches) knows is the whole packet. It is not in XDP, where a
+    /// multi-buffer packet has only its first part in reach; lengths that IP claims are then left for user
+    /// space to check.
     const WHOLE: bool;
 
     /// The `N` octets from `offset` on, if the packet has them.
@@ -19,8 +20,8 @@ pub trait Octets {
     /// Whether the first `end` octets are there.
     fn reaches(&self, end: usize) -> bool;
 
-    /// `value`. In XDP the verifier forgets what it knows of it: it follows every path through a program with all that
-    /// it has learnt on the way, unless two paths look alike to it.
+    /// `value`. In XDP the verifier forgets what it knows of it: it follows every path through a program with
+    /// all that it has learnt on the way, unless two paths look alike to it.
     #[inline(always)]
     fn forget(&self, value: u64) -> u64 {
         value

@@ -1,9 +1,9 @@
 //! TCP options (RFC 9293 section 3.1): one bounded walker for the XDP program and for user space.
 //!
-//! User space iterates over all options with [`OptionIter`]; the XDP program makes one [`scan`] for those that it
-//! needs. Both take their steps with [`step`], so they agree on where an option begins, on how long it is, and on
-//! malformed options. [`Dss`] and [`JoinSyn`] are the two options of Multipath TCP (RFC 8684 sections 3.3 and
-//! 3.2; RFC 6824 has the same layout) that XDP reads; user space reads the others by itself.
+//! User space iterates over all options with [`OptionIter`]; the XDP program makes one [`scan`] for those
+//! that it needs. Both take their steps with [`step`], so they agree on where an option begins, on how long
+//! it is, and on malformed options. [`Dss`] and [`JoinSyn`] are the two options of Multipath TCP (RFC 8684
+//! sections 3.3 and 3.2; RFC 6824 has the same layout) that XDP reads; user space reads the others by itself.
 
 use crate::octets::{Octets, View};
 
@@ -71,8 +71,8 @@ pub enum Step {
         /// Octets from the kind on.
         len: u8,
     },
-    /// An option whose length is missing, less than 2, or more than what is left. Where the next one begins can't be
-    /// known.
+    /// An option whose length is missing, less than 2, or more than what is left. Where the next one begins
+    /// can't be known.
     Malformed,
 }
 
@@ -113,7 +113,8 @@ pub struct RawOption<'a> {
     pub data: &'a [u8],
 }
 
-/// The rest of the option area makes no sense: an option's length is missing, less than 2, or more than what is left.
+/// The rest of the option area makes no sense: an option's length is missing, less than 2, or more than what
+/// is left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MalformedOption {
     /// Its kind.
@@ -122,7 +123,8 @@ pub struct MalformedOption {
     pub at: usize,
 }
 
-/// Iterates over the options of an option area in their order, without padding. After an error nothing follows.
+/// Iterates over the options of an option area in their order, without padding. After an error nothing
+/// follows.
 ///
 /// ```
 /// use mptcp_common::options::{OptionIter, RawOption};
@@ -137,7 +139,8 @@ pub struct OptionIter<'a> {
 }
 
 impl<'a> OptionIter<'a> {
-    /// Iterates over `area`: the octets between TCP header and payload. Bytes beyond the first 40 are ignored.
+    /// Iterates over `area`: the octets between TCP header and payload. Bytes beyond the first 40 are
+    /// ignored.
     #[inline]
     pub fn new(area: &'a [u8]) -> Self {
         Self { area: area.get(..MAX_OPTIONS_LEN).unwrap_or(area), at: 0 }
@@ -176,8 +179,8 @@ impl core::iter::FusedIterator for OptionIter<'_> {}
 
 /// The result of a [`scan`].
 ///
-/// The sets are built without branches: the verifier of the XDP program follows every path through the loop, and
-/// would otherwise have as many states to compare as there are sets.
+/// The sets are built without branches: the verifier of the XDP program follows every path through the loop,
+/// and would otherwise have as many states to compare as there are sets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Scan {
     /// Bit n: kind n, or one that differs from it by a multiple of 64, was there.
@@ -201,8 +204,8 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// 0, if there was nothing but timestamps and options of Multipath TCP, each of these once at most, and all made
-    /// sense.
+    /// 0, if there was nothing but timestamps and options of Multipath TCP, each of these once at most, and
+    /// all made sense.
     #[inline(always)]
     pub const fn extra(&self) -> u8 {
         const KNOWN: u64 = 1 << KIND_TIMESTAMPS | 1 << KIND_MPTCP;
@@ -245,12 +248,12 @@ impl Scan {
     }
 }
 
-/// Options and paddings that a [`scan`] walks over. There can be 40 in 40 octets, but real ones have at least half a
-/// dozen octets each, and the verifier goes through each round. More than these count as malformed.
+/// Options and paddings that a [`scan`] walks over. There can be 40 in 40 octets, but real ones have at least
+/// half a dozen octets each, and the verifier goes through each round. More than these count as malformed.
 pub const MAX_STEPS: usize = 8;
 
-/// One bounded pass over the options of the packet `octets`, which lie from `start` to before `end`, both less than
-/// 2048 (headers are never longer).
+/// One bounded pass over the options of the packet `octets`, which lie from `start` to before `end`, both
+/// less than 2048 (headers are never longer).
 #[inline(always)]
 pub fn scan<O: Octets>(octets: &O, start: usize, end: usize) -> Scan {
     let unknown = octets.forget(0);
@@ -328,9 +331,9 @@ impl Dss {
     /// Reads the DSS of `len` octets at `at`. None if `len` is not what the flags ask
     /// for: a DSS has exactly the fields that its flags name, and 2 octets more where there is a checksum.
     ///
-    /// A field is read as the last of the eight bytes that end where it ends. These eight bytes always exist in a
-    /// packet, since at least the TCP header is in front. So there are no branches by flags, of which the verifier would follow every
-    /// combination.
+    /// A field is read as the last of the eight bytes that end where it ends. These eight bytes always exist
+    /// in a packet, since at least the TCP header is in front. So there are no branches by flags, of which
+    /// the verifier would follow every combination.
     #[inline(always)]
     pub fn read<O: Octets>(octets: &O, at: usize, len: u8) -> Option<Dss> {
         let flags = octets.view::<4>(at)?.u8::<3>() & 0x1f;

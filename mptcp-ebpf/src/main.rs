@@ -3,9 +3,9 @@
 //! A segment of one of our subflows gets what the options say written in front of it ([`metadata`]) and into
 //! the telemetry array, and goes to the socket of the shard that owns the connection. A SYN for one of our
 //! listeners, and an MP_JOIN with one of our tokens, go up the slow path to the same sockets. An MP_JOIN with
-//! an unknown token is refused on the spot ([`refuse`]). A segment without a subflow is ours only if it is for an
-//! address of this host, and must come from where a peer can be ([`admission`]). Everything else is the
-//! kernel's, and so is whatever can't be made sense of, unless it surely belongs to a subflow: then user
+//! an unknown token is refused on the spot ([`refuse`]). A segment without a subflow is ours only if it is
+//! for an address of this host, and must come from where a peer can be ([`admission`]). Everything else is
+//! the kernel's, and so is whatever can't be made sense of, unless it surely belongs to a subflow: then user
 //! space puts it together if it is a fragment, and otherwise it is dropped ([`odd`]).
 #![no_std]
 #![no_main]
@@ -252,8 +252,8 @@ fn note(telemetry: &mut Telemetry, headers: &Headers, dss: Option<&Dss>, now: u6
     }
 }
 
-/// An ICMP error: if it is about a subflow of ours, user space is told. The kernel gets the packet in any case, since
-/// it keeps the path MTU of its routes by it.
+/// An ICMP error: if it is about a subflow of ours, user space is told. The kernel gets the packet in any
+/// case, since it keeps the path MTU of its routes by it.
 #[inline(always)]
 fn unreachable(ctx: &XdpContext, counts: Counts, quote: &Quote) -> Counter {
     if !uses(quote.local_port) {

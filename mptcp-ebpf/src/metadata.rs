@@ -72,8 +72,8 @@ pub fn write(
     area.set32::<{ short!(magic) }>(MAGIC);
 }
 
-/// Makes room for `N` octets in front of the packet, in place of what the driver may have put there. Pointers into the
-/// packet are no good after this.
+/// Makes room for `N` octets in front of the packet, in place of what the driver may have put there. Pointers
+/// into the packet are no good after this.
 #[inline(always)]
 fn area<const N: usize>(ctx: &XdpContext) -> Option<Writable<N>> {
     let present = ctx.data() as i64 - ctx.metadata() as i64;

@@ -1,5 +1,5 @@
-//! Packets that are no whole TCP segments. One that surely belongs to a subflow must not reach the kernel, which
-//! has no socket for it and would answer with RST in our name.
+//! Packets that are no whole TCP segments. One that surely belongs to a subflow must not reach the kernel,
+//! which has no socket for it and would answer with RST in our name.
 
 use crate::packet::Packet;
 use crate::shared::{FRAGMENTS, SUBFLOWS};

@@ -1,9 +1,10 @@
 //! Direct packet access: the decoder's view of the linear part of a packet.
 //!
-//! The arithmetic and the loads are assembly, for three reasons. The verifier wants the comparison with the packet's
-//! end to be made on the very pointer that is read from, which the optimiser doesn't promise. It accepts `p + 1 > end`
-//! but not the `p >= end` that the optimiser makes of it. And fields are loaded in one piece though they are not
-//! aligned, which every machine that runs XDP can do, the verifier allows, and Rust's references don't.
+//! The arithmetic and the loads are assembly, for three reasons. The verifier wants the comparison with the
+//! packet's end to be made on the very pointer that is read from, which the optimiser doesn't promise. It
+//! accepts `p + 1 > end` but not the `p >= end` that the optimiser makes of it. And fields are loaded in one
+//! piece though they are not aligned, which every machine that runs XDP can do, the verifier allows, and
+//! Rust's references don't.
 
 use aya_ebpf::programs::XdpContext;
 use core::arch::asm;
@@ -187,7 +188,8 @@ impl<const N: usize> View<N> for Pointer<N> {
     }
 }
 
-/// `N` octets that are inside the packet, or in front of it as metadata. Values are stored as they lie in memory.
+/// `N` octets that are inside the packet, or in front of it as metadata. Values are stored as they lie in
+/// memory.
 #[derive(Clone, Copy)]
 pub struct Writable<const N: usize>(*mut u8);
 
@@ -199,7 +201,8 @@ impl<const N: usize> Writable<N> {
         Writable(self.0.wrapping_add(AT))
     }
     /// # Safety
-    /// `pointer` must have been compared with the end of what it points into: the `N` octets have to be there.
+    /// `pointer` must have been compared with the end of what it points into: the `N` octets have to be
+    /// there.
     #[inline(always)]
     pub unsafe fn new(pointer: *mut u8) -> Self {
         Self(pointer)

@@ -1,7 +1,8 @@
-//! Refuses an MP_JOIN with an unknown token: RST with MP_TCPRST (RFC 8684 sections 3.2 and 3.6), made of the SYN itself.
+//! Refuses an MP_JOIN with an unknown token: RST with MP_TCPRST (RFC 8684 sections 3.2 and 3.6), made of the
+//! SYN itself.
 //!
-//! No state is needed for that, neither here nor in user space; but a limit is, so that a flood of such SYNs doesn't
-//! become a flood of answers.
+//! No state is needed for that, neither here nor in user space; but a limit is, so that a flood of such SYNs
+//! doesn't become a flood of answers.
 
 use crate::packet::{Packet, Writable};
 use crate::shared::{EVENTS, REFUSALS, REFUSALS_PER_SECOND};
@@ -105,7 +106,8 @@ fn write(ctx: &XdpContext, headers: &Headers) -> Option<()> {
         ipv6(packet.writable::<40>(network.l3)?, local, remote);
     }
 
-    // RFC 9293 section 3.10.7.1: no ACK in the SYN, so the RST has sequence number 0 and acknowledges all of it.
+    // RFC 9293 section 3.10.7.1: no ACK in the SYN, so the RST has sequence number 0 and acknowledges all of
+    // it.
     let ack = headers.seq.wrapping_add(1).wrapping_add(headers.payload_len as u32);
     let offset_and_flags = TCP_LEN / 4 << 12 | TCP_RST | TCP_ACK;
     let sum = addresses(local, remote)

@@ -11,8 +11,8 @@ use mptcp_common::maps::{
     LocalValue, PeerKey, PortValue, Refusals, SubflowKey, SubflowValue, Telemetry, TokenValue,
 };
 
-// Hash maps without preallocation: an element is never reused while a program may still look at it, and an idle
-// host pays for none.
+// Hash maps without preallocation: an element is never reused while a program may still look at it, and an
+// idle host pays for none.
 #[map]
 pub static SUBFLOWS: HashMap<SubflowKey, SubflowValue> =
     HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
@@ -81,7 +81,8 @@ impl Counts {
     pub fn add(self, counter: Counter) {
         let at = counter as usize;
         if at < COUNT {
-            // SAFETY: the element is this CPU's own, no other program runs on it meanwhile, and `at` is inside.
+            // SAFETY: the element is this CPU's own, no other program runs on it meanwhile, and `at` is
+            // inside.
             unsafe { *self.0.cast::<u64>().add(at) += 1 };
         }
     }

@@ -1,7 +1,8 @@
-//! Regular TCP of this stack beside the kernel's, same algorithm, same emulated path: goodput in turns, and the shares
-//! of two flows that meet in one bottleneck.
+//! Regular TCP of this stack beside the kernel's, same algorithm, same emulated path: goodput in turns, and
+//! the shares of two flows that meet in one bottleneck.
 //!
-//! The contenders of a turn get the same seed: the emulator loses the same packets, counted from the first, of each.
+//! The contenders of a turn get the same seed: the emulator loses the same packets, counted from the first,
+//! of each.
 
 use crate::bench::{Contender, Row, start_peer};
 use crate::lab::{Family, Lab, Side};
@@ -25,8 +26,8 @@ const TRIES: usize = 10;
 /// How long a flow has a bottleneck to itself before the other comes.
 const HEAD_START: Duration = Duration::from_secs(1);
 
-/// A path: rate of the bottleneck, one-way delay, random loss of data packets. The queue holds one bandwidth-delay
-/// product.
+/// A path: rate of the bottleneck, one-way delay, random loss of data packets. The queue holds one
+/// bandwidth-delay product.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Condition {
     /// Congestion control of both contenders.
@@ -82,7 +83,7 @@ pub const FAIRNESS: [Condition; 5] = [
     condition("bbr", 20, 20, 0.0),
 ];
 
-/// Who is measured at which end; the other end is the kernel's.
+/// The measured end; the other end is the kernel's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     /// The contender sends.
@@ -98,9 +99,9 @@ pub struct Effort {
     pub runs: u64,
     /// Length of a transfer.
     pub transfer: Duration,
-    /// What is not counted of a shared bottleneck, at the beginning.
+    /// Time at the beginning of a shared bottleneck that is not counted.
     pub settle: Duration,
-    /// What is counted of it.
+    /// Time of it that is counted.
     pub shared: Duration,
     /// Turns of each shared bottleneck.
     pub shared_runs: u64,
@@ -150,7 +151,7 @@ impl Comparison {
         ours.median / kernel.median
     }
 
-    /// What ours got of both together in each turn.
+    /// Our share of both flows in each turn.
     pub fn shares(&self) -> Row {
         let shares = self.ours.iter().zip(&self.kernel).map(|(ours, kernel)| ours / (ours + kernel));
         Row::new("fairness", Contender::Ours.name(), &self.condition.to_string(), "", shares.collect())
@@ -174,7 +175,8 @@ fn lab(condition: Condition, seed: u64) -> Result<Lab> {
     let lab = Lab::emulated(&[&["--both", &both, "--forward", &loss, "--seed", &seed]], &[Family::Ipv4])?;
     for side in [Side::Left, Side::Right] {
         let namespace = lab.namespace(side);
-        // A socket that begins with BBR, the default of some hosts, paces for good, whatever it is told to use later.
+        // A socket that begins with BBR, the default of some hosts, paces for good, whatever it is told to
+        // use later.
         namespace.sysctl("net.ipv4.tcp_congestion_control", "reno")?;
         // Windows are to be the network's, not the limits of buffers.
         namespace.sysctl("net.ipv4.tcp_rmem", "4096 131072 33554432")?;
@@ -183,7 +185,7 @@ fn lab(condition: Condition, seed: u64) -> Result<Lab> {
     Ok(lab)
 }
 
-/// A flow over the path: who sends, who receives, to which port.
+/// A flow over the path: sender, receiver, port.
 struct Flow<'a> {
     lab: &'a Lab,
     peer: &'a Path,
@@ -219,7 +221,8 @@ impl Flow<'_> {
     }
 }
 
-/// Whether the emulator kept its time: on a machine that is busy with other things what is measured is not the path.
+/// Whether the emulator kept its time: on a machine that is busy with other things what is measured is not
+/// the path.
 pub(crate) fn was_on_time(lab: &mut Lab) -> Result<bool> {
     let report = lab.end_emulation()?.pop().context("a path has an emulator")?;
     let late = report["mean_lateness_us"].as_f64().context("no lateness")?;
@@ -281,7 +284,7 @@ pub fn share(peer: &Path, condition: Condition, effort: Effort, say: &dyn Fn(&st
     for seed in 1..=effort.shared_runs {
         let shared = on_time(condition, seed, |lab| {
             let flow = |port, sender| {
-                // Who comes second finds the queue full: each does in every other turn.
+                // The second flow finds the queue full. Each stack is second in every other turn.
                 let second = (seed % 2 == 1) == (sender == Contender::KernelTcp);
                 thread::sleep(if second { HEAD_START } else { Duration::ZERO });
                 let receiver = Contender::KernelTcp;

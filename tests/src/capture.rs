@@ -1,11 +1,11 @@
-//! What Wireshark's dissector thinks of a capture.
+//! The judgment of Wireshark's dissector on a capture.
 
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What `tshark` found in a capture.
+/// The findings of `tshark` in a capture.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Analysis {
     /// Number of Multipath TCP connections.
@@ -14,8 +14,9 @@ pub struct Analysis {
     pub subflows: usize,
     /// Segments with a Multipath TCP option.
     pub segments: usize,
-    /// Expert information of severity "warning" or "error" about Multipath TCP, and errors of the protocols below it;
-    /// each as "count protocol summary". (The payload is seeded octets: what dissectors make of it means nothing.)
+    /// Expert information of severity "warning" or "error" about Multipath TCP, and errors of the protocols
+    /// below it; each as "count protocol summary". (The payload is seeded bytes, so its dissection means
+    /// nothing.)
     pub complaints: Vec<String>,
 }
 
@@ -61,8 +62,8 @@ fn tshark(capture: &Path, words: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Picks the lines that matter from the report of `-z expert`: sections "Errors (n)" and "Warns (n)", in each one
-/// line per kind with count, group, protocol and summary.
+/// Picks the lines that matter from the report of `-z expert`: sections "Errors (n)" and "Warns (n)", in each
+/// one line per kind with count, group, protocol and summary.
 fn complaints(report: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut errors = false;

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 #[serde(transparent)]
 pub struct Counters(BTreeMap<String, i64>);
 
-/// Counters of Multipath TCP that say that something went wrong, and must not move between two ends that speak it
-/// properly over paths that change nothing. A name that contains one of these is meant.
+/// Counters of Multipath TCP that say that something went wrong, and must not move between two ends that
+/// speak it properly over paths that change nothing. A name that contains one of these is meant.
 pub const TROUBLE: [&str; 13] = [
     "Fallback",
     "BadAck",
@@ -72,7 +72,7 @@ impl Counters {
         Self(moved.filter(|&(_, change)| change != 0).collect())
     }
 
-    /// Those of Multipath TCP.
+    /// Counters of Multipath TCP.
     pub fn multipath(&self) -> impl Iterator<Item = (&str, i64)> {
         self.0
             .iter()
@@ -80,7 +80,7 @@ impl Counters {
             .map(|(name, &value)| (name.as_str(), value))
     }
 
-    /// Those of [`TROUBLE`] that are not zero, as "name value".
+    /// Counters of [`TROUBLE`] that are not zero, as "name value".
     pub fn trouble(&self) -> Vec<String> {
         self.multipath()
             .filter(|(name, value)| *value != 0 && TROUBLE.iter().any(|part| name.contains(part)))

@@ -1,9 +1,11 @@
-//! A file crosses two links over one Multipath TCP connection, to and from the Linux kernel's own Multipath TCP.
+//! A file crosses two links over one Multipath TCP connection, to and from the Linux kernel's own Multipath
+//! TCP.
 //!
-//! One [`Case`] is one transfer: the sender connects from the left namespace, the receiver listens in the right one.
-//! The data is a real file of seeded octets, held in memory; the receiver writes a file in memory too, and its
-//! SHA-256 is compared. A [`Row`] is what came of it; it [passes](Row::passed) only if the stream was exact, both
-//! links carried data, nobody fell back to regular TCP, the kernel's counters agree, and nothing is left behind.
+//! One [`Case`] is one transfer: the sender connects from the left namespace, the receiver listens in the
+//! right one. The data is a real file of seeded octets, held in memory; the receiver writes a file in memory
+//! too, and its SHA-256 is compared. A [`Row`] is what came of it; it [passes](Row::passed) only if the
+//! stream was exact, both links carried data, nobody fell back to regular TCP, the kernel's counters agree,
+//! and nothing is left behind.
 
 use crate::counters::Counters;
 use crate::data::{self, Sum};
@@ -22,7 +24,7 @@ use std::time::{Duration, Instant};
 /// Port of the receiver.
 const PORT: u16 = 5000;
 
-/// Whose Multipath TCP one side uses.
+/// The Multipath TCP stack of one side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stack {
@@ -46,9 +48,9 @@ impl fmt::Display for Stack {
 pub struct Case {
     /// Family of all subflows.
     pub family: Family,
-    /// Who sends (and connects).
+    /// The sender, which connects.
     pub sender: Stack,
-    /// Who receives (and listens).
+    /// The receiver, which listens.
     pub receiver: Stack,
     /// The side whose end of the first link is taken down halfway, if any.
     pub cut: Option<Side>,
@@ -105,7 +107,7 @@ impl Source {
     }
 }
 
-/// What a subflow carried, as our side of the connection knows it.
+/// The bytes of a subflow, as our side of the connection knows them.
 #[derive(Clone, Debug, Serialize)]
 pub struct Subflow {
     /// Our address and port.
@@ -116,7 +118,7 @@ pub struct Subflow {
     pub bytes: u64,
 }
 
-/// What came of a case.
+/// The outcome of a case.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs)] // the names say it
 pub struct Row {
@@ -156,8 +158,8 @@ pub struct Watch<'a> {
     pub options: &'a [&'a str],
 }
 
-/// Runs one case with the `mptcp` command at `binary`. An error means that it could not be run; whatever went wrong
-/// with the transfer itself is in the row.
+/// Runs one case with the `mptcp` command at `binary`. An error means that it could not be run; faults of
+/// the transfer itself are in the row.
 pub fn run(case: &Case, source: &Source, binary: &Path, watch: &Watch<'_>) -> Result<Row> {
     let lab = Lab::of_family(case.family)?;
     // Generous: a hundredth of what the links carry.
@@ -226,7 +228,7 @@ pub fn run(case: &Case, source: &Source, binary: &Path, watch: &Watch<'_>) -> Re
     check_subflows(case, &mut row, received_at_cut);
     check_hosts(case, &lab, &mut row)?;
     if !row.passed() {
-        // What the kernel counted tells most about what went wrong.
+        // The kernel's counters tell most about a fault.
         for (side, stack) in [(Side::Left, case.sender), (Side::Right, case.receiver)] {
             if stack == Stack::Kernel {
                 let counters = Counters::read(lab.namespace(side))?;
@@ -241,7 +243,8 @@ pub fn run(case: &Case, source: &Source, binary: &Path, watch: &Watch<'_>) -> Re
     Ok(row)
 }
 
-/// Watches the received file grow and cuts the link when half has arrived. Gives the octets that had arrived then.
+/// Watches the received file grow and cuts the link when half has arrived. Gives the octets that had arrived
+/// then.
 #[allow(clippy::too_many_arguments)] // one caller; a structure for it would be longer
 fn follow(
     case: &Case,
@@ -300,14 +303,14 @@ fn check_subflows(case: &Case, row: &mut Row, received_at_cut: u64) {
             row.problems.push(format!("no data went over link {number}"));
         }
     }
-    // What was in the receiver's buffers at the cut is not in the file yet: hence half of the rest.
+    // Bytes in the receiver's buffers at the cut are not in the file yet: hence half of the rest.
     if case.cut.is_some() && carried[1] < (row.bytes - received_at_cut.min(row.bytes)) / 2 {
         row.problems
             .push(format!("after the cut, the second link carried only {} octets in all", carried[1]));
     }
 }
 
-/// What both hosts must look like afterwards: counters, attached programs.
+/// Checks both hosts afterwards: counters, attached programs.
 fn check_hosts(case: &Case, lab: &Lab, row: &mut Row) -> Result<()> {
     for (side, stack, roles) in [
         (Side::Left, case.sender, ["MPTcpExtMPCapableSYNTX", "MPTcpExtMPJoinSynAckRx"]),
@@ -348,7 +351,7 @@ fn check_hosts(case: &Case, lab: &Lab, row: &mut Row) -> Result<()> {
     Ok(())
 }
 
-/// What one side says in the end.
+/// The result of one side.
 #[derive(Debug)]
 struct Outcome {
     seconds: f64,
@@ -489,7 +492,7 @@ fn join(work: Work) -> Result<Outcome> {
     }
 }
 
-/// Takes one connection of the kernel's and writes what it brings to a file.
+/// Takes one connection of the kernel's and writes its bytes to a file.
 fn receive(listener: &TcpListener, path: &Path, patience: Duration) -> Result<Outcome> {
     let stream = kernel::accept(listener, patience.min(Duration::from_secs(20)))?;
     stream.set_read_timeout(Some(patience))?;
@@ -511,7 +514,7 @@ fn send(stream: &std::net::TcpStream, path: &Path) -> Result<Outcome> {
     Ok(Outcome { seconds: start.elapsed().as_secs_f64(), fallback, statistics: None })
 }
 
-/// What each subflow carried, from the statistics of `mptcp --json`; `octets` names the direction.
+/// The bytes of each subflow, from the statistics of `mptcp --json`; `octets` names the direction.
 pub(crate) fn subflows(statistics: &serde_json::Value, octets: &str) -> Vec<Subflow> {
     let Some(all) = statistics["connection"]["subflows"].as_array() else { return Vec::new() };
     all.iter()

@@ -1,5 +1,5 @@
-//! How long the stream stands still when a path dies: Wi-Fi and a cellular link through the emulator, this stack at both
-//! ends beside the kernel's at both ends, each death in a connection of its own.
+//! How long the stream stands still when a path dies: Wi-Fi and a cellular link through the emulator, this
+//! stack at both ends beside the kernel's at both ends, each death in a connection of its own.
 
 use crate::bench::{Contender, Row, start_peer};
 use crate::beside::was_on_time;
@@ -18,7 +18,7 @@ const AFTER: Duration = Duration::from_millis(2500);
 /// A run in which the emulator was late, or the connection not as it should be, is repeated so often.
 const TRIES: usize = 8;
 
-/// What subflows there are before the death.
+/// The subflows before the death.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     /// Both carry data.
@@ -77,7 +77,7 @@ pub fn conditions() -> Vec<Condition> {
     all
 }
 
-/// What was found under one condition, in milliseconds without delivered data; the kernel has no single-path mode.
+/// The result of one condition, in milliseconds without delivered data; the kernel has no single-path mode.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Comparison {
     /// The condition.
@@ -153,7 +153,7 @@ fn die(peer: &Path, condition: Condition, contender: Contender, run: u32) -> Res
         lab.prepare_kernel(side, Family::Ipv4)?;
     }
     if condition.mode == Mode::Backup {
-        // What the kernel takes for its answer to the announcement of the other side's second address.
+        // The kernel's delay until it answers the announcement of the other side's second address.
         let address = Side::Left.address(2, Family::Ipv4);
         lab.left.mptcp_endpoint(address, &Side::Left.interface(2), "subflow backup")?;
     }
@@ -196,7 +196,8 @@ fn die(peer: &Path, condition: Condition, contender: Contender, run: u32) -> Res
     let line: serde_json::Value =
         serde_json::from_slice(&received.stdout).context("the receiver's line is not JSON")?;
     let pauses: Vec<(f64, f64)> = serde_json::from_value(line["pauses"].clone()).context("no pauses")?;
-    // Where the other path lags behind, what it has under way goes on for a while before something is missing.
+    // Where the other path lags behind, what it has under way goes on for a while before something is
+    // missing.
     let begun = pauses.iter().filter(|(begin, end)| *begin < death + 1000.0 && *end > death);
     let pause = begun.map(|(begin, end)| end - begin).fold(0.0, f64::max);
     // An emulator whose interface has gone down can't tell how it was.

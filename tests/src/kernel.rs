@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-/// What a kernel socket speaks.
+/// The protocol of a kernel socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
     /// Regular TCP.
@@ -18,7 +18,7 @@ pub enum Protocol {
     Mptcp,
 }
 
-/// What the kernel says of one of its Multipath TCP connections (`struct mptcp_info`, its first fields).
+/// The kernel's report on one of its Multipath TCP connections (`struct mptcp_info`, its first fields).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KernelInfo {
     /// Subflows beside the first one.
@@ -63,7 +63,8 @@ pub fn accept(listener: &TcpListener, patience: Duration) -> Result<TcpStream> {
     }
 }
 
-/// Connects, giving up after `patience`. Reads and writes that wait longer than `patience` for the peer fail too.
+/// Connects, giving up after `patience`. Reads and writes that wait longer than `patience` for the peer fail
+/// too.
 pub fn connect(
     namespace: &Namespace,
     protocol: Protocol,
@@ -109,8 +110,8 @@ pub fn unconnected_here(protocol: Protocol, remote: SocketAddr) -> Result<TcpStr
     Ok(TcpStream::from(socket(protocol, remote)?))
 }
 
-/// Chooses the congestion control of a connection by its name. Root may choose any that the kernel has, whatever is
-/// allowed to others.
+/// Chooses the congestion control of a connection by its name. Root may choose any that the kernel has,
+/// whatever is allowed to others.
 pub fn set_congestion(stream: &TcpStream, name: &str) -> Result<()> {
     // SAFETY: the name is valid for its length, which is what the kernel is told.
     let result = unsafe {
@@ -129,7 +130,7 @@ pub fn set_congestion(stream: &TcpStream, name: &str) -> Result<()> {
     }
 }
 
-/// What the kernel says of a Multipath TCP connection; none if it is regular TCP through and through.
+/// The kernel's report on a Multipath TCP connection; none if it was regular TCP from the beginning.
 pub fn info(stream: &impl AsRawFd) -> Option<KernelInfo> {
     const SOL_MPTCP: libc::c_int = 284;
     const MPTCP_INFO: libc::c_int = 1;

@@ -6,9 +6,11 @@
 //!   left2  10.77.2.1  fd77:2::1 ──── 10.77.2.2  fd77:2::2  right2
 //! ```
 //!
-//! There is no route from one link to the other: each pair of addresses on one link is a path, no other pair is.
+//! There is no route from one link to the other: each pair of addresses on one link is a path, no other pair
+//! is.
 //!
-//! A link may also be an emulated one ([`Lab::emulated`]): then `mptcp lab` forwards in a third namespace in the middle.
+//! A link may also be an emulated one ([`Lab::emulated`]): then `mptcp lab` forwards in a third namespace in
+//! the middle.
 
 use crate::netns::{End, Namespace, Offload, link};
 use crate::process::{Process, mptcp_binary};
@@ -152,8 +154,8 @@ impl Lab {
         Self::build(links, &Family::BOTH)
     }
 
-    /// One link through `mptcp lab` for each of the given lists of its options. The calling thread must outlive the
-    /// emulators.
+    /// One link through `mptcp lab` for each of the given lists of its options. The calling thread must
+    /// outlive the emulators.
     pub fn emulated(links: &[&[&str]], families: &[Family]) -> Result<Self> {
         Self::of_links(
             &links
@@ -191,8 +193,8 @@ impl Lab {
         Ok(lab)
     }
 
-    /// From now on the emulator of a link drops everything, what is under way included, or no more does. The interfaces
-    /// stay up.
+    /// From now on the emulator of a link drops everything, what is under way included, or no more does. The
+    /// interfaces stay up.
     pub fn silence(&self, number: usize, silent: bool) {
         for (_, emulator) in self.emulators.iter().filter(|(link, _)| *link == number) {
             emulator.signal(if silent { libc::SIGUSR1 } else { libc::SIGUSR2 });
@@ -272,13 +274,14 @@ impl Lab {
         })
     }
 
-    /// Prepares the kernel of one side: it accepts and makes subflows over all links, and when it listens it tells
-    /// its peer of the addresses beside the first link's.
+    /// Prepares the kernel of one side: it accepts and makes subflows over all links, and when it listens it
+    /// tells its peer of the addresses beside the first link's.
     pub fn prepare_kernel(&self, side: Side, family: Family) -> Result<()> {
         let namespace = self.namespace(side);
         namespace.mptcp_limits(8, 8)?;
         for number in 2..=self.links {
-            // A listener announces its addresses; the side that connects answers such an announcement by itself.
+            // A listener announces its addresses; the side that connects answers such an announcement by
+            // itself.
             if side == Side::Right {
                 namespace.mptcp_endpoint(side.address(number, family), &side.interface(number), "signal")?;
             }
@@ -297,8 +300,8 @@ impl Lab {
         Ok(attached)
     }
 
-    /// Those that still have one after a moment: the kernel ends links of processes that are gone a little later than
-    /// the processes.
+    /// Interfaces that still have one after a moment: the kernel ends links of processes that are gone a
+    /// little later than the processes.
     pub fn left_attached(&self, side: Side) -> Result<Vec<String>> {
         let deadline = Instant::now() + Duration::from_secs(3);
         loop {

@@ -8,12 +8,12 @@
 //! * [`xdp`]: the XDP program and crafted packets;
 //! * [`data`]: seeded test data and its SHA-256;
 //! * [`mod@bench`], [`beside`]: benchmarks, this stack and the kernel's in turns;
-//! * [`runtime`]: what running processes say of themselves;
+//! * [`runtime`]: reports of running processes;
 //! * [`raw`]: the datapath's two ends without an engine between them;
 //! * [`vm`]: guests with several NICs on several kernels.
 //!
-//! Nothing else here depends on the stack under test: it is driven through its command line, as users drive it. (Only
-//! the benchmark's end points, a program of their own, use it as a library.)
+//! Nothing else here depends on the stack under test: it is driven through its command line, as users drive
+//! it. (Only the benchmark's end points, a program of their own, use it as a library.)
 
 pub mod bench;
 pub mod beside;

@@ -1,9 +1,9 @@
 //! Network namespaces as values, and veth links between them.
 //!
 //! A [`Namespace`] has no name: it is held by a file descriptor (and by the processes that run in it), so the
-//! kernel removes it, with its interfaces, routes, sysctls and attached programs, as soon as the guard and those
-//! processes are gone. That holds for a panic, for Ctrl-C and for `kill -9` alike; nothing can be left behind.
-//! Programs started through [`Namespace::command`] die with the process that started them.
+//! kernel removes it, with its interfaces, routes, sysctls and attached programs, as soon as the guard and
+//! those processes are gone. That holds for a panic, for Ctrl-C and for `kill -9` alike; nothing can be left
+//! behind. Programs started through [`Namespace::command`] die with the process that started them.
 
 mod foreign;
 
@@ -87,8 +87,8 @@ impl Namespace {
         .expect("the thread that makes a namespace does not panic")?;
         let namespace = Self { fd, label: label.into() };
         namespace.ip("link set lo up")?;
-        // A link-local address that is still being checked for duplicates keeps the kernel from neighbour discovery
-        // for the first second or two of a link's life.
+        // A link-local address that is still being checked for duplicates keeps the kernel from neighbour
+        // discovery for the first second or two of a link's life.
         if Path::new("/proc/sys/net/ipv6").exists() {
             namespace.sysctl("net.ipv6.conf.default.accept_dad", "0")?;
         }
@@ -106,8 +106,8 @@ impl Namespace {
         format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
     }
 
-    /// Runs `work` on a thread of its own inside the namespace. Sockets it opens belong to the namespace for good.
-    /// A panic in `work` goes on in the caller.
+    /// Runs `work` on a thread of its own inside the namespace. Sockets it opens belong to the namespace for
+    /// good. A panic in `work` goes on in the caller.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let entered = scope.spawn(move || {
@@ -121,8 +121,8 @@ impl Namespace {
         })
     }
 
-    /// A command that will run inside the namespace, with stdin from nowhere, and be killed when the thread that
-    /// starts it ends. (`ip netns exec` would remount `/sys`; this does not.)
+    /// A command that will run inside the namespace, with stdin from nowhere, and be killed when the thread
+    /// that starts it ends. (`ip netns exec` would remount `/sys`; this does not.)
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         self.command_as(program, None)
     }
@@ -137,8 +137,8 @@ impl Namespace {
         if std::env::var_os("MPTCP_SANDBOX").is_none() {
             command.env("MPTCP_SANDBOX", "kill");
         }
-        // SAFETY: between fork and exec only system calls are made, nothing is allocated. The descriptor stays open:
-        // a fork has a copy of the table of its parent, which holds the guard while it spawns.
+        // SAFETY: between fork and exec only system calls are made, nothing is allocated. The descriptor
+        // stays open: a fork has a copy of the table of its parent, which holds the guard while it spawns.
         unsafe {
             command.pre_exec(move || {
                 enter(fd)?;
@@ -227,13 +227,15 @@ impl Namespace {
         self.run(|| set_offloads_here(interface, offloads, on))
     }
 
-    /// Limits of the kernel's own path manager: additional subflows of a connection, addresses accepted from peers.
+    /// Limits of the kernel's own path manager: additional subflows of a connection, addresses accepted from
+    /// peers.
     pub fn mptcp_limits(&self, subflows: u32, accepted_addresses: u32) -> Result<()> {
         self.ip(&format!("mptcp limits set subflow {subflows} add_addr_accepted {accepted_addresses}"))
             .map(drop)
     }
 
-    /// Endpoint of the kernel's own path manager; `flags` as in ip-mptcp(8): "signal", "subflow", "subflow backup".
+    /// Endpoint of the kernel's own path manager; `flags` as in ip-mptcp(8): "signal", "subflow", "subflow
+    /// backup".
     pub fn mptcp_endpoint(&self, address: IpAddr, interface: &str, flags: &str) -> Result<()> {
         self.ip(&format!("mptcp endpoint add {address} dev {interface} {flags}")).map(drop)
     }
@@ -260,7 +262,7 @@ pub fn link_with(a: &End<'_>, b: &End<'_>, words: &str) -> Result<()> {
     for end in [a, b] {
         end.namespace.set_up(end.interface, true)?;
     }
-    // A link-local address is tentative for a second, global ones are not: nobody has to wait.
+    // A link-local address is tentative for a second. Global addresses are not, so tests need not wait.
     Ok(())
 }
 

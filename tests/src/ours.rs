@@ -29,7 +29,8 @@ pub fn listen(lab: &Lab, words: &[&str]) -> Result<Process> {
     Ok(process)
 }
 
-/// A command line of `mptcp -v connect --json …` from the left to the right side's first address, not started yet.
+/// A command line of `mptcp -v connect --json …` from the left to the right side's first address, not started
+/// yet.
 pub fn connect_command(lab: &Lab, family: Family, words: &[&str]) -> Command {
     let target = Side::Right.socket(1, family, PORT).to_string();
     let mut all = vec!["connect", "--json"];
@@ -48,7 +49,7 @@ pub fn run(lab: &Lab, side: Side, words: &[&str]) -> Result<Finished> {
     Process::start(&mut command(lab, side, words), true)?.finish(PATIENCE)
 }
 
-/// What every end of the command must fulfil: no panic, an exit code of its own, no program left.
+/// Checks that the command ended well: no panic, an exit code of its own, no program left.
 pub fn assert_orderly(lab: &Lab, side: Side, finished: &Finished) {
     assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
     assert!(

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// The `mptcp` command: `$MPTCP_BIN` when set, else built here (once per process) with the profile of the tests.
+/// The `mptcp` command: `$MPTCP_BIN` when set, else built here (once per process) with the profile of the
+/// tests.
 pub fn mptcp_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -35,8 +36,8 @@ pub fn mptcp_binary() -> &'static Path {
     })
 }
 
-/// A copy of a program that any user may run, wherever the original lies: its path is good for programs that this
-/// process starts.
+/// A copy of a program that any user may run, wherever the original lies: its path is good for programs that
+/// this process starts.
 pub fn for_anyone(program: &Path) -> Result<PathBuf> {
     static COPY: OnceLock<PathBuf> = OnceLock::new();
     if let Some(path) = COPY.get() {
@@ -65,7 +66,7 @@ pub struct Process {
     stderr_reader: Option<JoinHandle<()>>,
 }
 
-/// What a program left.
+/// The result of a program.
 #[derive(Clone, Debug)]
 pub struct Finished {
     /// How it ended.
@@ -77,7 +78,8 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// The last line of standard error that is a JSON object, which is where `mptcp --json` leaves its statistics.
+    /// The last line of standard error that is a JSON object, which is where `mptcp --json` leaves its
+    /// statistics.
     pub fn json(&self) -> Result<serde_json::Value> {
         let line = self.stderr.lines().rev().find(|line| line.starts_with('{'));
         let line = line.with_context(|| format!("no statistics on standard error:\n{}", self.stderr))?;
@@ -99,7 +101,7 @@ impl Process {
         let stdout = kept.map(|mut pipe| {
             thread::spawn(move || {
                 let mut all = Vec::new();
-                // What was read before an error is still worth showing.
+                // The text before an error is still worth showing.
                 let _ = pipe.read_to_end(&mut all);
                 all
             })
@@ -138,7 +140,7 @@ impl Process {
         unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
     }
 
-    /// What it wrote to standard error so far.
+    /// Its standard error so far.
     pub fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.stderr.lock().expect("no panic while locked")).into_owned()
     }

@@ -78,7 +78,7 @@ impl Sender {
         }
     }
 
-    /// What was sent.
+    /// Counters of sent packets.
     pub fn counters(&self) -> mptcp_datapath::transmit::TransmitCounters {
         self.transmitter.counters
     }
@@ -90,7 +90,7 @@ pub struct Sink {
     pub program: XdpProgram,
     /// The socket of the only queue.
     pub socket: Socket,
-    /// What parses the packets.
+    /// The parser of the packets.
     pub receiver: Receiver,
 }
 

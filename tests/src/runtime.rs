@@ -1,4 +1,4 @@
-//! What the running processes say of themselves, through `mptcp ss` and `mptcp counters`.
+//! Reports of running processes, through `mptcp ss` and `mptcp counters`.
 
 use crate::ours::PATIENCE;
 use crate::process::{Finished, Process, mptcp_binary};
@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A directory of control sockets of a test's own, so that it sees the processes it has started and no others. Removed
-/// on drop.
+/// A directory of control sockets of a test's own, so that it sees the processes it has started and no
+/// others. Removed on drop.
 #[derive(Debug)]
 pub struct Runtime(PathBuf);
 

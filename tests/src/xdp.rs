@@ -1,7 +1,8 @@
 //! The XDP program without interfaces: crafted packets in, verdicts out (`BPF_PROG_TEST_RUN`).
 //!
-//! [`Frame`] builds packets octet by octet, [`XdpLab`] is a loaded program whose maps know a few subflows, listeners
-//! and tokens, and [`XdpLab::expected`] says what should happen to a packet, by the same decoder in user space.
+//! [`Frame`] builds packets octet by octet, [`XdpLab`] is a loaded program whose maps know a few subflows,
+//! listeners and tokens, and [`XdpLab::expected`] says what should happen to a packet, by the same decoder in
+//! user space.
 
 use anyhow::{Context, Result, ensure};
 use mptcp_common::address::Address;
@@ -51,7 +52,7 @@ pub const OWN: [&str; 6] =
 /// Broadcast address of one of its subnets.
 pub const BROADCAST: &str = "192.0.2.255";
 
-/// What an address means to the lab's host: [`LOCAL_OWN`], [`LOCAL_BROADCAST`], or 0.
+/// The meaning of an address to the lab's host: [`LOCAL_OWN`], [`LOCAL_BROADCAST`], or 0.
 fn meaning(address: Address) -> u32 {
     let is = |text: &str| Address::from(text.parse::<IpAddr>().expect("an address of the tests")) == address;
     match () {
@@ -258,16 +259,17 @@ impl<'a> Octets for Reach<'a> {
     }
 }
 
-/// What should become of a packet.
+/// The expected fate of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Expected {
     /// The counter that counts it.
     pub counter: Counter,
-    /// What the metadata says, if it goes up.
+    /// The expected metadata, if it goes up.
     pub up: Option<(Kind, u32, Headers)>,
 }
 
-/// A loaded program that knows [`subflows`], [`listeners`] and [`TOKEN`], with a socket for each of two shards.
+/// A loaded program that knows [`subflows`], [`listeners`] and [`TOKEN`], with a socket for each of two
+/// shards.
 pub struct XdpLab {
     /// The program.
     pub program: XdpProgram,
@@ -323,15 +325,15 @@ impl XdpLab {
         Ok(Self { program, maps, events, sockets })
     }
 
-    /// Closes the sockets: nobody takes the packets any more.
+    /// Closes the sockets, so that the program finds none.
     pub fn close_sockets(&mut self) {
         self.sockets.clear();
     }
 
-    /// What was counted.
+    /// The counters.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn counters(&self) -> Result<CounterSnapshot> {
         Ok(self.maps.counters()?)
     }
@@ -358,7 +360,7 @@ impl XdpLab {
         Ok((run, counter))
     }
 
-    /// What should become of a packet whose first `linear` octets are in reach.
+    /// The expected fate of a packet whose first `linear` bytes are in reach.
     pub fn expected(packet: &[u8], linear: usize) -> Expected {
         let reach = Reach(&packet[..linear.min(packet.len())]);
         let nothing = |counter| Expected { counter, up: None };
@@ -421,7 +423,7 @@ impl XdpLab {
         if plain { nothing(Counter::JoinRefused) } else { up(Counter::JoinToRefuse, Kind::JoinToRefuse, 0) }
     }
 
-    /// What should become of a packet that the decoder refuses. Fragments but the first count as the
+    /// The expected fate of a packet that the decoder refuses. Fragments but the first count as the
     /// kernel's: whether one of ours came before is not known here.
     fn odd(packet: &[u8], linear: usize, reason: Reason) -> Counter {
         let reach = Reach(&packet[..linear.min(packet.len())]);

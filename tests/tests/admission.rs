@@ -1,5 +1,5 @@
-//! What a listener takes, on hosts that are more than a server: routers, hosts with addresses on their
-//! loopback interface, hosts whose links carry anything.
+//! Packets that a listener takes, on hosts that are more than a server: routers, hosts with addresses on
+//! their loopback interface, hosts whose links carry anything.
 
 use mptcp_proto::wire::{Flags, Join, MptcpOption, Segment, SeqNumber};
 use mptcp_tests::kernel::{self, Protocol};
@@ -181,7 +181,7 @@ fn segments_that_a_router_cuts_arrive() {
         let mut sent = vec![0; SIZE as usize];
         data::Seeded::new(8, SIZE).read_exact(&mut sent).unwrap();
         stream.write_all(&sent).unwrap();
-        // Whoever has it closes it: until then the other end can be asked.
+        // The owner closes it. Until then the other end can be asked.
         (stream, sent)
     });
     let mut command = transit.client.command(mptcp_binary());

@@ -135,7 +135,7 @@ fn neighbours_are_resolved_by_the_kernel_or_fail() {
             let known = netlink.neighbours().expect("dump");
             assert!(known.iter().any(|entry| entry.address == address && entry.mac == right.mac));
         }
-        // Nobody has this address. The kernel asks three times, a second apart.
+        // No host has this address. The kernel asks three times, a second apart.
         let nobody = ip("10.77.1.77");
         netlink.resolve(left.index, nobody).expect("command");
         wait_for(&mut monitor, |change| match change {

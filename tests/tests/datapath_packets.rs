@@ -1,5 +1,5 @@
-//! Packets through the real kernel, without an engine: a packet socket at one end of a veth link, the XDP program
-//! and an AF_XDP socket at the other.
+//! Packets through the real kernel, without an engine: a packet socket at one end of a veth link, the XDP
+//! program and an AF_XDP socket at the other.
 
 use bytes::Bytes;
 use mptcp_datapath::af_xdp::{Bind, BindError, CopyMode, Socket, Umem};
@@ -79,7 +79,8 @@ fn large_mtus_take_several_buffers() {
     }
 }
 
-/// The kernel has frames for what has come at once lately, and twice that: bursts may grow as fast as they do in slow start.
+/// The kernel has frames for what has come at once lately, and twice that: bursts may grow as fast as they do
+/// in slow start.
 #[test]
 fn bursts_arrive_complete_and_in_order() {
     require_root!();

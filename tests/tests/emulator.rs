@@ -1,4 +1,4 @@
-//! The emulator (`mptcp lab`) between the kernel's own stacks: what the kernel sees is what was configured.
+//! The emulator (`mptcp lab`) between the kernel's own stacks: the kernel sees the configured network.
 
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
@@ -9,8 +9,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Runs `work` with the namespaces of a client and a server that `mptcp lab` with these words connects; gives the
-/// emulator's report too.
+/// Runs `work` with the namespaces of a client and a server that `mptcp lab` with these words connects; gives
+/// the emulator's report too.
 fn through<T>(words: &[&str], work: impl FnOnce(&Namespace, &Namespace) -> T) -> (T, serde_json::Value) {
     let mut lab = Lab::emulated(&[words], &Family::BOTH).unwrap();
     let result = work(&lab.left, &lab.right);

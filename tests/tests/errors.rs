@@ -1,4 +1,4 @@
-//! What can go wrong before data flows: each case ends in an error that names the cause and the remedy, with the
+//! Faults before data flows: each case ends in an error that names the cause and the remedy, with the
 //! documented exit code, without a panic, and with nothing attached.
 
 use mptcp_tests::kernel::{self, Protocol};

@@ -195,7 +195,7 @@ fn news_that_were_lost_come_alone_and_what_is_there_is_asked_for() {
     let path = file.to_str().expect("path");
     lab.left.ip(&format!("-batch {path}")).expect("addresses");
     std::fs::remove_file(&file).expect("removed");
-    // What is left in the queue is older than what was lost.
+    // The messages left in the queue are older than the lost ones.
     assert_eq!(monitor.poll(), [Change::Overrun]);
     assert_eq!(monitor.poll(), []);
     running.until("left1", &["10.77.1.1", "10.88.19.200", "fd77:1::1"]);

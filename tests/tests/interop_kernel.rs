@@ -1,4 +1,5 @@
-//! This stack against the kernel's Multipath TCP: a table of cases, each a sentence. `tests/src/interop` has them.
+//! This stack against the kernel's Multipath TCP: a table of cases, each a sentence. `tests/src/interop` has
+//! them.
 //!
 //! One case alone: `MPTCP_INTEROP_CASE='part of its name' cargo test -p mptcp-tests --test interop_kernel`.
 

@@ -1,5 +1,5 @@
-//! Version 0 of Multipath TCP (RFC 6824), which has no living peer here: between this stack's own ends, through the
-//! middleboxes of the emulator, each end's packets judged by Wireshark's dissector.
+//! Version 0 of Multipath TCP (RFC 6824), which has no living peer here: between this stack's own ends,
+//! through the middleboxes of the emulator, each end's packets judged by Wireshark's dissector.
 
 use mptcp_tests::capture::{self, Analysis};
 use mptcp_tests::lab::{Family, Lab, LinkPlan, Side, hidden_address};
@@ -10,17 +10,17 @@ use std::io::{Read, Seek, Write};
 
 /// Octets in each direction behind the greeting.
 const SIZE: usize = 400 << 10;
-/// What both directions begin with; payload changers look for it.
+/// The first bytes of both directions; payload changers look for them.
 const GREETING: &str = "PORT 10;77;1;1;19;136\r\n";
 const CHANGE: &str = "replace,find=10;77;1;1;19;136,with=203;0;113;1;19;1,way=forward";
 const CHANGED: &str = "PORT 203;0;113;1;19;1\r\n";
 
-/// What is to become of a connection.
+/// The expected outcome of a connection.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Fate {
     /// Version 0 over so many subflows that were confirmed.
     Multipath(usize),
-    /// Regular TCP, for these reasons at client and server. ("or": who sends first decides.)
+    /// Regular TCP, for these reasons at client and server. ("or": the side that sends first decides.)
     Regular(&'static str, &'static str),
 }
 
@@ -30,7 +30,7 @@ struct Case<'a> {
     checksum: bool,
     family: Family,
     fate: Fate,
-    /// What the client's greeting is when it arrives.
+    /// The client's greeting as it arrives.
     greeting: &'a str,
 }
 

@@ -1,4 +1,4 @@
-//! What can happen to a connection and to the process while data flows.
+//! Events in the life of a connection and of its process while data flows.
 
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
@@ -62,8 +62,8 @@ fn a_peer_that_resets_is_noticed_at_once() {
     require_root!();
     let lab = Lab::new().unwrap();
     let (client, stream) = endless(&lab, Family::Ipv6, &[]);
-    // Closing with unread data in the buffer makes the kernel abort the connection; without any it would close
-    // properly and wait for our end.
+    // Closing with unread data in the buffer makes the kernel abort the connection; without any it would
+    // close properly and wait for our end.
     stream.peek(&mut [0]).unwrap();
     drop(stream);
     let start = Instant::now();

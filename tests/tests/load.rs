@@ -37,7 +37,7 @@ fn start(lab: &Lab, words: &[&str], interfaces: usize) -> Process {
     process
 }
 
-/// Ends it by a signal; what it printed.
+/// Ends it by a signal. Returns its output.
 fn end_by(process: Process, signal: i32) -> Finished {
     process.signal(signal);
     end(process)

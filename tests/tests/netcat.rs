@@ -1,5 +1,5 @@
-//! The habits of a netcat: standard input and output, half-close, one peer after the other, no root where none is
-//! needed.
+//! The habits of a netcat: standard input and output, half-close, one peer after the other, no root where
+//! none is needed.
 
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::ours::{self, PATIENCE, assert_orderly};

@@ -1,4 +1,4 @@
-//! What a host is told about the stacks that run on it: `mptcp ss`, `mptcp counters`, and the event log.
+//! The views of the stacks that run on a host: `mptcp ss`, `mptcp counters`, and the event log.
 
 use mptcp_tests::counters::Counters;
 use mptcp_tests::kernel::{self, Protocol};
@@ -54,7 +54,7 @@ fn connections_of_two_processes_in_two_namespaces_are_seen_while_they_live() {
     assert!(!table.contains("listen"), "{table}");
     let none = runtime.json(&["ss", "--json", "--port", "9"]);
     assert!(none.as_array().unwrap().iter().all(|report| report["connections"] == serde_json::json!([])));
-    // What each has counted, and the XDP program with it.
+    // The counters of each process and of its XDP program.
     let counted = |pid: u32| runtime.json(&["counters", "--json", "--pid", &pid.to_string()]);
     let (client_counted, server_counted) = (counted(client.id()), counted(listener.id()));
     assert_eq!(client_counted["MPTcpExtMPCapableSYNTX"], 1);
@@ -140,7 +140,7 @@ fn a_subflow_of_a_running_connection_becomes_a_backup_and_is_one_no_more() {
             });
         }
     }
-    // What can't be done changes nothing, and says what can.
+    // An impossible request changes nothing, and its error names the possible ones.
     for (words, said) in [
         (&["backup", "lo"][..], &["no subflow is open", "from lo", "mptcp ss"][..]),
         (&["backup", "--pid", "1", &interface], &["process 1", "mptcp ss"]),

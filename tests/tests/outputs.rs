@@ -17,7 +17,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// What a standard descriptor can be that takes nothing.
+/// Kinds of standard descriptors that take no bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Broken {
     /// Not open at all (`>&-`).

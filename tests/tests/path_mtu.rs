@@ -12,8 +12,8 @@ const SIZE: u64 = 4 << 20;
 /// Longest packet that passes.
 const MTU: u64 = 1380;
 
-/// Ours and the kernel send to each other through a black hole, in both roles, both families, regular and Multipath TCP:
-/// everything arrives, and ours has found out what passes.
+/// Ours and the kernel send to each other through a black hole, in both roles, both families, regular and
+/// Multipath TCP: everything arrives, and ours has found out what passes.
 #[test]
 fn both_ends_get_over_a_black_hole() {
     require_root!();

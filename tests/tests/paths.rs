@@ -1,5 +1,5 @@
-//! Which subflows there are, and what the two sides tell each other of their addresses, with the kernel as the peer and
-//! judge: its counters say what it saw.
+//! Which subflows there are, and what the two sides tell each other of their addresses, with the kernel as
+//! the peer and judge: its counters say what it saw.
 
 use mptcp_proto::{ConnectionConfig, SubflowInfo, SubflowState};
 use mptcp_tests::counters::Counters;
@@ -148,7 +148,7 @@ fn a_backup_takes_over_when_the_regular_path_falls_silent_and_gives_back() {
     flood.read(2 << 20);
     assert!(sent_by(&lab, 2) < 100_000, "the backup is idle: {}", sent_by(&lab, 2));
     lab.silence(1, true);
-    // What was under way, and then what comes over the other path, at 6 MB/s.
+    // Bytes under way, and then the bytes over the other path, at 6 MB/s.
     let time = flood.read(6 << 20);
     assert!(time < Duration::from_secs(4), "{time:?}");
     assert!(sent_by(&lab, 2) > 1 << 20);
@@ -220,7 +220,8 @@ fn several_addresses_that_go_at_once_are_each_removed() {
     flood.until(&lab, "MPTcpExtMPJoinAckRx", 3);
     let batch = "ip address del 10.77.2.1/24 dev left2; ip address del 10.77.3.1/24 dev left3";
     assert!(lab.left.command("sh").args(["-c", batch]).status().unwrap().success());
-    // Linux has room for one REMOVE_ADDR at a time: where the second address goes a moment after the first, it may drop it.
+    // Linux has room for one REMOVE_ADDR at a time: where the second address goes a moment after the first,
+    // it may drop it.
     flood.until_sum(&lab, &["MPTcpExtRmAddr", "MPTcpExtRmAddrDrop"], 2);
     flood.read(32 << 20);
     // The other way round, in one option: the kernel withdraws all that it has announced.
@@ -239,7 +240,7 @@ fn the_kernel_joins_the_port_that_we_announce() {
     require_root!();
     let lab = Lab::of_family(Family::Ipv4).unwrap();
     lab.prepare_kernel(Side::Left, Family::Ipv4).unwrap();
-    // What is sent would fit into the first subflow's window.
+    // The data would fit into the first subflow's window.
     let listener =
         ours::listen(&lab, &["--announce-port", "6000", "--scheduler", "round-robin", "--file", "/dev/zero"])
             .unwrap();

@@ -1,4 +1,4 @@
-//! What the command gives up after set-up, what still works then, and what it takes to begin with.
+//! Privileges: those that the command needs to begin with, gives up after set-up, and still works without.
 
 use mptcp_tests::lab::{Family, Lab, Side};
 use mptcp_tests::netns::{End, link};
@@ -62,7 +62,7 @@ fn after_set_up_no_thread_has_more_than_is_needed_later() {
     let lab = Lab::new().unwrap();
     let listener = ours::listen(&lab, &["--keep-open", "--output", "/dev/null"]).unwrap();
     assert_sandboxed(listener.id(), KEPT);
-    // Those that come with connections, too.
+    // Threads that come with connections, too.
     assert!(transfer(&lab, Family::Ipv4).status.success());
     assert_sandboxed(listener.id(), KEPT);
     listener.signal(libc::SIGINT);
@@ -267,7 +267,7 @@ fn each_capability_that_is_missing_is_named_with_those_that_it_takes() {
         if *missing == "ipc_lock" {
             assert!(finished.stderr.contains("LimitMEMLOCK"), "{}", finished.stderr);
         } else {
-            // Who follows the advice is not sent back for the next one.
+            // One round of advice is enough: the next run asks for nothing else.
             for name in &all {
                 assert!(finished.stderr.contains(&format!("cap_{name}")), "{}", finished.stderr);
             }

@@ -1,4 +1,5 @@
-//! What any good TCP does, seen from the kernel's side: marks of a queue are heeded, a flood of SYNs keeps nobody out.
+//! Duties of any good TCP, seen from the kernel's side: it heeds marks of a queue, and serves clients during
+//! a flood of SYNs.
 
 use mptcp_proto::wire::{Flags, Segment, SeqNumber, Timestamps};
 use mptcp_tests::kernel::{self, Protocol};
@@ -15,7 +16,8 @@ const SIZE: u64 = 4 << 20;
 /// A few times as many as a listener may have half-open.
 const FLOOD: u32 = 4000;
 
-/// With a queue that marks in the way of the data, ours sends to the kernel, as client and as server: nothing is dropped.
+/// With a queue that marks in the way of the data, ours sends to the kernel, as client and as server: nothing
+/// is dropped.
 #[test]
 fn the_marks_of_a_queue_are_heeded_in_both_roles() {
     require_root!();
@@ -54,8 +56,8 @@ fn the_marks_of_a_queue_are_heeded_in_both_roles() {
         let link = &report[way.trim_start_matches('-')]["link"];
         let [marks, drops] = ["marks", "managed_drops"].map(|what| link[what].as_u64().unwrap());
         assert!(marks > 0, "nothing was marked: {report:#}");
-        // Neither a segment without data nor one that is sent again is ECN-capable (RFC 3168 sections 6.1.4 and
-        // 6.1.5): the queue may drop the last FIN, or a tail loss probe.
+        // Neither a segment without data nor one that is sent again is ECN-capable (RFC 3168 sections 6.1.4
+        // and 6.1.5): the queue may drop the last FIN, or a tail loss probe.
         assert!(drops * 4 < marks, "not ECN-capable: {report:#}");
     }
 }

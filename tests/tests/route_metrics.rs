@@ -1,5 +1,5 @@
-//! What routes say of the size of packets counts in what this stack sends and in the MSS that it announces,
-//! as it does with the kernel's own connections.
+//! Limits that routes set on the size of packets hold for this stack's packets and for the MSS that it
+//! announces, as it does with the kernel's own connections.
 
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
@@ -25,7 +25,7 @@ fn socket_option(socket: &impl AsRawFd, level: i32, option: i32) -> i32 {
     value
 }
 
-/// Largest segment that a kernel socket sends: what the other end has announced, without options, unless its
+/// Largest segment that a kernel socket sends: the other end's MSS, without options, unless its
 /// own links take less.
 fn segment_size(stream: &TcpStream) -> u32 {
     socket_option(stream, libc::IPPROTO_TCP, libc::TCP_MAXSEG) as u32

@@ -1,4 +1,5 @@
-//! The host's routing policy: what its rules and routes refuse or send elsewhere, this stack does not send.
+//! The host's routing policy: this stack does not send packets that rules and routes refuse or send
+//! elsewhere.
 
 use mptcp_datapath::netlink::{Flow, Netlink, Refusal, Verdict};
 use mptcp_tests::kernel::{self, Protocol};

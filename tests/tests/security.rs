@@ -1,5 +1,5 @@
-//! Attackers without the keys, with real packets and the XDP program between them and the engine. (What they can do to
-//! the engine itself is tried without packets, in its own tests.)
+//! Attackers without the keys, with real packets and the XDP program between them and the engine. (What they
+//! can do to the engine itself is tried without packets, in its own tests.)
 
 use mptcp_proto::wire::{Flags, Join, MptcpOption, Segment, SeqNumber, Timestamps};
 use mptcp_tests::kernel::{self, Protocol};
@@ -47,8 +47,9 @@ fn flood(sender: &mut Sender, token: impl Fn(u32) -> u32) {
     sender.flush(Duration::from_secs(1));
 }
 
-/// First with tokens that are guessed, then with the right one, which somebody may have seen on the wire. In both floods
-/// the kernel's connection goes on, and it joins it with its second address in the middle of the second one.
+/// First with tokens that are guessed, then with the right one, which somebody may have seen on the wire. In
+/// both floods the kernel's connection goes on, and it joins it with its second address in the middle of the
+/// second one.
 #[test]
 fn floods_of_joins_leave_bounded_state_and_legitimate_joins_pass() {
     require_root!();

@@ -1,4 +1,4 @@
-//! What a shard holds, and what becomes of it when the process is stopped, a round does not end, or
+//! A shard's memory, and its fate when the process is stopped, a round does not end, or
 //! interfaces change.
 
 use mptcp_proto::wire::{Flags, Segment, SeqNumber};

@@ -1,5 +1,6 @@
-//! The conditions of the Linux kernel's `simult_flows` self-test with the kernel as the peer: two paths through the
-//! emulator are used at once, in less time than the sum of their rates allows with a tenth to spare.
+//! The conditions of the Linux kernel's `simult_flows` self-test with the kernel as the peer: two paths
+//! through the emulator are used at once, in less time than the sum of their rates allows with a tenth to
+//! spare.
 
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// Octets that the kernel's test transfers.
 const SIZE: u64 = 16 << 20;
-/// What the limit allows besides the transfer.
+/// The limit's allowance besides the transfer.
 const START: Duration = Duration::from_millis(450);
 /// How much longer than kernel to kernel a transfer may take that the kernel's scheduler decides on.
 const AS_GOOD: f64 = 1.05;
@@ -88,8 +89,8 @@ fn listener(lab: &Lab) -> std::net::TcpListener {
     kernel::listen(&lab.right, Protocol::Mptcp, local).expect("listener")
 }
 
-/// Ours connects to the kernel; one of the two sends. The other one does not finish before it: the kernel takes no more
-/// subflows after that.
+/// Ours connects to the kernel; one of the two sends. The other one does not finish before it: the kernel
+/// takes no more subflows after that.
 fn with_ours(links: &Links, ours_sends: bool) -> Duration {
     let mut lab = lab(links);
     lab.prepare_kernel(Side::Right, Family::Ipv4).expect("kernel");
@@ -114,7 +115,7 @@ fn with_ours(links: &Links, ours_sends: bool) -> Duration {
     time
 }
 
-/// What one condition took, and whether that is within size × 8 / (0.9 × (r1 + r2)) + 450 ms, each way.
+/// The duration of one condition, and whether it is within size × 8 / (0.9 × (r1 + r2)) + 450 ms, each way.
 fn measure(links: &Links) -> (bool, String) {
     let [(first, _), (second, _)] = *links;
     let limit = SIZE as f64 * 8.0 / (0.9e6 * f64::from(first + second)) + START.as_secs_f64();
@@ -125,12 +126,12 @@ fn measure(links: &Links) -> (bool, String) {
          kernel to kernel {between:.2} s"
     );
     println!("{line}");
-    // What its scheduler does is the kernel's affair.
+    // The kernel's scheduler is not judged.
     (sent <= limit && taken <= limit.max(between * AS_GOOD), line)
 }
 
-/// All at once, since the links take most of the time. What is late then is measured again by itself: others may have
-/// needed the processors.
+/// All at once, since the links take most of the time. A late one is measured again by itself: others may
+/// have needed the processors.
 #[test]
 fn two_paths_are_used_at_once_with_the_kernel_within_the_time_that_it_allows_itself() {
     require_root!();

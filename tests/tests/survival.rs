@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What may be waited for on a loaded machine. The goal is 300 ms; the kernel's own timer would take longer
+/// The limit on a loaded machine. The goal is 300 ms; the kernel's own timer would take longer
 /// than a second.
 const SOON: Duration = Duration::from_secs(3);
 
@@ -38,7 +38,7 @@ impl Both {
     fn goes_on(&mut self) -> Duration {
         let start = Instant::now();
         let mut buffer = vec![0; 1 << 20];
-        // What waits in the buffer is of before.
+        // The bytes in the buffer are older.
         self.stream.set_nonblocking(true).unwrap();
         while self.stream.read(&mut buffer).is_ok_and(|octets| octets > 0) {}
         self.stream.set_nonblocking(false).unwrap();

@@ -1,5 +1,6 @@
-//! Regular TCP between the kernel's stack and ours through every middlebox of the emulator, both roles, both families,
-//! with and without Multipath TCP on offer: what arrives is what was sent, or what the box made of it.
+//! Regular TCP between the kernel's stack and ours through every middlebox of the emulator, both roles, both
+//! families, with and without Multipath TCP on offer: the text arrives as it was sent, or as the box changed
+//! it.
 
 use mptcp_tests::kernel::{self, Protocol};
 use mptcp_tests::lab::{Family, Lab, Side, hidden_address};
@@ -11,12 +12,12 @@ use std::thread;
 
 /// Octets in each direction.
 const SIZE: usize = 300_000;
-/// What a connection begins with, in both directions; the payload changers look for it.
+/// The first bytes of a connection, in both directions; the payload changers look for them.
 const GREETING: &str = "PORT 10;77;1;1;19;136\r\n";
 const PLAIN: &str = "delay=2ms";
 const LOSSY: &str = "delay=2ms,loss=1%";
 
-/// What the path does, and what that makes of the greeting in each direction.
+/// The path's box, and the greeting in each direction as it arrives.
 #[derive(Clone, Copy)]
 struct Case<'a> {
     link: &'a str,
@@ -31,7 +32,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// Who connects.
+/// The side that connects.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Client {
     Ours,

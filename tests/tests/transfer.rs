@@ -6,7 +6,8 @@ use mptcp_tests::process::mptcp_binary;
 use mptcp_tests::{capture, require_root};
 use std::path::Path;
 
-/// Enough for the second subflow to be there long before the end, also on a machine that is busy with other tests.
+/// Enough for the second subflow to be there long before the end, also on a machine that is busy with other
+/// tests.
 const SIZE: u64 = 1 << 30;
 
 fn transfer(family: Family, sender: Stack, receiver: Stack, cut: Option<Side>) {

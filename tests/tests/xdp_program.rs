@@ -404,7 +404,7 @@ fn a_join_with_an_unknown_token_is_refused_with_a_reset() {
             assert_eq!(sum(&answer[headers.network.l3..headers.network.l4]), 0, "IP checksum");
         }
     }
-    // What the answer can't be made from goes up.
+    // A packet from which no answer can be made goes up.
     let options = Frame { ip_options: vec![1; 4], ..Frame::join(peer(), addr("192.0.2.1:80"), 3) };
     gives(&mut lab, &options, Counter::JoinToRefuse);
 }
@@ -562,7 +562,7 @@ fn the_only_subflow_of_a_port_is_found_as_others_are() {
         let frames = remotes.map(|remote| Frame::new(remote, local).build());
         let other = Frame::new(remotes[0], std::net::SocketAddr::new(local.ip(), 9002)).build();
         let slots = [SubflowSlot(20), SubflowSlot(21)];
-        // What became of a segment of each: the slot that it was marked with, or why it is the kernel's.
+        // The fate of a segment of each: the slot that it was marked with, or why it is the kernel's.
         let seen = |lab: &mut XdpLab| {
             assert_eq!(lab.run(&other, other.len()).unwrap().1, Counter::ForeignPort);
             frames.each_ref().map(|frame| {
@@ -668,7 +668,7 @@ fn what_is_for_another_host_is_passed_whatever_it_is() {
     assert_eq!(judge(&mut lab, "[2001:db8::99]:443"), Counter::Foreign);
     set(&lab, "fe80::2", 7, LOCAL_OWN);
     assert_eq!(judge(&mut lab, "[fe80::2]:443"), Counter::Foreign);
-    // What is gone already does no harm.
+    // An entry that is gone already does no harm.
     set(&lab, "2001:db8::99", 8, 0);
 }
 
@@ -850,7 +850,7 @@ fn fragments_go_where_the_first_of_them_goes() {
     assert_eq!(judge(&mut lab, &cut(&syn, 20, 40, false, &segment[40..])), Counter::FragmentOurs);
     let transit = Frame { dst: addr("192.0.2.99:80"), ..syn };
     assert_eq!(judge(&mut lab, &cut(&transit, 21, 0, true, &segment[..40])), Counter::Fragment);
-    // Nobody takes them: the kernel would put them together and answer.
+    // The kernel would put them together and answer, so the program drops them.
     let ours = Frame::data(0, 1000);
     let packet = cut(&ours, 30, 0, true, &ours.segment()[..512]);
     assert_eq!(judge(&mut lab, &packet), Counter::FragmentOurs);

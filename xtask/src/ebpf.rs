@@ -1,7 +1,9 @@
-//! Builds the XDP program, stores it beside its source, and proves that what is stored is what the source builds.
+//! Builds the XDP program, stores it beside its source, and proves that what is stored is what the source
+//! builds.
 //!
-//! The stored object holds code, maps and BTF, and no debug information. Paths are mapped away, so that it is the same
-//! wherever it is built; another compiler still makes another one, so the compiler is stored with it.
+//! The stored object holds code, maps and BTF, and no debug information. Paths are mapped away, so that it is
+//! the same wherever it is built; another compiler still makes another one, so the compiler is stored with
+//! it.
 
 use super::run::{root, run, target};
 use super::setup::{self, Toolchain, clean};
@@ -151,7 +153,8 @@ fn compile(toolchain: &Toolchain, top: &Path, target: &Path, features: &[&str]) 
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         "-Ctarget-cpu=v3".to_owned(),
-        // Kernels before 6.3 refuse a loop whose end falls through into its head, which is how blocks get placed.
+        // Kernels before 6.3 refuse a loop whose end falls through into its head, which is how blocks get
+        // placed.
         "-Clink-arg=--llvm-args=--disable-block-placement".to_owned(),
         remap(&cargo_home, "cargo"),
         remap(&compiler.sysroot.join("lib/rustlib/src/rust"), "rust"),
@@ -268,8 +271,8 @@ fn files() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Copies all that the object is built from. The workspace's manifest comes along, since `mptcp-common` inherits from
-/// it; its other members are left out.
+/// Copies all that the object is built from. The workspace's manifest comes along, since `mptcp-common`
+/// inherits from it; its other members are left out.
 fn copy_sources(to: &Path) -> Result<()> {
     for path in files()? {
         let copy = to.join(&path);

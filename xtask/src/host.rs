@@ -36,8 +36,8 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
-/// Sees to it that these tools are there: installs what is missing when it may (root, apt), says so, and otherwise
-/// ends with what to install.
+/// Sees to it that these tools are there: installs what is missing when it may (root, apt), says so, and
+/// otherwise ends with what to install.
 pub(crate) fn need(tools: &[Tool]) -> Result<()> {
     let missing: Vec<&str> =
         tools.iter().filter(|tool| !has(tool.program, &[tool.probe])).map(|tool| tool.package).collect();
@@ -74,8 +74,8 @@ fn install(packages: &[&str]) -> Result<()> {
     }
     apt(&[], &["update", "--quiet"])?;
     let Err(error) = apt(&[], &words) else { return Ok(()) };
-    // Packages that belong together (qemu's) may be here from backports already, and those of the release would
-    // replace them. The lists for that are kept apart, so that this machine's sources stay as they are.
+    // Packages that belong together (qemu's) may be here from backports already, and those of the release
+    // would replace them. The lists for that are kept apart, so that this machine's sources stay as they are.
     let Some(backports) = backports()? else { return Err(error) };
     eprintln!("xtask: trying {}, which removes nothing", backports.suite);
     apt(&backports.options, &["update", "--quiet"])?;

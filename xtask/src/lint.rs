@@ -45,8 +45,8 @@ fn locks() -> Result<()> {
     Ok(())
 }
 
-/// Dependencies point one way. The engine reaches no socket, clock or interface through its dependencies; `clippy.toml`
-/// beside it keeps it from those of the standard library.
+/// Dependencies point one way. The engine reaches no socket, clock or interface through its dependencies;
+/// `clippy.toml` beside it keeps it from those of the standard library.
 fn layers() -> Result<()> {
     for (package, forbidden) in LAYERS {
         let words = ["tree", "--locked", "--package", package, "--edges", "normal", "--prefix", "none"];

@@ -1,7 +1,7 @@
 //! The project's habits as commands: `cargo xtask --help` lists them.
 //!
-//! Everything that takes long or needs privileges happens in programs that this one builds and starts, so that it
-//! is itself small and quickly built.
+//! Everything that takes long or needs privileges happens in programs that this one builds and starts, so
+//! that it is itself small and quickly built.
 
 mod bench;
 mod build;
@@ -47,7 +47,8 @@ enum Habit {
     /// Send files over one connection and two links, to and from the kernel (root; `--help` for its options)
     #[command(disable_help_flag = true)]
     Demo(Rest),
-    /// Run all tests; as root also those that need namespaces, and some in guests. Further words go to `cargo test`, alone
+    /// Run all tests; as root also those that need namespaces, and some in guests. Further words go to `cargo
+    /// test`, alone
     #[command(disable_help_flag = true)]
     Test(Rest),
     /// Test in virtual machines with several NICs, on several kernels (`--help` for its options)

@@ -228,7 +228,8 @@ fn has_program(program: &Path) -> bool {
 fn linker(compiler: &Compiler) -> Result<PathBuf> {
     let folder = cache()?.join(format!("bpf-linker-{BPF_LINKER}-llvm-{}", compiler.llvm));
     let linker = folder.join("bin/bpf-linker");
-    // The linker's search path names this folder, so the link stays; it is renewed since compilers come and go.
+    // The linker's search path names this folder, so the link stays; it is renewed since compilers come and
+    // go.
     let library = folder.join("llvm/lib/libLLVM.so");
     std::fs::create_dir_all(folder.join("llvm/lib"))
         .with_context(|| format!("can't make {}", folder.display()))?;

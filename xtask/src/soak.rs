@@ -1,7 +1,8 @@
 //! `cargo xtask soak`: the random tests of the engine, with as many seeds as there is time for.
 //!
-//! The tests themselves are those of every test run; here they are built with optimisation and all checks, and given
-//! other seeds, piece by piece. The first piece with a failure ends it, with the command that replays the seed.
+//! The tests themselves are those of every test run; here they are built with optimisation and all checks,
+//! and given other seeds, piece by piece. The first piece with a failure ends it, with the command that
+//! replays the seed.
 
 use super::run;
 use anyhow::{Context, Result, bail, ensure};

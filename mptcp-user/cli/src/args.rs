@@ -80,8 +80,8 @@ pub(crate) struct ListenArgs {
     /// ([fe80::1%eth0]:PORT). A port alone means all addresses of both families
     #[arg(value_name = "[ADDRESS:]PORT")]
     pub(crate) address: ListenAddress,
-    /// Serve one connection after the other until a signal ends it. Standard input is not read then: give each
-    /// peer a file with --file
+    /// Serve one connection after the other until a signal ends it. Standard input is not read then: give
+    /// each peer a file with --file
     #[arg(short, long)]
     pub(crate) keep_open: bool,
     #[command(flatten)]
@@ -215,8 +215,8 @@ pub(crate) struct DataArgs {
     /// Write what is received to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// At the end, write statistics as one line of JSON to standard error, or to FILE: octets, seconds, and all
-    /// that is known of the connection and each subflow
+    /// At the end, write statistics as one line of JSON to standard error, or to FILE: octets, seconds, and
+    /// all that is known of the connection and each subflow
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
     pub(crate) json: Option<PathBuf>,
     /// No progress bar
@@ -237,33 +237,35 @@ pub(crate) struct ConnectionArgs {
     /// Which subflow takes the next data
     #[arg(long, value_name = "NAME", value_parser = explained(ConnectionConfig::schedulers()), default_value_t = ConnectionConfig::default().scheduler)]
     pub(crate) scheduler: String,
-    /// Action when the peer's window is full because of data on a slow path, while a faster path has nothing to send
+    /// Action when the peer's window is full because of data on a slow path, while a faster path has nothing
+    /// to send
     #[arg(long, value_enum, default_value_t = Opportunism::Off)]
     pub(crate) opportunism: Opportunism,
     /// Congestion control algorithm
     #[arg(long, value_name = "NAME", value_parser = explained(ConnectionConfig::congestion_algorithms()), default_value_t = ConnectionConfig::default().congestion)]
     pub(crate) congestion: String,
-    /// Which subflows are opened: one for each pair of addresses (full-mesh), several on the first pair from different
-    /// ports (ndiffports), those beside the first path in reserve (backup), one at a time (single-path), none by this
-    /// side, the peer being told all addresses (signal) or nothing (none)
+    /// Which subflows are opened: one for each pair of addresses (full-mesh), several on the first pair from
+    /// different ports (ndiffports), those beside the first path in reserve (backup), one at a time
+    /// (single-path), none by this side, the peer being told all addresses (signal) or nothing (none)
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ConnectionConfig::path_managers()), default_value_t = ConnectionConfig::default().path_manager)]
     pub(crate) path_manager: String,
     /// Subflows that the path manager ndiffports opens between one pair of addresses, the first one included
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32), default_value_t = 2)]
     pub(crate) ndiffports: u16,
-    /// Make do with one subflow until the connection has lasted so many seconds (and two round trips) or carried 10 kB, so
-    /// that short ones don't pay for paths they have no use for; 0: never wait
+    /// Make do with one subflow until the connection has lasted so many seconds (and two round trips) or
+    /// carried 10 kB, so that short ones don't pay for paths they have no use for; 0: never wait
     #[arg(long, value_name = "SECONDS", value_parser = seconds_or_none, default_value = "0.01")]
     pub(crate) subflow_delay: Duration,
     /// Use of interfaces (repeatable, or separated by commas): NAME=deny, metered (only while nothing else
     /// works), backup, allow or prefer. NAME may end with *; the first rule that fits decides
     #[arg(long = "interface-rule", value_name = "NAME=USE", value_delimiter = ',')]
     pub(crate) interface_rules: Vec<InterfaceRule>,
-    /// Use this interface as backup, and ask the peer to do so, too: short for --interface-rule NAME=backup (repeatable)
+    /// Use this interface as backup, and ask the peer to do so, too: short for --interface-rule NAME=backup
+    /// (repeatable)
     #[arg(long = "backup", value_name = "NAME")]
     pub(crate) backup: Vec<String>,
-    /// Leave a path, while another one works, when nothing sent over it is acknowledged for so many seconds after it
-    /// should have been
+    /// Leave a path, while another one works, when nothing sent over it is acknowledged for so many seconds
+    /// after it should have been
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0.5")]
     pub(crate) path_timeout: Duration,
     /// Announce this host's other addresses with this port, and take subflows there
@@ -284,11 +286,12 @@ pub(crate) struct ConnectionArgs {
     /// Speak regular TCP, neither offer nor accept Multipath TCP
     #[arg(long)]
     pub(crate) no_multipath: bool,
-    /// Most octets in the send buffer (suffixes K, M, G); it begins small and grows with the paths [default: 16M]
+    /// Most octets in the send buffer (suffixes K, M, G); it begins small and grows with the paths [default:
+    /// 16M]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) send_buffer: Option<usize>,
-    /// Most octets in the receive buffer (suffixes K, M, G), which is what the peer may have under way; it begins small
-    /// and grows with what is read in a round trip [default: 16M]
+    /// Most octets in the receive buffer (suffixes K, M, G), which is what the peer may have under way; it
+    /// begins small and grows with what is read in a round trip [default: 16M]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) receive_buffer: Option<usize>,
     /// Give the connection up when the peer has acknowledged nothing on any path, or there was no address to
@@ -299,8 +302,8 @@ pub(crate) struct ConnectionArgs {
     /// Tell the peer the user timeout, and let the longer one of both sides count (RFC 5482)
     #[arg(long)]
     pub(crate) negotiate_user_timeout: bool,
-    /// Probe paths over which nothing has been heard for so many seconds, and close those that don't answer: finds a
-    /// peer that vanished while both sides were silent
+    /// Probe paths over which nothing has been heard for so many seconds, and close those that don't answer:
+    /// finds a peer that vanished while both sides were silent
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) keep_alive: Option<Duration>,
     /// Longest silence, in seconds, after which a path is checked: routers forget idle connections. The first
@@ -324,12 +327,12 @@ pub(crate) struct StackArgs {
     /// How XDP programs are attached
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub(crate) mode: Mode,
-    /// Let network cards write packets to this program's memory by themselves, where the mode is native and the
-    /// driver can
+    /// Let network cards write packets to this program's memory by themselves, where the mode is native and
+    /// the driver can
     #[arg(long)]
     pub(crate) zero_copy: bool,
-    /// Look for packets all the time instead of sleeping when there are none: the shortest delays, for a processor that
-    /// is always busy
+    /// Look for packets all the time instead of sleeping when there are none: the shortest delays, for a
+    /// processor that is always busy
     #[arg(long)]
     pub(crate) busy_poll: bool,
     /// Leave by any route over the interfaces in use, also where the host's routing policy leads elsewhere:
@@ -337,8 +340,8 @@ pub(crate) struct StackArgs {
     /// unreachable) are obeyed
     #[arg(long)]
     pub(crate) any_route: bool,
-    /// Most octets that all connections may hold together (suffixes K, M, G). As they become scarce, windows become
-    /// smaller
+    /// Most octets that all connections may hold together (suffixes K, M, G). As they become scarce, windows
+    /// become smaller
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
     pub(crate) memory: usize,
     /// Once all is set up, give up all privileges and system calls that are not needed any more:
@@ -354,16 +357,16 @@ pub(crate) struct StackArgs {
     /// answer. The packet filter of this host (nftables, iptables) does not see what this stack receives
     #[arg(long = "deny-peer", value_name = "PREFIX")]
     pub(crate) deny_peers: Vec<Prefix>,
-    /// Record all segments of this stack, both directions, all interfaces, as pcapng (tcpdump on this host does
-    /// not see what XDP takes)
+    /// Record all segments of this stack, both directions, all interfaces, as pcapng (tcpdump on this host
+    /// does not see what XDP takes)
     #[arg(long, value_name = "FILE")]
     pub(crate) pcap: Option<PathBuf>,
-    /// Write what is decided, and why, as lines of JSON: which subflow carries which data, what is sent again elsewhere,
-    /// fallbacks, paths that are suspected dead
+    /// Write what is decided, and why, as lines of JSON: which subflow carries which data, what is sent again
+    /// elsewhere, fallbacks, paths that are suspected dead
     #[arg(long, value_name = "FILE")]
     pub(crate) events: Option<PathBuf>,
-    /// How long a destination that does not like Multipath TCP is connected to with regular TCP; doubles when it fails
-    /// again after that. 0: never
+    /// How long a destination that does not like Multipath TCP is connected to with regular TCP; doubles when
+    /// it fails again after that. 0: never
     #[arg(long, value_name = "SECONDS", value_parser = seconds_or_none, default_value = "3600")]
     pub(crate) blackhole_timeout: Duration,
 }

@@ -1,8 +1,8 @@
 //! Moves octets between a connection and the process's files, both directions at once.
 //!
-//! Files, pipes and terminals block, so each gets a thread. Between thread and connection a fixed set of buffers
-//! goes round: full ones one way, empty ones back. When the slow side has them all, the fast side waits; nothing is
-//! allocated on the way.
+//! Files, pipes and terminals block, so each gets a thread. Between thread and connection a fixed set of
+//! buffers goes round: full ones one way, empty ones back. When the slow side has them all, the fast side
+//! waits; nothing is allocated on the way.
 
 use super::exit::{ExitCode, Failure};
 use anyhow::{Context as _, Result};
@@ -152,8 +152,9 @@ impl Pump {
         }
     }
 
-    /// If there is nothing at all to send, our end waits for the peer's: many hosts (Linux among them) refuse further
-    /// subflows once either side has finished. Only one of two sides may do so, or both wait for ever.
+    /// If there is nothing at all to send, our end waits for the peer's: many hosts (Linux among them) refuse
+    /// further subflows once either side has finished. Only one of two sides may do so, or both wait for
+    /// ever.
     pub(crate) fn end_after_peer(mut self) -> Self {
         self.after_peer = true;
         self
@@ -176,7 +177,8 @@ impl Pump {
         self.output.finish().await
     }
 
-    /// Moves what can be moved; ready when both sides have finished. May be dropped and called again at any time.
+    /// Moves what can be moved; ready when both sides have finished. May be dropped and called again at any
+    /// time.
     pub(crate) fn poll<S: AsyncRead + AsyncWrite>(
         &mut self,
         cx: &mut Context<'_>,

@@ -233,7 +233,8 @@ impl Session {
                         Poll::Pending if !pump.is_finished() => Poll::Pending,
                         _ => Poll::Ready(()),
                     });
-                    // Our end goes out after what is queued; if the peer takes none of it, the connection is aborted.
+                    // Our end goes out after what is queued; if the peer takes none of it, the connection is
+                    // aborted.
                     if tokio::time::timeout(PATIENCE, end).await.is_err() {
                         stream.abort();
                     }

@@ -22,8 +22,8 @@ impl Signals {
                     _ = terminate.recv() => ExitCode::Terminated,
                 };
                 if sender.borrow().is_some() {
-                    // Programs are attached through links that live in descriptors of this process: the kernel
-                    // detaches them now.
+                    // Programs are attached through links that live in descriptors of this process: the
+                    // kernel detaches them now.
                     super::exit::end(code);
                 }
                 sender.send_replace(Some(code));

@@ -111,7 +111,8 @@ fn named_namespaces() -> BTreeMap<u64, String> {
 
 const HEAD: [&str; 7] = ["STATE", "RECV-Q", "SEND-Q", "LOCAL", "PEER", "PROTOCOL", "PROCESS"];
 
-/// A table for people: a row for each connection and each of its living subflows, each with a line of details.
+/// A table for people: a row for each connection and each of its living subflows, each with a line of
+/// details.
 fn table(reports: &[Value], names: &BTreeMap<u64, String>) -> String {
     /// A row, or details of the row above.
     enum Line {

@@ -1,8 +1,8 @@
 //! The control socket: how one process asks the others on its host what their stacks are doing.
 //!
-//! Each stack listens on a Unix socket of its own in a directory that only its user (root, usually) can enter. A request
-//! is one line of JSON, such as `{"ask":"report"}`; the answer is one JSON document, and the end of the stream. The only
-//! setting that a request can change is which subflows are backups.
+//! Each stack listens on a Unix socket of its own in a directory that only its user (root, usually) can
+//! enter. A request is one line of JSON, such as `{"ask":"report"}`; the answer is one JSON document, and the
+//! end of the stream. The only setting that a request can change is which subflows are backups.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -42,8 +42,8 @@ pub enum Question {
     Report,
     /// The same without the connections.
     Counters,
-    /// Use subflows only while no others work, or again like any other, and ask their peers to do so, too (MP_PRIO). The
-    /// answer says which subflows that were, and whether it was done.
+    /// Use subflows only while no others work, or again like any other, and ask their peers to do so, too
+    /// (MP_PRIO). The answer says which subflows that were, and whether it was done.
     SetBackup {
         /// Which subflows.
         of: SubflowEnd,
@@ -179,8 +179,8 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens in the directory, `PID.sock` or, for further stacks of this process, `PID-N.sock`. The file is separate,
-    /// so that it can be removed by who ends the stack and not by a task that ends some time later.
+    /// Listens in the directory, `PID.sock` or, for further stacks of this process, `PID-N.sock`. The file is
+    /// separate, so that it can be removed by who ends the stack and not by a task that ends some time later.
     ///
     /// # Errors
     /// The directory can't be made or is not this user's alone.
@@ -245,8 +245,8 @@ impl Asker {
 /// Asks all stacks on this host, or those of one process. Stacks that end meanwhile are left out.
 ///
 /// # Errors
-/// The directory can't be read: [`ErrorKind::PermissionDenied`] for those it does not belong to. No directory at all
-/// means that there is no stack.
+/// The directory can't be read: [`ErrorKind::PermissionDenied`] for those it does not belong to. No directory
+/// at all means that there is no stack.
 pub async fn ask_all(directory: &Path, pid: Option<u32>, question: &Question) -> io::Result<Vec<Value>> {
     let found = match sockets(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),

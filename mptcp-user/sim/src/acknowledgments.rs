@@ -1,5 +1,5 @@
-//! The cost of acknowledgments for a sender with very much in flight: ordinary ones, and those of a peer that makes
-//! its SACK blocks to cost as much as possible.
+//! The cost of acknowledgments for a sender with very much in flight: ordinary ones, and those of a peer that
+//! makes its SACK blocks to cost as much as possible.
 
 use bytes::Bytes;
 use mptcp_proto::wire::{Flags, SackBlock, Segment, SeqNumber};

@@ -1,7 +1,7 @@
 //! Two engines that hand each other super-segments in memory, without a network between them.
 //!
-//! Octets are not copied here, so what it takes is the cost of the protocol: per (super-)segment sent, received and
-//! acknowledged.
+//! Octets are not copied here, so what it takes is the cost of the protocol: per (super-)segment sent,
+//! received and acknowledged.
 
 use bytes::Bytes;
 use mptcp_proto::{ConnectionConfig, ConnectionId, Endpoint, EndpointConfig, Event, Instant, LocalAddress};
@@ -66,7 +66,8 @@ impl Direct {
         }
     }
 
-    /// Choices that make a connection use all its paths: the one with the lowest round-trip time alone would do.
+    /// Choices that make a connection use all its paths: the one with the lowest round-trip time alone would
+    /// do.
     pub fn spread(checksum: bool) -> ConnectionConfig {
         ConnectionConfig { checksum, scheduler: "round-robin".into(), ..ConnectionConfig::default() }
     }

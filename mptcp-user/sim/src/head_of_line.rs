@@ -1,5 +1,6 @@
-//! How long octets wait at a receiver for earlier ones of the data stream, on whichever subflow those come: the
-//! head-of-line delay of several paths. Counted from an octet's first arrival until all before it have come.
+//! How long octets wait at a receiver for earlier ones of the data stream, on whichever subflow those come:
+//! the head-of-line delay of several paths. Counted from an octet's first arrival until all before it have
+//! come.
 
 use mptcp_proto::Instant;
 use mptcp_proto::crypto::Key;

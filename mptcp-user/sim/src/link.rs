@@ -29,8 +29,9 @@ pub enum Loss {
     None,
     /// Each with this probability.
     Random(f64),
-    /// In bursts: two states with a loss probability each (Gilbert and Elliott). A burst does not outlast a second without
-    /// packets: counted in packets alone, it would swallow all that a sender tries at ever longer intervals.
+    /// In bursts: two states with a loss probability each (Gilbert and Elliott). A burst does not outlast a
+    /// second without packets: counted in packets alone, it would swallow all that a sender tries at ever
+    /// longer intervals.
     GilbertElliott {
         /// Probability, per packet, that a good state turns bad.
         to_bad: f64,
@@ -98,8 +99,8 @@ impl Default for LinkConfig {
 }
 
 impl LinkConfig {
-    /// A link of a rate in bits per second and a one-way delay, its queue holding one bandwidth-delay product of a
-    /// round trip over it (at least ten full packets).
+    /// A link of a rate in bits per second and a one-way delay, its queue holding one bandwidth-delay product
+    /// of a round trip over it (at least ten full packets).
     pub fn new(rate: u64, delay: Duration) -> Self {
         let octets = (rate as f64 / 8.0 * delay.as_secs_f64() * 2.0) as usize;
         Self {

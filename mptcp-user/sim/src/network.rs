@@ -76,8 +76,8 @@ impl Path {
         known.contains(&tuple)
     }
 
-    /// The ICMP error of the router before the link to the sender of packets that are too long for it, and its time of arrival
-    /// there. Where boxes may have changed the packet beyond recognition there is none.
+    /// The ICMP error of the router before the link to the sender of packets that are too long for it, and
+    /// its time of arrival there. Where boxes may have changed the packet beyond recognition there is none.
     fn report(&self, now: Instant, from: Side, segment: &Segment) -> Option<(Instant, Unreachable)> {
         let link = match from {
             Side::Client if self.chain.is_empty() => &self.forward,
@@ -110,8 +110,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// A network of these paths. With `check_wire`, each segment is built as a packet and parsed again where it is
-    /// sent.
+    /// A network of these paths. With `check_wire`, each segment is built as a packet and parsed again where
+    /// it is sent.
     pub fn new(paths: &[PathConfig], check_wire: bool, mut random: Random) -> Self {
         let paths = paths
             .iter()

@@ -1,9 +1,9 @@
 //! How long data may be waited for: no longer than the timers explain.
 //!
-//! While a sender has data that its peer lacks, the peer must hear of some of it again and again. Without losses an
-//! acknowledgment, or a timer, leads to the next packet after a round trip or a retransmission timeout at the latest. Each
-//! loss may cost a timeout, and each timeout in a row takes twice as long as the one before (RFC 6298 section 5.5).
-//! Losses close to each other count once: one timeout repeats them all.
+//! While a sender has data that its peer lacks, the peer must hear of some of it again and again. Without
+//! losses an acknowledgment, or a timer, leads to the next packet after a round trip or a retransmission
+//! timeout at the latest. Each loss may cost a timeout, and each timeout in a row takes twice as long as the
+//! one before (RFC 6298 section 5.5). Losses close to each other count once: one timeout repeats them all.
 
 use mptcp_proto::Instant;
 use std::time::Duration;
@@ -30,8 +30,8 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// How long it may have lasted where a round trip takes `latency` at most, queues included, and a retransmission
-    /// timeout `rto`.
+    /// How long it may have lasted where a round trip takes `latency` at most, queues included, and a
+    /// retransmission timeout `rto`.
     pub(super) fn limit(&self, latency: Duration, rto: Duration) -> Duration {
         // Of many losses in a row the timers explain anything.
         (rto * ((2 << self.losses.min(16)) - 1)).saturating_add(latency + SLACK)
@@ -56,8 +56,8 @@ impl Pauses {
         }
     }
 
-    /// In a direction, so much was offered by now, and so much taken by the other side. Gives the pause that ended with
-    /// that; losses count that happened up to `before` ahead of it.
+    /// In a direction, so much was offered by now, and so much taken by the other side. Gives the pause that
+    /// ended with that; losses count that happened up to `before` ahead of it.
     pub(super) fn progress(
         &mut self,
         now: Instant,

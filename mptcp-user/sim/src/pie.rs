@@ -1,5 +1,5 @@
-//! Proportional integral controller enhanced (PIE, RFC 8033): drops at the tail, with a probability that follows the
-//! time packets wait.
+//! Proportional integral controller enhanced (PIE, RFC 8033): drops at the tail, with a probability that
+//! follows the time packets wait.
 
 use super::random::Random;
 use mptcp_proto::Instant;
@@ -32,7 +32,8 @@ pub(super) enum Fate {
 pub(super) struct Pie {
     random: Random,
     probability: f64,
-    /// Sum of the probabilities since the last drop: drops come neither in bursts nor too far apart (section 5.4).
+    /// Sum of the probabilities since the last drop: drops come neither in bursts nor too far apart (section
+    /// 5.4).
     accumulated: f64,
     delay: Duration,
     burst: Duration,

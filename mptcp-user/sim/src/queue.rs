@@ -1,4 +1,5 @@
-//! The queue before a bottleneck: bounded, dropping at the tail, or managed by CoDel (RFC 8289) or PIE (RFC 8033).
+//! The queue before a bottleneck: bounded, dropping at the tail, or managed by CoDel (RFC 8289) or PIE (RFC
+//! 8033).
 
 use super::pie::{Fate, Pie};
 use super::random::Random;
@@ -114,8 +115,8 @@ impl<P: Queued> Queue<P> {
         self.packets.clear();
         self.octets = 0;
     }
-    /// Appends a packet; gives it back if there is no room. An empty queue takes any packet. A discipline may drop it
-    /// at once, too.
+    /// Appends a packet; gives it back if there is no room. An empty queue takes any packet. A discipline may
+    /// drop it at once, too.
     pub fn push(&mut self, now: Instant, mut packet: P) -> Result<(), P> {
         let len = packet.wire_len();
         let full = self.packets.len() >= self.limit_packets || self.octets + len > self.limit_octets;
@@ -262,7 +263,8 @@ mod tests {
         let mut queue = Queue::new(10_000, usize::MAX, discipline, Random::new(1));
         let mut worst = Duration::ZERO;
         for millis in 0..4000 {
-            // The senders slow down when they are told: offered load falls to the rate of the link after the first signals.
+            // The senders slow down when they are told: offered load falls to the rate of the link after the
+            // first signals.
             let told = queue.managed_drops + queue.marks;
             let offered = if told < 20 { 2 } else { 1 };
             for _ in 0..offered {

@@ -12,8 +12,8 @@ impl Random {
     pub fn new(seed: u64) -> Self {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
-    /// A generator of its own for one part of the simulation, so that what one part draws does not change what
-    /// another sees.
+    /// A generator of its own for one part of the simulation, so that what one part draws does not change
+    /// what another sees.
     pub fn fork(&mut self) -> Self {
         Self::new(self.0.random())
     }

@@ -1,10 +1,12 @@
-//! Random topologies, impairments, middleboxes and traffic, all from one seed, and what must hold in each of them.
+//! Random topologies, impairments, middleboxes and traffic, all from one seed, and what must hold in each of
+//! them.
 //!
-//! The invariant: the byte stream arrives exactly once, in order, complete, or the end that lacks something learns
-//! that it does. An end that was told "closed by both sides" may rely on it that the other has everything.
+//! The invariant: the byte stream arrives exactly once, in order, complete, or the end that lacks something
+//! learns that it does. An end that was told "closed by both sides" may rely on it that the other has
+//! everything.
 //!
-//! Where a box changes octets, checksums are in use, and the invariant holds as long as the connection has not fallen
-//! back: regular TCP can't notice, and delivers what the box made of it (RFC 8684 section 3.7).
+//! Where a box changes octets, checksums are in use, and the invariant holds as long as the connection has
+//! not fallen back: regular TCP can't notice, and delivers what the box made of it (RFC 8684 section 3.7).
 
 use super::link::{LinkConfig, Loss};
 use super::middlebox::{Action as FilterAction, BoxConfig, OptionKind, Way, When};
@@ -125,8 +127,8 @@ impl Scenario {
         outcomes
     }
 
-    /// A connection that is not over at the end: only where the peer is gone without a word getting through, and
-    /// nothing is left to send that would show it.
+    /// A connection that is not over at the end: only where the peer is gone without a word getting through,
+    /// and nothing is left to send that would show it.
     fn excuse(&self, simulation: &Simulation, side: Side, outcomes: &[Outcome; 2]) {
         let (own, peer) = (&outcomes[side as usize], &outcomes[side.peer() as usize]);
         if own.released || own.connected.is_none() {

@@ -1,5 +1,6 @@
-//! An exchange between two engines in which a script of octets decides what becomes of each packet: the form of a
-//! simulation that a fuzzer can search. Each input that a fuzzer found stays in `fuzz/corpus`, and a test replays it.
+//! An exchange between two engines in which a script of octets decides what becomes of each packet: the form
+//! of a simulation that a fuzzer can search. Each input that a fuzzer found stays in `fuzz/corpus`, and a
+//! test replays it.
 
 use super::simulation::{SERVER_PORT, local_address};
 use mptcp_proto::audit::Side;
@@ -64,8 +65,8 @@ pub fn run_script(script: &[u8]) {
     run.play();
 }
 
-/// Runs a script that begins when the subflows between all addresses of the two hosts are established, data having
-/// crossed: four of them, unless the two do not speak Multipath TCP or a subflow less.
+/// Runs a script that begins when the subflows between all addresses of the two hosts are established, data
+/// having crossed: four of them, unless the two do not speak Multipath TCP or a subflow less.
 ///
 /// # Panics
 /// When an engine does, or when it sends without end.

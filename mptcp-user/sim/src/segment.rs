@@ -26,8 +26,8 @@ impl Queued for Segment {
 }
 
 impl Packet for Segment {
-    /// Flips a bit of the frame. The receiver notices by the checksums, unless the bit is one that nothing covers
-    /// and nothing depends on.
+    /// Flips a bit of the frame. The receiver notices by the checksums, unless the bit is one that nothing
+    /// covers and nothing depends on.
     fn corrupt(&mut self, random: &mut Random) -> bool {
         let mut frame = Vec::new();
         if emit_frame(self, Some(&LinkHeader::default()), &mut frame).is_err() {
@@ -45,8 +45,8 @@ impl Packet for Segment {
     }
 }
 
-/// Builds the packet that a segment is on the wire and parses it again: the segment that the simulator hands over as a value
-/// would have survived the real thing.
+/// Builds the packet that a segment is on the wire and parses it again: the segment that the simulator hands
+/// over as a value would have survived the real thing.
 ///
 /// # Panics
 /// When it would not have: that is what the check is for.

@@ -33,7 +33,8 @@ pub enum Action {
     AddAddress(Side, LocalAddress),
     /// A host loses an address.
     RemoveAddress(Side, IpAddr),
-    /// The process of a host makes no round for so long, as after SIGSTOP. Packets that arrive meanwhile wait.
+    /// The process of a host makes no round for so long, as after SIGSTOP. Packets that arrive meanwhile
+    /// wait.
     Stop(Side, Duration),
     /// The client opens a connection between two addresses.
     Connect(IpAddr, IpAddr, Box<ConnectionConfig>, Traffic),
@@ -232,8 +233,8 @@ impl Simulation {
         self.network.stats(path)
     }
 
-    /// Runs until nothing is left to happen, all connections are released, or `limit` is over. Says whether all
-    /// connections are released.
+    /// Runs until nothing is left to happen, all connections are released, or `limit` is over. Says whether
+    /// all connections are released.
     ///
     /// # Panics
     /// When the engine breaks a promise: a wrong octet, an endless exchange, a timer that does not move on.

@@ -5,8 +5,8 @@ use mptcp_sim::middlebox::{Action, BoxConfig, OptionKind, When};
 use mptcp_sim::{LinkConfig, Loss, PathConfig, Side, Simulation, SimulationConfig, Traffic};
 use std::time::Duration;
 
-/// Sends octets from the client to the server over one path whose way back is without losses; gives the time it took
-/// and what the client knew at its end.
+/// Sends octets from the client to the server over one path whose way back is without losses; gives the time
+/// it took and what the client knew at its end.
 fn transfer(seed: u64, octets: u64, link: LinkConfig, boxes: Vec<BoxConfig>) -> (Duration, ConnectionInfo) {
     let (client, server) = ("10.1.0.1".parse().unwrap(), "10.2.0.1".parse().unwrap());
     let reverse = LinkConfig { loss: Loss::None, ..link };

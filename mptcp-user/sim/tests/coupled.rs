@@ -1,6 +1,6 @@
 //! Two coupled subflows and one regular TCP behind one bottleneck. RFC 6356 section 2 asks that the two
-//! together take no more than the one. The rules of LIA and BALIA aim at just as much, and runs differ by several per cent
-//! in their share. The test asks that the excess is no more than chance explains.
+//! together take no more than the one. The rules of LIA and BALIA aim at just as much, and runs differ by
+//! several per cent in their share. The test asks that the excess is no more than chance explains.
 //!
 //! A cell that differs by more than a tenth fails. When the change is meant, write the table anew with
 //! `MPTCP_UPDATE=1 cargo test -p mptcp-sim --test coupled` and commit it with the change.
@@ -21,8 +21,8 @@ const BOTTLENECKS: [(u64, u64); 2] = [(10, 20), (30, 10)];
 const SETTLE: Duration = Duration::from_secs(20);
 const SPAN: Duration = Duration::from_secs(60);
 const SEEDS: u64 = 8;
-/// So many standard errors above the share of one TCP are chance (Student's distribution, one in twenty for eight runs);
-/// but no mean may be higher than this, whatever its error.
+/// So many standard errors above the share of one TCP are chance (Student's distribution, one in twenty for
+/// eight runs); but no mean may be higher than this, whatever its error.
 const CHANCE: f64 = 1.9;
 const MOST: f64 = 1.05;
 
@@ -108,8 +108,8 @@ fn coupled_subflows_take_no_more_than_one_tcp() {
     }
 }
 
-/// Octets that one connection delivers in a minute over a path that loses one packet in a hundred, alone or with a second path
-/// in reserve.
+/// Octets that one connection delivers in a minute over a path that loses one packet in a hundred, alone or
+/// with a second path in reserve.
 fn with_reserve(algorithm: &str, paths: u8, seed: u64) -> f64 {
     let link = LinkConfig::new(30_000_000, Duration::from_millis(20));
     let address = |path: u8, host: u8| IpAddr::from([10, path, 0, host]);
@@ -132,8 +132,8 @@ fn with_reserve(algorithm: &str, paths: u8, seed: u64) -> f64 {
     simulation.outcomes(Side::Server)[0].received as f64
 }
 
-/// A backup subflow has a window, too, but carries nothing, so it is not in the sum (RFC 6356 section 3). Counted, it left LIA
-/// less than half of the goodput.
+/// A backup subflow has a window, too, but carries nothing, so it is not in the sum (RFC 6356 section 3).
+/// Counted, it left LIA less than half of the goodput.
 #[test]
 fn a_path_in_reserve_does_not_hold_the_other_back() {
     for algorithm in ["lia", "olia", "balia"] {

@@ -2,8 +2,8 @@
 //! soon a path that comes back is used again. `cargo xtask bench --scenario failover` measures the same over
 //! real interfaces.
 //!
-//! The expectations are those of the modes' users: 100 ms in the median and 200 ms at most, where another subflow exists
-//! already and round trips take 50 ms. `suspicion.rs` has the price.
+//! The expectations are those of the modes' users: 100 ms in the median and 200 ms at most, where another
+//! subflow exists already and round trips take 50 ms. `suspicion.rs` has the price.
 
 use mptcp_proto::{ConnectionConfig, ConnectionInfo};
 use mptcp_sim::{Action, LinkConfig, PathConfig, PathId, Side, Simulation, SimulationConfig, Traffic};
@@ -40,8 +40,8 @@ fn client(simulation: &Simulation) -> ConnectionInfo {
     simulation.info(Side::Client, 0).unwrap()
 }
 
-/// The longest time without data, in milliseconds, that begins within a second after Wi-Fi's death, somewhat later than two
-/// seconds after the beginning. `told`: the sender's interface goes down.
+/// The longest time without data, in milliseconds, that begins within a second after Wi-Fi's death, somewhat
+/// later than two seconds after the beginning. `told`: the sender's interface goes down.
 fn pause(seed: u64, cellular: (u64, u32), path_manager: &str, told: bool) -> u128 {
     let mut simulation = network(seed, cellular, path_manager);
     run(&mut simulation, 2000 * MILLI + 7 * MILLI * seed as u32);

@@ -1,5 +1,5 @@
-//! The table of goodput per congestion control, loss, delay and rate: a change of the engine that costs throughput
-//! shows as a changed table.
+//! The table of goodput per congestion control, loss, delay and rate: a change of the engine that costs
+//! throughput shows as a changed table.
 //!
 //! A cell that differs by more than a tenth fails. When the change is meant, write the table anew with
 //! `MPTCP_UPDATE=1 cargo test -p mptcp-sim --test goodput` and commit it with the change.
@@ -19,7 +19,8 @@ const DELAYS: [u64; 4] = [1, 20, 100, 200];
 const LOSSES: [f64; 4] = [0.0, 0.1, 1.0, 3.0];
 /// How long each transfer runs.
 const SPAN: Duration = Duration::from_secs(10);
-/// A few losses more or less early in a transfer make a great difference: with losses a cell is the mean of so many.
+/// A few losses more or less early in a transfer make a great difference: with losses a cell is the mean of
+/// so many.
 const SEEDS: u64 = 3;
 
 /// Mean over as many runs as it takes.

@@ -1,5 +1,5 @@
-//! How long octets wait at the receiver for earlier ones that come over a slower path, where the receive window is small,
-//! and what opportunistic retransmission and penalisation change (RFC 8041 section 4.2).
+//! How long octets wait at the receiver for earlier ones that come over a slower path, where the receive
+//! window is small, and what opportunistic retransmission and penalisation change (RFC 8041 section 4.2).
 //!
 //! A cell that differs by more than a tenth fails. When the change is meant, write the table anew with
 //! `MPTCP_UPDATE=1 cargo test -p mptcp-sim --test head_of_line` and commit it with the change.

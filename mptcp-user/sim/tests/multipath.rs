@@ -1,5 +1,6 @@
-//! The gain of several paths, per scheduler: throughput over the sum of the rates and over the best path alone, and how
-//! long 64 KiB take. And the time limit of the Linux kernel's `simult_flows` self-test, in virtual time.
+//! The gain of several paths, per scheduler: throughput over the sum of the rates and over the best path
+//! alone, and how long 64 KiB take. And the time limit of the Linux kernel's `simult_flows` self-test, in
+//! virtual time.
 //!
 //! A cell that differs by more than a tenth fails. When the change is meant, write the table anew with
 //! `MPTCP_UPDATE=1 cargo test -p mptcp-sim --test multipath` and commit it with the change.
@@ -16,15 +17,16 @@ use std::time::Duration;
 const SPAN: Duration = Duration::from_secs(20);
 /// Runs where there are losses.
 const SEEDS: u64 = 3;
-/// The transfer whose time is measured, and how long the connection is quiet before it, so that all subflows are there.
+/// The transfer whose time is measured, and how long the connection is quiet before it, so that all subflows
+/// are there.
 const BURST: u64 = 64 << 10;
 const QUIET: Duration = Duration::from_secs(3);
-/// No scheduler may bring less than this share of what the best path alone does: the rest is the cost of finding out that a
-/// path is not worth using.
+/// No scheduler may bring less than this share of what the best path alone does: the rest is the cost of
+/// finding out that a path is not worth using.
 const LEAST: f64 = 0.97;
 
-/// Nor may a burst on an idle connection take longer than so many times the time that it takes there. A path's rate is
-/// not known before it was used, and two that look alike may turn out to be unequal.
+/// Nor may a burst on an idle connection take longer than so many times the time that it takes there. A
+/// path's rate is not known before it was used, and two that look alike may turn out to be unequal.
 const LONGEST: f64 = 1.2;
 
 /// Megabits per second, one-way delay in milliseconds, per cent lost.
@@ -177,7 +179,8 @@ fn several_paths_bring_what_the_committed_table_says_and_never_less_than_the_bes
     }
 }
 
-/// Two paths as in the kernel's `simult_flows.sh` (delays in milliseconds, one way) and as in this project's goals.
+/// Two paths as in the kernel's `simult_flows.sh` (delays in milliseconds, one way) and as in this project's
+/// goals.
 const SIMULTANEOUS: [[Link; 2]; 11] = [
     [(10, 0, 0.0), (10, 0, 0.0)],
     [(10, 1, 0.0), (10, 25, 0.0)],

@@ -4,8 +4,8 @@
 //! MPTCP_SIM_KIND=lossy MPTCP_SIM_SEED=17 cargo test -p mptcp-sim --test sim one_seed -- --nocapture
 //! ```
 //!
-//! prints all that happens. `MPTCP_SIM_SEEDS=100000` runs that many seeds of each kind instead of the usual number,
-//! `MPTCP_SIM_FIRST=…` begins at another one.
+//! prints all that happens. `MPTCP_SIM_SEEDS=100000` runs that many seeds of each kind instead of the usual
+//! number, `MPTCP_SIM_FIRST=…` begins at another one.
 
 use mptcp_sim::{Kind, Scenario};
 use std::panic::{AssertUnwindSafe, catch_unwind};

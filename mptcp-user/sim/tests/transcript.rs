@@ -1,9 +1,10 @@
-//! One connection from its first SYN to its last ACK, as an exchange of segments that reads like the figures of RFC 8684:
-//! handshake (section 3.1), a second subflow (3.2), ADD_ADDR with its echo (3.4.1), data in both directions with mappings
-//! and Data ACKs (3.3), DATA_FIN (3.3.3) and the FINs of the subflows.
+//! One connection from its first SYN to its last ACK, as an exchange of segments that reads like the figures
+//! of RFC 8684: handshake (section 3.1), a second subflow (3.2), ADD_ADDR with its echo (3.4.1), data in both
+//! directions with mappings and Data ACKs (3.3), DATA_FIN (3.3.3) and the FINs of the subflows.
 //!
-//! `transcript.txt` is what it was when it was committed. Keys, tokens, random numbers and HMACs have the names that the RFC
-//! gives them. The test computes each from the keys and prints a name only where the number on the wire is the right one.
+//! `transcript.txt` is what it was when it was committed. Keys, tokens, random numbers and HMACs have the
+//! names that the RFC gives them. The test computes each from the keys and prints a name only where the
+//! number on the wire is the right one.
 
 use bytes::Bytes;
 use mptcp_proto::crypto::{Key, address_mac, join_mac, truncated};

@@ -1,11 +1,12 @@
-//! The middlebox zoo: every box alone and in pairs, on the first path, on the second, on both. Whichever box stands in the
-//! way, the transfer completes if regular TCP's does, in both directions, and every octet is the right one.
+//! The middlebox zoo: every box alone and in pairs, on the first path, on the second, on both. Whichever box
+//! stands in the way, the transfer completes if regular TCP's does, in both directions, and every octet is
+//! the right one.
 //!
-//! The table in `docs/middleboxes.md` says whether Multipath TCP survives. If a change of it is meant, write it anew with
-//! `MPTCP_UPDATE=1 cargo test -p mptcp-sim --test zoo` and commit it with the change.
+//! The table in `docs/middleboxes.md` says whether Multipath TCP survives. If a change of it is meant, write
+//! it anew with `MPTCP_UPDATE=1 cargo test -p mptcp-sim --test zoo` and commit it with the change.
 //!
-//! A pair that fails is named as `MPTCP_ZOO_CASE="NAT then proxy on Both"` takes it: that one alone, and all that happens
-//! is printed (with `--nocapture`).
+//! A pair that fails is named as `MPTCP_ZOO_CASE="NAT then proxy on Both"` takes it: that one alone, and all
+//! that happens is printed (with `--nocapture`).
 
 use mptcp_proto::{CloseReason, ConnectionConfig, FallbackReason};
 use mptcp_sim::middlebox::{Action, BoxConfig, OptionKind, Passing, Way, When};

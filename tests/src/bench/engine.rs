@@ -13,8 +13,8 @@ const IN_FLIGHT: u32 = 16 << 20;
 const HOSTILE: u32 = 100_000;
 const MEASURED: u32 = 10_000;
 
-/// Gigabits per second and nanoseconds per segment (super-segments and acknowledgments alike) of both ends together, in
-/// one thread.
+/// Gigabits per second and nanoseconds per segment (super-segments and acknowledgments alike) of both ends
+/// together, in one thread.
 pub fn engine(effort: Effort, say: &dyn Fn(&str)) -> Vec<Row> {
     let mut rows = Vec::new();
     for (name, paths, checksum) in [

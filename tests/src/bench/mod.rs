@@ -16,7 +16,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Who is measured.
+/// The stack that is measured.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)] // the names say it

@@ -34,8 +34,8 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// Starts the listening end in a role, and when it is ready, the connecting one in another, with these words
-    /// after the address. `options` are for both; `apart`: each end stays on a processor of its own.
+    /// Starts the listening end in a role, and when it is ready, the connecting one in another, with these
+    /// words after the address. `options` are for both; `apart`: each end stays on a processor of its own.
     pub(super) fn start(
         lab: &Lab,
         peer: &Path,
@@ -55,7 +55,7 @@ impl Pair {
         Ok(Self { listening, connecting })
     }
 
-    /// Waits for both; what they said: the listening one's line, the connecting one's.
+    /// Waits for both ends. Returns the last line of the listening end and of the connecting end.
     pub(super) fn finish(self) -> Result<(serde_json::Value, serde_json::Value)> {
         let connecting = line(self.connecting.finish(PATIENCE)?).context("the connecting end")?;
         let listening = line(self.listening.finish(PATIENCE)?).context("the listening end")?;
@@ -63,15 +63,15 @@ impl Pair {
     }
 }
 
-/// What an end has printed.
+/// The output of an end.
 #[allow(clippy::needless_pass_by_value)] // what is left of a program is looked at once
 fn line(finished: Finished) -> Result<serde_json::Value> {
     ensure!(finished.status.success(), "{}: {}", finished.status, finished.stderr.trim());
     serde_json::from_slice(&finished.stdout).context("its line is not JSON")
 }
 
-/// Gigabits per second of super-segments that the datapath carries over one link without a protocol, which no stack
-/// on it can exceed.
+/// Gigabits per second of super-segments that the datapath carries over one link without a protocol, which no
+/// stack on it can exceed.
 ///
 /// Without offloads the kernel cuts them before they cross the link.
 pub fn ceiling(mtu: u32, offloads: bool) -> Result<f64> {

@@ -1,4 +1,4 @@
-//! What is measured between two namespaces, one contender after the other on the same links.
+//! Scenarios between two namespaces, one contender after the other on the same links.
 
 use super::pair::{PATIENCE, Pair};
 use super::usage::{descriptors, memory};
@@ -19,7 +19,8 @@ const IDLE: Duration = Duration::from_millis(4500);
 /// Connections that are made at the same time.
 const AT_ONCE: usize = 64;
 
-/// Our settings where the queues of six links take several times a window of the usual size: as much as the kernel may take.
+/// Our settings where the queues of six links take several times a window of the usual size: as much as the
+/// kernel may take.
 const RECORD_OPTIONS: &[&str] = &["--buffer", "64"];
 
 /// Metric, unit, value.
@@ -145,8 +146,9 @@ pub const SCENARIOS: [Scenario; 13] = [
     },
 ];
 
-/// Descriptors that one end of so many idle connections needs at most, whoever's they are: one each, and those that
-/// a stack has anyway. Ours shares ports between subflows, the kernel's has a socket for each connection.
+/// Descriptors that one end of so many idle connections needs at most, whoever's they are: one each, and
+/// those that a stack has anyway. Ours shares ports between subflows, the kernel's has a socket for each
+/// connection.
 fn needed(connections: usize) -> u64 {
     connections as u64 * 6 / 5 + 256
 }
@@ -194,12 +196,14 @@ impl Scenario {
             .collect())
     }
 
-    /// What `bench_peer` is to be told of the contender's best settings. The kernel's are those of the lab.
+    /// Arguments of `bench_peer` for the contender's best settings. The kernel's settings are those of the
+    /// lab.
     fn options(&self, contender: Contender) -> &'static [&'static str] {
         match (contender, self.kind) {
             (Contender::Ours, Kind::Record) => RECORD_OPTIONS,
             (Contender::Ours, Kind::RequestResponse(_)) if self.busy => &["--local", "--busy-poll"],
-            // Without changes of thread, and with turns of the stack and the application in which each finds what the other did.
+            // Without changes of thread, and with turns of the stack and the application in which each finds
+            // what the other did.
             (
                 Contender::Ours,
                 Kind::Bulk | Kind::RequestResponse(_) | Kind::Connect | Kind::Mesh | Kind::Cpu,
@@ -208,8 +212,9 @@ impl Scenario {
         }
     }
 
-    /// Whether each end is bound to a processor of its own, as it would be on two hosts. Left alone, the scheduler puts both of
-    /// the kernel's on one every few runs, and a round trip then takes a tenth of what it takes otherwise.
+    /// Whether each end is bound to a processor of its own, as it would be on two hosts. Left alone, the
+    /// scheduler puts both of the kernel's on one every few runs, and a round trip then takes a tenth of what
+    /// it takes otherwise.
     fn apart(&self) -> bool {
         matches!(self.kind, Kind::RequestResponse(_))
             && thread::available_parallelism().is_ok_and(|number| number.get() > 1)
@@ -220,8 +225,8 @@ impl Scenario {
         if contender == Contender::KernelTcp { 1 } else { self.links }
     }
 
-    /// Whether it has anything to measure of this contender: regular TCP has one path, whatever there is; the emulator
-    /// is measured with that alone.
+    /// Whether it has anything to measure of this contender: regular TCP has one path, whatever there is; the
+    /// emulator is measured with that alone.
     pub fn concerns(&self, contender: Contender) -> bool {
         match contender {
             Contender::KernelTcp => !matches!(self.kind, Kind::Record),
@@ -267,7 +272,8 @@ impl Scenario {
                 let (sink, source) = run(("sink", &[]), ("source", &[&octets.to_string()]))?;
                 ensure!(sink["bytes"] == octets, "{} of {octets} octets arrived", sink["bytes"]);
                 if source["subflows"] != self.subflows(contender) {
-                    // Not the connection that was to be measured. The kernel now and then makes none after ADD_ADDR.
+                    // Not the connection that was to be measured. The kernel now and then makes none after
+                    // ADD_ADDR.
                     return Ok(None);
                 }
                 let rate = sink["gbps"].as_f64().context("no rate")?;

@@ -1,4 +1,4 @@
-//! What a measurement takes of the machine: processor time and memory, the kernel's included.
+//! Processor time and memory that a measurement takes, the kernel's included.
 
 use crate::process::Process;
 use anyhow::{Context, Result};
@@ -8,7 +8,8 @@ const PAGE: u64 = 4096;
 /// Units of `/proc/stat` per second (USER_HZ, which the kernel's interface fixes).
 const TICKS: f64 = 100.0;
 
-/// Processor time that all processors have spent so far on anything (interrupts included) but waiting, in seconds.
+/// Processor time that all processors have spent so far on anything (interrupts included) but waiting, in
+/// seconds.
 pub fn processor_seconds() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/stat").context("can't read /proc/stat")?;
     let line = text.lines().next().context("/proc/stat is empty")?;
@@ -18,8 +19,8 @@ pub fn processor_seconds() -> Result<f64> {
     Ok(busy.map(|(_, ticks)| *ticks as f64).sum::<f64>() / TICKS)
 }
 
-/// Processor time that this process has spent so far, the kernel's work for it included, in seconds. What interrupts do
-/// meanwhile counts for whom they interrupt.
+/// Processor time that this process has spent so far, the kernel's work for it included, in seconds. The
+/// kernel charges interrupts to the process that they interrupt.
 pub fn own_processor_seconds() -> f64 {
     // SAFETY: all zeroes are a valid rusage.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -29,7 +30,8 @@ pub fn own_processor_seconds() -> f64 {
     seconds(usage.ru_utime) + seconds(usage.ru_stime)
 }
 
-/// How many descriptors a program that is started here may open: the hard limit, or with `CAP_SYS_RESOURCE` the kernel's.
+/// How many descriptors a program that is started here may open: the hard limit, or with `CAP_SYS_RESOURCE`
+/// the kernel's.
 pub(super) fn descriptors() -> Result<u64> {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status = std::fs::read_to_string("/proc/self/status").context("can't read /proc/self/status")?;
@@ -47,7 +49,8 @@ pub(super) fn descriptors() -> Result<u64> {
 
 /// Memory of the given processes, and of the kernel what sockets, maps and buffers are made of, in octets.
 ///
-/// The kernel's part is the whole machine's: it is good for differences, on a machine with nothing else to do.
+/// The kernel's part is the whole machine's: it is good for differences, on a machine with nothing else to
+/// do.
 pub(super) fn memory(processes: &[&Process]) -> Result<u64> {
     let mut octets = 0;
     for process in processes {

@@ -1,4 +1,5 @@
-//! How fast the datapath is without an engine: super-segments from a packet socket to AF_XDP over one veth link.
+//! How fast the datapath is without an engine: super-segments from a packet socket to AF_XDP over one veth
+//! link.
 
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;

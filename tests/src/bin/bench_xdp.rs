@@ -1,5 +1,5 @@
-//! What the XDP program costs: nanoseconds per packet for each verdict, measured by the kernel (`BPF_PROG_TEST_RUN`),
-//! and its size. Needs root, and no interface.
+//! The cost of the XDP program: nanoseconds per packet for each verdict, measured by the kernel
+//! (`BPF_PROG_TEST_RUN`), and its size. Needs root, and no interface.
 
 use anyhow::{Result, ensure};
 use clap::Parser;
@@ -71,8 +71,8 @@ fn main() -> Result<()> {
             let (_, counted) = lab.run(packet, packet.len())?;
             ensure!(counted == *counter, "{name} counts as {counted:?}");
             if *counter == Counter::JoinRefused {
-                // The answer takes the packet's place, so it can't be repeated by the kernel. Measured one at a time,
-                // this includes what it costs to start the clock.
+                // The answer takes the packet's place, so it can't be repeated by the kernel. Measured one at
+                // a time, this includes what it costs to start the clock.
                 let mut each = Vec::new();
                 for _ in 0..1000 {
                     each.push(lab.program.test_run(packet, packet.len(), 1)?.duration.as_nanos() as f64);

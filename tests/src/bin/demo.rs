@@ -12,8 +12,8 @@ use std::time::Duration;
 
 /// Send files over one Multipath TCP connection and two links, to and from the kernel's own Multipath TCP.
 ///
-/// Makes two network namespaces with two links between them (MTU 1500, offloads on), and sends a file of seeded
-/// octets, held in memory, in each combination. Fails unless every file arrives whole over both links.
+/// Makes two network namespaces with two links between them (MTU 1500, offloads on), and sends a file of
+/// seeded octets, held in memory, in each combination. Fails unless every file arrives whole over both links.
 #[derive(Debug, Parser)]
 struct Args {
     /// Octets of the file (suffixes K, M, G)
@@ -71,8 +71,8 @@ fn run(args: &Args) -> Result<()> {
         rows.push(row);
     }
     let failed = rows.iter().filter(|row| !row.passed()).count();
-    // Our interfaces' names of both directions of an exchange with the kernel are enough: what the kernel sends is
-    // in there too.
+    // The captures of our interfaces are enough for both directions of an exchange with the kernel: its
+    // packets are in there too.
     let examined =
         if args.no_captures { Ok("no captures were taken".to_owned()) } else { examine(args, &cases) };
     if let Some(path) = &args.json {
@@ -156,7 +156,8 @@ fn examine(args: &Args, cases: &[Case]) -> Result<String> {
         let watch = Watch { capture: Some(&path), ..Watch::default() };
         let row = demo::run(case, &source, &args.binary, &watch)?;
         ensure!(row.passed(), "{}, captured: {}", row.name, row.problems.join("; "));
-        // A moment for the last segments of the connection's end, which come after the process has said its all.
+        // A moment for the last segments of the connection's end, which come after the process has said its
+        // all.
         std::thread::sleep(Duration::from_millis(10));
         let analysis = capture::analyse(&path).with_context(|| row.name.clone())?;
         ensure!(

@@ -38,11 +38,11 @@ struct Arguments {
     /// Look for newer versions of the kernels that are in the cache
     #[arg(long)]
     update: bool,
-    /// Write the results to FILE as JSON, each as soon as it is there; what FILE has of other tests stays
+    /// Write the results to FILE as JSON, each as soon as it is there; results of other tests in FILE stay
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the table of results to FILE, between the two marks that are in it (`docs/vm.md`): with `--json` of all
-    /// that is in that file, and with `--table` alone of this run
+    /// Write the table of results to FILE, between the two marks that are in it (`docs/vm.md`): with `--json`
+    /// of all that is in that file, and with `--table` alone of this run
     #[arg(long, value_name = "FILE")]
     table: Option<PathBuf>,
     /// The programs under test; set by `cargo xtask vm`

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Within this time a peer does something.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What tests need inside a guest.
+/// Programs that tests need inside a guest.
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -78,7 +78,8 @@ impl Task {
             }
             Self::Counters => println!("{}", serde_json::to_string(&Counters::read_here()?)?),
             Self::Offloads { interface, state } => {
-                // Without transmit checksums there are no super-segments; what the card does on receipt is fixed.
+                // Without transmit checksums there are no super-segments. The card's receive offloads are
+                // fixed.
                 let offloads =
                     [Offload::TxChecksum, Offload::ScatterGather, Offload::Tso, Offload::Gso, Offload::Gro];
                 netns::set_offloads_here(&interface, &offloads, state == "on")?;

@@ -1,4 +1,4 @@
-//! What a case is: a scenario, what it is to come to, and the variants of it that are run.
+//! A case: a scenario, its expected outcome, and its variants.
 
 use super::world::World;
 use crate::lab::Family;
@@ -63,7 +63,7 @@ impl fmt::Display for Families {
     }
 }
 
-/// Who asks for DSS checksums.
+/// The side that asks for DSS checksums.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)] // as they say
 pub enum Checksum {
@@ -128,7 +128,7 @@ impl Theme {
         Self::Middleboxes,
     ];
 
-    /// What the table calls it.
+    /// Its title in the table.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Transfers => "Data and its end over one subflow",
@@ -144,14 +144,15 @@ impl Theme {
     }
 }
 
-/// What a scenario comes to.
+/// The outcome of a scenario.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// Multipath TCP to the end; that many subflows were ever established, at least and at most.
     Multipath(usize, usize),
     /// Regular TCP, for this reason (as in `--json`).
     Regular(&'static str),
-    /// Multipath TCP over that many subflows, broken off on purpose: this stack's command ends with exit code 4.
+    /// Multipath TCP over that many subflows, broken off on purpose: this stack's command ends with exit code
+    /// 4.
     Broken(usize),
     /// Multipath TCP, ended by this stack's own command for a reason of its own, with this exit code.
     Ended(i32),
@@ -182,11 +183,11 @@ impl fmt::Display for Outcome {
 /// One way to run a scenario.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Variant {
-    /// Who connects; the other one listens.
+    /// The side that connects; the other side listens.
     pub client: Who,
     /// Families of the links.
     pub families: Families,
-    /// Who asks for checksums.
+    /// The side that asks for checksums.
     pub checksum: Checksum,
     /// Octets in each direction, as far as the scenario leaves that open.
     pub size: u64,
@@ -200,7 +201,7 @@ pub const fn v(client: Who, families: Families, checksum: Checksum, size: u64) -
 /// A scenario with its variants.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// What happens, as a sentence.
+    /// The scenario as a sentence.
     pub sentence: &'static str,
     /// Its subject.
     pub theme: Theme,
@@ -208,9 +209,9 @@ pub struct Row {
     pub links: &'static [&'static [&'static str]],
     /// Further words for the `mptcp` command.
     pub words: &'static [&'static str],
-    /// What is done.
+    /// The code of the scenario.
     pub scenario: fn(&mut World) -> Result<()>,
-    /// What it comes to.
+    /// The expected outcome.
     pub outcome: Outcome,
     /// How it is run.
     pub variants: &'static [Variant],

@@ -1,4 +1,4 @@
-//! The application at one end of a connection: what it writes and what it reads, with the SHA-256 of each.
+//! The application at one end of a connection: the bytes that it writes and reads, with the SHA-256 of each.
 
 use crate::data::{Seeded, Sum};
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// Octets moved at once.
 const CHUNK: usize = 64 << 10;
 
-/// What an end writes: seeded octets, as many as are asked for.
+/// The writing half of an end: seeded bytes, as many as a scenario asks for.
 pub struct Outbox {
     writer: Option<Box<dyn Write + Send>>,
     data: Seeded,
@@ -68,7 +68,7 @@ impl Outbox {
     }
 }
 
-/// What an end has read so far.
+/// Number and hash of the bytes that an end has read.
 #[derive(Default)]
 struct Progress {
     hash: Sha256,
@@ -78,7 +78,7 @@ struct Progress {
     closed: bool,
 }
 
-/// What an end reads, on a thread of its own.
+/// The reading half of an end, on a thread of its own.
 pub struct Inbox {
     shared: Arc<(Mutex<Progress>, Condvar)>,
 }
@@ -120,7 +120,8 @@ impl Inbox {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads no further than what it is waiting for now. (A socket with a time limit for reading lets go of it then.)
+    /// Reads no further than what it is waiting for now. (A socket with a time limit for reading lets go of
+    /// it then.)
     pub fn close(&self) {
         self.state().closed = true;
     }

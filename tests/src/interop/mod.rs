@@ -1,6 +1,6 @@
 //! This stack against the kernel's Multipath TCP, case by case.
 //!
-//! * [`case`]: what a case is; * [`world`]: what a scenario acts in; [`end`]: the applications at both ends;
+//! * [`case`]: cases; * [`world`]: the stage of a scenario; [`end`]: the applications at both ends;
 //! * [`cases`]: all scenarios with their variants, by theme;
 //! * [`runner`]: runs the cases of a theme, several at once; [`table`]: the table in `docs/interop.md`.
 

@@ -14,7 +14,8 @@ use std::time::Instant;
 const WORKERS: usize = 2;
 /// Cases run at once that do nothing for minutes: all of them.
 const WAITING_WORKERS: usize = 4;
-/// Cases run at once by all themes. Most of a case is waiting: for processes, programs to attach, round trips.
+/// Cases run at once by all themes. Most of a case is waiting: for processes, programs to attach, round
+/// trips.
 const AT_ONCE: usize = 3;
 
 /// Places for running cases.

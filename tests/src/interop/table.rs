@@ -1,4 +1,4 @@
-//! The table in `docs/interop.md`, made from the cases: what they assert is what it says.
+//! The table in `docs/interop.md`, made from the cases, so that it says what they assert.
 
 use super::case::{Case, Families, Theme, Who};
 use super::cases;

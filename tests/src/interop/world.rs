@@ -1,5 +1,5 @@
-//! What a scenario acts in: two namespaces with the case's links, this stack's command at one end, a socket of the
-//! kernel's at the other.
+//! The stage of a scenario: two namespaces with the case's links, this stack's command at one end, a socket
+//! of the kernel's at the other.
 
 use super::case::{Case, Outcome, Variant, Who};
 use super::end::{Inbox, Outbox};
@@ -46,7 +46,7 @@ pub struct World {
     kernel: Option<Kernel>,
     /// Counters that may say that something went wrong, since the scenario makes it go wrong.
     tolerated: Vec<&'static str>,
-    /// What this stack's command said at its end.
+    /// The result of this stack's command.
     statistics: serde_json::Value,
     /// Writes the packets at the kernel's end to `$MPTCP_INTEROP_CAPTURE`, if that is set.
     _capture: Option<Process>,
@@ -133,7 +133,8 @@ impl World {
         self.namespace(Who::Kernel).mptcp_limits(subflows, accepted)
     }
 
-    /// An endpoint of the kernel's path manager at its address on a link; its identifier is the link's number.
+    /// An endpoint of the kernel's path manager at its address on a link; its identifier is the link's
+    /// number.
     pub fn endpoint(&self, link: usize, flags: &str) -> Result<()> {
         let (address, interface) = (self.address(Who::Kernel, link), self.interface(Who::Kernel, link));
         let words = format!("mptcp endpoint add {address} dev {interface} id {link} {flags}");
@@ -182,7 +183,8 @@ impl World {
         command.args(all).arg(if self.we_connect() { target.to_string() } else { PORT.to_string() });
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let (process, stream) = if self.we_connect() {
-            // An unspecified IPv6 address listens on both families; where there is one only, so does the listener.
+            // An unspecified IPv6 address listens on both families; where there is one only, so does the
+            // listener.
             let any = if self.variant().families.mixed() {
                 IpAddr::V6(Ipv6Addr::UNSPECIFIED)
             } else {
@@ -286,8 +288,8 @@ impl World {
         self.inbox(from.other())?.wait_for(outbox.sum().0, PATIENCE)
     }
 
-    /// Writes so many octets from this stack and from the kernel, and does something meanwhile; returns when all has
-    /// been read.
+    /// Writes so many octets from this stack and from the kernel, and does something meanwhile; returns when
+    /// all has been read.
     pub fn exchange_while(
         &self,
         from_ours: u64,
@@ -321,7 +323,7 @@ impl World {
         })
     }
 
-    /// Somebody writes for as long as something is done; what becomes of it is of no interest.
+    /// A side writes while `meanwhile` runs. The fate of its bytes is of no interest.
     pub fn flood_while(&self, from: Who, meanwhile: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         thread::scope(|scope| {
             let outbox = self.outbox(from)?;
@@ -337,7 +339,7 @@ impl World {
         })
     }
 
-    /// What both ends know of the connection, for the report of one that does not go on.
+    /// The state of both ends, for the report of a connection that does not go on.
     fn both_ends(&self) -> String {
         let said = |name: &str, mut command: Command| {
             let output = command.stdin(Stdio::null()).output();
@@ -387,8 +389,8 @@ impl World {
         }
     }
 
-    /// The kernel's socket says that the connection was reset, to its reader if not to its writer (who gets it, gets it
-    /// alone).
+    /// The kernel's socket says that the connection was reset, to its reader if not to its writer (who gets
+    /// it, gets it alone).
     pub fn kernel_sees_a_reset(&self) -> Result<()> {
         match self.kernel()?.inbox.wait_end(PATIENCE)? {
             Err(std::io::ErrorKind::ConnectionReset) | Ok(()) => Ok(()),
@@ -433,7 +435,8 @@ impl World {
         Ok(())
     }
 
-    /// Nobody reads what this stack's command writes any more: it ends with an error, and its connection at once.
+    /// Closes the pipe that this stack's command writes to: it ends with an error, and its connection at
+    /// once.
     pub fn close_our_output(&self) -> Result<()> {
         self.ours()?.inbox.close();
         Ok(())
@@ -447,7 +450,8 @@ impl World {
         self.until("the kernel's number of subflows", || Ok((now()?, Some(count))))
     }
 
-    /// Waits until counters of Multipath TCP in the kernel's namespace have these values; names without "MPTcpExt".
+    /// Waits until counters of Multipath TCP in the kernel's namespace have these values; names without
+    /// "MPTcpExt".
     pub fn counters(&self, expected: &[(&str, i64)]) -> Result<()> {
         let expected: Vec<_> = expected.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
         self.until("the kernel's counters", || {
@@ -497,7 +501,7 @@ impl World {
         }
     }
 
-    /// What this stack's command reported at its end.
+    /// The report of this stack's command.
     pub fn statistics(&self) -> &serde_json::Value {
         &self.statistics
     }
@@ -508,8 +512,8 @@ impl World {
         self.finish()
     }
 
-    /// Both sides finish, if they have not; both have what the other one sent, and everything is as the case's outcome
-    /// says.
+    /// Both sides finish, if they have not; both have what the other one sent, and everything is as the
+    /// case's outcome says.
     pub fn finish(&mut self) -> Result<()> {
         let outcome = self.case.row.outcome;
         let orderly = matches!(outcome, Outcome::Multipath(..) | Outcome::Regular(_));
@@ -554,8 +558,8 @@ impl World {
             Ok((self.read_counters()?.get("MPTcpExtMPCurrEstab"), 0))
         })?;
         if !self.we_connect() {
-            // Linux drops what a client receives out of order before it has sent its first Data ACK: to itself, it has
-            // offered no window yet.
+            // Linux drops what a client receives out of order before it has sent its first Data ACK: to
+            // itself, it has offered no window yet.
             self.tolerate(&["NoDSSInWindow"]);
         }
         let trouble = self.read_counters()?.trouble();

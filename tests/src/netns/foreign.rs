@@ -12,7 +12,8 @@ const BPF_XDP: u32 = 37;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_PASS: u64 = 2;
 
-/// Loads and attaches the program in the namespace of the calling thread; detached when the descriptor is closed.
+/// Loads and attaches the program in the namespace of the calling thread; detached when the descriptor is
+/// closed.
 pub(super) fn attach(interface: &str) -> Result<OwnedFd> {
     let name = CString::new(interface).context("an interface name without NUL")?;
     // SAFETY: the name is NUL-terminated and only read.
@@ -23,7 +24,8 @@ pub(super) fn attach(interface: &str) -> Result<OwnedFd> {
     // r0 = XDP_PASS; exit
     let instructions: [u64; 2] = [0xb7 | XDP_PASS << 32, 0x95];
     let license = c"Dual MIT/GPL";
-    // union bpf_attr for BPF_PROG_LOAD: type, number of instructions, pointer to them, pointer to the licence.
+    // union bpf_attr for BPF_PROG_LOAD: type, number of instructions, pointer to them, pointer to the
+    // licence.
     let mut load = [0u64; 16];
     load[0] = u64::from(BPF_PROG_TYPE_XDP) | (instructions.len() as u64) << 32;
     load[1] = instructions.as_ptr() as u64;
@@ -37,7 +39,8 @@ pub(super) fn attach(interface: &str) -> Result<OwnedFd> {
 }
 
 fn bpf(command: libc::c_long, attributes: &[u64; 16]) -> io::Result<OwnedFd> {
-    // SAFETY: the attributes are a zero-padded union bpf_attr; what they point at lives in the caller's frame.
+    // SAFETY: the attributes are a zero-padded union bpf_attr; the memory that they point at lives in the
+    // caller's frame.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
     if result < 0 {

@@ -1,7 +1,7 @@
-//! What happens inside a guest: process 1, and what it and the host say to each other.
+//! The inside of a guest: process 1, and its dialogue with the host.
 //!
-//! Each line on the guest's second serial line is a [`Request`] or an [`Answer`] in JSON, one answer to each request,
-//! in order. Nothing here waits: whoever wants to know whether a process has ended asks again.
+//! Each line on the guest's second serial line is a [`Request`] or an [`Answer`] in JSON, one answer to each
+//! request, in order. Nothing here waits: the host asks again until a process has ended.
 
 use crate::process::Process;
 use anyhow::{Context, Result, bail, ensure};
@@ -21,7 +21,7 @@ pub const EXIT_PORT: u16 = 0xf4;
 /// Added to exit codes, so that a power-off, or a stray octet on the port, is not taken for success.
 pub const EXIT_BASE: u8 = 16;
 
-/// What a guest does before it says hello.
+/// The work of a guest before it says hello.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Orders {
     /// Name of the host.
@@ -30,13 +30,13 @@ pub struct Orders {
     pub commands: Vec<String>,
 }
 
-/// What the host asks for.
+/// A request of the host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Request {
     /// Start a program.
     Start(Vec<String>),
-    /// How a program is doing, and what it has said after so many octets. (Each octet on the line takes the guest a
-    /// good part of its processor's time while a program is measured there.)
+    /// How a program is doing, and what it has said after so many octets. (Each octet on the line takes the
+    /// guest a good part of its processor's time while a program is measured there.)
     Look(u32, usize),
     /// Send a program a signal.
     Signal(u32, i32),
@@ -44,7 +44,7 @@ pub enum Request {
     Exit(u8),
 }
 
-/// What the guest answers.
+/// An answer of the guest.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// The guest is up; its kernel's release. Said once, unasked.
@@ -72,7 +72,7 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// What of a text has not been heard: as much as the line can take at once.
+/// The part of a text that has not been sent, as much as the line can take at once.
 fn news(text: &str, heard: usize) -> &str {
     const MOST: usize = 32 << 10;
     // A character that had come in part has another length now.

@@ -1,7 +1,8 @@
-//! Archives that the kernel unpacks as its first file system ("newc", Documentation/driver-api/early-userspace).
+//! Archives that the kernel unpacks as its first file system ("newc",
+//! Documentation/driver-api/early-userspace).
 //!
-//! Archives may follow one another, each padded to four octets: a base is made once, and what one guest needs beside
-//! it is appended.
+//! Archives may follow one another, each padded to four octets: a base is made once, and what one guest needs
+//! beside it is appended.
 
 use std::collections::BTreeSet;
 use std::path::Path;

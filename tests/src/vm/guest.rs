@@ -23,7 +23,7 @@ const BOOT: Duration = Duration::from_secs(180);
 /// Within this time process 1 answers.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// Who executes the guests' instructions.
+/// The executor of the guests' instructions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Accelerator {
     /// The processor.
@@ -41,7 +41,7 @@ impl Accelerator {
     }
 }
 
-/// What a guest is made from.
+/// The parts of a guest.
 #[derive(Debug)]
 pub struct Spec {
     /// Its name, for messages and as its host name.
@@ -50,7 +50,7 @@ pub struct Spec {
     pub memory: u32,
     /// Its network cards, in the order of eth0, eth1, …
     pub nics: Vec<Nic>,
-    /// What it does first: command lines.
+    /// Its first command lines.
     pub commands: Vec<String>,
     /// Its own files, by absolute path.
     pub files: Vec<(&'static str, String)>,
@@ -131,7 +131,8 @@ impl Guest {
         command.args(accelerator.words()).args(["-smp", "1", "-m", &spec.memory.to_string()]);
         command.arg("-kernel").arg(&image.kernel.image);
         command.args(["-initrd", &format!("/proc/self/fd/{}", disk.as_raw_fd())]);
-        // Qemu's timers work; the kernel's check of them does not, where qemu has to wait for a processor meanwhile.
+        // Qemu's timers work; the kernel's check of them does not, where qemu has to wait for a processor
+        // meanwhile.
         command
             .args(["-append", &format!("console=ttyS0 panic=-1 quiet no_timer_check {}", spec.kernel_words)]);
         command.args(["-device", &format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1")]);
@@ -149,7 +150,8 @@ impl Guest {
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(Stdio::piped());
-        // SAFETY: between fork and exec only system calls are made; the descriptors are open in the child as well.
+        // SAFETY: between fork and exec only system calls are made; the descriptors are open in the child as
+        // well.
         unsafe {
             command.pre_exec(move || {
                 for fd in &inherited {
@@ -308,7 +310,7 @@ impl Guest {
         }
     }
 
-    /// What came on the console after the first `from` octets.
+    /// The console's text after the first `from` bytes.
     pub fn console_from(&self, from: usize) -> Vec<u8> {
         lock(&self.console).get(from..).unwrap_or_default().to_vec()
     }
@@ -436,7 +438,8 @@ impl Running<'_> {
 }
 
 impl Ended {
-    /// The last line of standard error that is a JSON object, which is where `mptcp --json` leaves its statistics.
+    /// The last line of standard error that is a JSON object, which is where `mptcp --json` leaves its
+    /// statistics.
     pub fn json(&self) -> Result<Value> {
         let line = self.stderr.lines().rev().find(|line| line.starts_with('{'));
         serde_json::from_str(line.with_context(|| format!("no statistics: {self}"))?).context("not JSON")
@@ -471,7 +474,8 @@ fn device_words(guest: &str, number: usize, properties: &str) -> String {
     words
 }
 
-/// The code that process 1 ended with, from qemu's exit status; none if it was not process 1 that ended the guest.
+/// The code that process 1 ended with, from qemu's exit status; none if it was not process 1 that ended the
+/// guest.
 fn exit_code(status: i32) -> Option<u8> {
     // isa-debug-exit: twice the octet, plus one.
     let octet = u8::try_from(status >> 1).ok().filter(|_| status & 1 == 1)?;

@@ -1,4 +1,4 @@
-//! What this machine must have to run guests, and whether its processor can execute them.
+//! Programs that this machine needs to run guests, and whether its processor can execute them.
 
 use super::guest::{Accelerator, Guest, QEMU, Spec};
 use super::image::Image;
@@ -30,8 +30,8 @@ pub fn missing() -> Vec<&'static str> {
     NEEDED.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect()
 }
 
-/// KVM where it really boots a guest, else qemu's own. (A device file says little: some machines have one that boots
-/// no stock kernel.) The answer is remembered for this machine's kernel.
+/// KVM where it really boots a guest, else qemu's own. (A device file says little: some machines have one
+/// that boots no stock kernel.) The answer is remembered for this machine's kernel.
 pub fn accelerator(image: &Image) -> Result<Accelerator> {
     if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         return Ok(Accelerator::Tcg);

@@ -1,7 +1,9 @@
-//! The first and only file system of a guest: Debian's tools, the programs under test, their libraries, and modules.
+//! The first and only file system of a guest: Debian's tools, the programs under test, their libraries, and
+//! modules.
 //!
-//! Programs come from this machine, with the libraries that they would use here, under the same paths. The part that
-//! all guests share is made once ([`Userland`]); a kernel adds its modules ([`Image`]), a guest its own files.
+//! Programs come from this machine, with the libraries that they would use here, under the same paths. The
+//! part that all guests share is made once ([`Userland`]); a kernel adds its modules ([`Image`]), a guest its
+//! own files.
 
 use super::cpio::Archive;
 use super::kernel::Kernel;
@@ -17,7 +19,7 @@ const TOOLS: [&str; 7] = ["ip", "ss", "tc", "nft", "modprobe", "busybox", "dash"
 const APPLETS: [&str; 12] =
     ["cat", "cp", "dmesg", "grep", "head", "ls", "ping", "ps", "rm", "sleep", "tail", "uname"];
 
-/// Modules that tests need. What a kernel has built in, or not at all, is left out.
+/// Modules that tests need. Modules that a kernel has built in, or not at all, are left out.
 const MODULES: [&str; 21] = [
     "virtio_pci",
     "virtio_net",
@@ -53,11 +55,11 @@ pub struct Programs {
     pub demo: PathBuf,
 }
 
-/// What all guests share.
+/// Files of all guests.
 #[derive(Debug)]
 pub struct Userland(Vec<u8>);
 
-/// What all guests with one kernel share.
+/// Files of all guests with one kernel.
 #[derive(Debug)]
 pub struct Image {
     /// The kernel.
@@ -128,7 +130,8 @@ impl Image {
     }
 }
 
-/// The files of [`MODULES`] and of all modules that they need, from the lines "file: file …" of `modules.dep`.
+/// The files of [`MODULES`] and of all modules that they need, from the lines "file: file …" of
+/// `modules.dep`.
 fn needed(index: &str) -> BTreeSet<&str> {
     let lines: BTreeMap<&str, &str> = index.lines().filter_map(|line| line.split_once(':')).collect();
     let name = |file: &str| {

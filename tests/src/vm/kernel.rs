@@ -1,8 +1,9 @@
-//! The kernels that the guests boot: Debian's packages for the cloud, fetched once, unpacked, never installed.
+//! The kernels that the guests boot: Debian's packages for the cloud, fetched once, unpacked, never
+//! installed.
 //!
-//! The package lists are read with an apt configuration of our own (two small archives), so that the sources of this
-//! machine do not matter and stay as they are. A package is kept with its SHA-256, which apt has compared with the
-//! signed list: mirrors forget old versions, this cache does not.
+//! The package lists are read with an apt configuration of our own (two small archives), so that the sources
+//! of this machine do not matter and stay as they are. A package is kept with its SHA-256, which apt has
+//! compared with the signed list: mirrors forget old versions, this cache does not.
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
@@ -14,13 +15,13 @@ use std::process::{Command, Stdio};
 /// A series of kernels, of which the newest version that Debian has is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Series {
-    /// What people call it.
+    /// Its usual name.
     pub name: &'static str,
     /// Names of its packages, as a regular expression.
     packages: &'static str,
 }
 
-/// The kernels of `--kernel all`: those that must do, and one that is too old, for what is said there.
+/// The kernels of `--kernel all`: the supported ones, and one that is too old, for its error.
 pub const ALL: [Series; 5] = [
     Series { name: "6.1", packages: r"^linux-image-6\.1\.[0-9]+-[0-9]+-cloud-amd64$" },
     Series { name: "6.12", packages: r"^linux-image-6\.12\.[0-9]+\+deb12-cloud-amd64$" },
@@ -29,7 +30,8 @@ pub const ALL: [Series; 5] = [
     Series { name: "5.10", packages: r"^linux-image-5\.10\.0-[0-9]+-cloud-amd64$" },
 ];
 
-/// Where the packages are: security updates of Debian 11 (5.10) and 12 (6.1 and 6.12), backports for 13 (the others).
+/// Where the packages are: security updates of Debian 11 (5.10) and 12 (6.1 and 6.12), backports for 13 (the
+/// others).
 const SOURCES: &str = "\
 deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bullseye-security main
 deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bookworm-security main
@@ -41,7 +43,7 @@ deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian
 pub struct Kernel {
     /// Name of its series.
     pub series: &'static str,
-    /// What `uname -r` says.
+    /// Its `uname -r`.
     pub release: String,
     /// The compressed image.
     pub image: PathBuf,
@@ -164,8 +166,8 @@ impl Apt {
         Ok(names.max_by_key(|name| numbers(name)).map(str::to_owned))
     }
 
-    /// Downloads a kernel's package, and those with its image, its modules and their lists where they are packages of their
-    /// own; unpacks them, and lists the modules.
+    /// Downloads a kernel's package, and those with its image, its modules and their lists where they are
+    /// packages of their own; unpacks them, and lists the modules.
     fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
         let mut text = format!("{package}\n");
         for package in std::iter::once(package.to_owned()).chain(self.parts(package)?) {
@@ -199,7 +201,7 @@ impl Apt {
         Ok(())
     }
 
-    /// What the lists say about a package.
+    /// The lists' entry for a package.
     fn about(&self, package: &str) -> Result<String> {
         succeed(self.command("apt-cache").args(["show", package]))
     }
@@ -210,9 +212,9 @@ impl Apt {
     }
 }
 
-/// The packages with parts of a kernel that its own package depends on, as `apt-cache show` tells: the image, the modules
-/// and their lists. A kernel whose modules are in its own package has the lists there too; what else it depends on is not
-/// needed, and mirrors drop that first.
+/// The packages with parts of a kernel that its own package depends on, as `apt-cache show` tells: the image,
+/// the modules and their lists. A kernel whose modules are in its own package has the lists there too; its
+/// other dependencies are not needed, and mirrors drop that first.
 fn parts_of(about: &str) -> Vec<&str> {
     const KINDS: [&str; 3] = ["linux-base-", "linux-binary-", "linux-modules-"];
     let needed = about.lines().filter_map(|line| line.strip_prefix("Depends: "));

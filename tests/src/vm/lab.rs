@@ -1,5 +1,5 @@
-//! Topologies: two stations and the links between them, as in [`crate::lab`], with a guest on one side or both, and
-//! if wanted a router between them that is a guest too.
+//! Topologies: two stations and the links between them, as in [`crate::lab`], with a guest on one side or
+//! both, and if wanted a router between them that is a guest too.
 //!
 //! ```text
 //!   left                                                     right
@@ -21,12 +21,12 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// What guests are booted with.
+/// The guests' boot settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Bench<'a> {
     /// Kernel and file system.
     pub image: &'a Image,
-    /// Who executes.
+    /// The executor.
     pub accelerator: Accelerator,
     /// The programs under test, for stations on this machine.
     pub programs: &'a Programs,
@@ -54,7 +54,7 @@ pub struct Choices {
     pub mtu: u32,
     /// Memory of the left and the right guest in MiB.
     pub memory: [u32; 2],
-    /// What is between the two.
+    /// The network between the two.
     pub between: Between,
     /// Identifier of the VLAN that the addresses are in.
     pub vlan: Option<u16>,
@@ -91,7 +91,7 @@ pub struct Lab<'a> {
     pub right: Guest,
     /// The guest between them.
     pub router: Option<Guest>,
-    /// What they were made from.
+    /// Their parts.
     pub choices: Choices,
     /// Bridges live there.
     _bridges: Option<HostStation<'a>>,
@@ -126,8 +126,8 @@ pub trait Network {
         serde_json::from_str(&text).context("counters are not JSON")
     }
 
-    /// Prepares the kernel of one side: it accepts and makes subflows over all links, and when it listens it tells
-    /// its peer of the addresses beside the first link's.
+    /// Prepares the kernel of one side: it accepts and makes subflows over all links, and when it listens it
+    /// tells its peer of the addresses beside the first link's.
     fn prepare_kernel(&self, side: Side, family: Family) -> Result<()> {
         let station = self.station(side);
         station.run("ip mptcp limits set subflow 8 add_addr_accepted 8")?;
@@ -307,7 +307,8 @@ fn bridge(host: &HostStation<'_>, number: usize, choices: &Choices) -> Result<[P
 
 /// The guest's drivers, then its network: lines for `ip -batch`.
 fn configure(spec: &mut Spec, families: &[Family], network: String) {
-    // A link-local address that is still being checked keeps the kernel from neighbour discovery for a second.
+    // A link-local address that is still being checked keeps the kernel from neighbour discovery for a
+    // second.
     if families.contains(&Family::Ipv6) {
         spec.commands.push("busybox sysctl -q -w net.ipv6.conf.default.accept_dad=0".into());
     }
@@ -363,7 +364,7 @@ fn network_around(address: IpAddr) -> String {
     }
 }
 
-/// What `ip -batch` is told on one side.
+/// The input of `ip -batch` on one side.
 fn network_of(side: Side, choices: &Choices) -> String {
     let routed = choices.between == Between::Router;
     let other = if side == Side::Left { Side::Right } else { Side::Left };
@@ -394,7 +395,7 @@ fn network_of(side: Side, choices: &Choices) -> String {
     text
 }
 
-/// What `ip -batch` is told on the router: "left1" is its card on the first link to the left side.
+/// The input of `ip -batch` on the router: "left1" is its card on the first link to the left side.
 fn network_of_router(choices: &Choices) -> String {
     let mut text = String::from("link set dev lo up\n");
     for (side, first) in [(Side::Left, 0), (Side::Right, choices.links)] {

@@ -1,8 +1,8 @@
-//! What a guest's network card is plugged into: a cable to another guest, or an interface of a namespace.
+//! The other end of a guest's network card: a cable to another guest, or an interface of a namespace.
 //!
-//! Both are file descriptors that qemu inherits; they have no names and end with the guests. A cable loses nothing: a
-//! guest that sends faster than the other receives has to wait. A tap hands super-segments over whole, with partial
-//! checksums, as the hosts of clouds do.
+//! Both are file descriptors that qemu inherits; they have no names and end with the guests. A cable loses
+//! nothing: a guest that sends faster than the other receives has to wait. A tap hands super-segments over
+//! whole, with partial checksums, as the hosts of clouds do.
 
 use crate::netns::Namespace;
 use anyhow::{Context, Result, ensure};
@@ -22,7 +22,7 @@ pub enum Plug {
 /// A network card of a guest.
 #[derive(Debug)]
 pub struct Nic {
-    /// What it is plugged into.
+    /// Its other end.
     pub plug: Plug,
     /// More properties of the device, as qemu knows them ("mq=on,vectors=6").
     pub properties: &'static str,

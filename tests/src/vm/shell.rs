@@ -110,7 +110,7 @@ fn relay(mut consoles: [Console<'_>; 2]) -> Result<()> {
     }
 }
 
-/// What is typed, octet by octet; ends with the input.
+/// The typed bytes; ends with the input.
 fn keyboard() -> mpsc::Receiver<u8> {
     let (keys, typed) = mpsc::channel();
     thread::spawn(move || {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::time::Instant;
 
-/// What to run.
+/// The tests to run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// On which kernels.
@@ -25,7 +25,7 @@ pub struct Plan {
     pub update: bool,
 }
 
-/// What came of a case on a kernel.
+/// The outcome of a case on a kernel.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// Release of the kernel.
@@ -34,7 +34,7 @@ pub struct Row {
     pub test: String,
     /// Whether all was as it should be.
     pub passed: bool,
-    /// What was measured, or what is wrong.
+    /// The measurement, or the fault.
     pub detail: String,
     /// With the guests' boot and end.
     pub seconds: f64,

@@ -12,7 +12,8 @@ use std::fmt::Write as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Ports of the receiver. The kernel's connections linger on theirs, and ours are not disturbed by that on another.
+/// Ports of the receiver. The kernel's connections linger on theirs, and ours are not disturbed by that on
+/// another.
 const KERNELS_PORT: u16 = 5000;
 const OUR_PORT: u16 = 5001;
 /// Seed of the octets.
@@ -21,9 +22,9 @@ const SEED: u64 = 0x7677_6d76;
 /// One transfer from the left to the right side.
 #[derive(Clone, Debug)]
 pub struct Transfer {
-    /// Whose Multipath TCP sends (and connects).
+    /// The stack that sends and connects.
     pub sender: Stack,
-    /// Whose receives (and listens).
+    /// The stack that receives and listens.
     pub receiver: Stack,
     /// Family of the first subflow.
     pub family: Family,
@@ -43,20 +44,20 @@ pub struct UnderWay<'n> {
     receiver: Box<dyn Program + 'n>,
 }
 
-/// What came of it. All octets arrived.
+/// The outcome. All bytes arrived.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// At the receiver, from the establishment of the connection to its end.
     pub seconds: f64,
     /// Octets over that time, in Mb/s.
     pub mbps: f64,
-    /// What each subflow carried, as our side knows it: of the receiver, if both are ours.
+    /// The bytes of each subflow, as our side knows them: the receiver's side, if both are ours.
     pub subflows: Vec<Subflow>,
     /// Whether the connection became regular TCP, as any side knows.
     pub fallback: bool,
     /// How our side attached its programs, one for each interface.
     pub modes: Vec<String>,
-    /// What our side said, with all details.
+    /// Our side's report, with all details.
     pub said: String,
 }
 
@@ -142,8 +143,8 @@ impl UnderWay<'_> {
         Ok(())
     }
 
-    /// Why a transfer does not end, as well as both sides know: their kernels' sockets, and what our programs say
-    /// when they are told to end.
+    /// Why a transfer does not end, as well as both sides know: their kernels' sockets, and what our programs
+    /// say when they are told to end.
     fn autopsy(&mut self, patience: Duration) -> anyhow::Error {
         let mut text = format!("the transfer does not end within {patience:?}");
         for (side, stack) in [(Side::Left, self.what.sender), (Side::Right, self.what.receiver)] {
@@ -162,7 +163,7 @@ impl UnderWay<'_> {
 
     fn stalled(&mut self, arrived: u64) -> anyhow::Error {
         let error = anyhow::anyhow!("{}: stalled: {arrived} of {} octets", self.what.name(), self.what.size);
-        // Whatever the two say by now tells more than the number.
+        // The two reports tell more than the number.
         let said = |program: &mut Box<dyn Program + '_>| {
             program.wait_for("\0", Duration::ZERO).err().map(|error| format!("{error:#}")).unwrap_or_default()
         };

@@ -77,7 +77,8 @@ pub struct LabReport {
 pub struct DirectionReport {
     /// Counters of the link.
     pub link: LinkStats,
-    /// Frames that arrived faster than they could be fetched: if there are any, the emulator was the bottleneck.
+    /// Frames that arrived faster than they could be fetched: if there are any, the emulator was the
+    /// bottleneck.
     pub missed: u64,
     /// Frames that the kernel refused to send: longer than the MTU, interface down.
     pub refused: u64,
@@ -228,7 +229,8 @@ impl Lab {
             *last_header = header;
             chain.process(now, way, segment.clone(), &mut out);
             for changed in out.drain(..) {
-                // A frame that no box changed goes on as it came, with the parts that a `Segment` does not know.
+                // A frame that no box changed goes on as it came, with the parts that a `Segment` does not
+                // know.
                 if changed == segment {
                     links[index(way)].push(now, frame.clone());
                     continue;
@@ -301,7 +303,8 @@ impl Lab {
             events: libc::POLLIN,
             revents: 0,
         });
-        // SAFETY: `fds` and `timeout` outlive the call, the count is that of `fds`. Errors show in the next receive.
+        // SAFETY: `fds` and `timeout` outlive the call, the count is that of `fds`. Errors show in the next
+        // receive.
         unsafe { libc::ppoll(fds.as_mut_ptr(), 2, &raw const timeout, std::ptr::null()) };
     }
 

@@ -1,7 +1,7 @@
 //! The configuration of the emulated network, from flags and TOML files.
 //!
-//! Both speak the same language: a flag's `rate=100mbit,delay=20ms,loss=1%` has the keys and values of a TOML table
-//! `[forward]`.
+//! Both speak the same language: a flag's `rate=100mbit,delay=20ms,loss=1%` has the keys and values of a TOML
+//! table `[forward]`.
 
 use super::units;
 use mptcp_sim::middlebox::{Action, BoxConfig, OptionKind, Passing, Way, When};
@@ -348,8 +348,8 @@ pub struct LabConfig {
     pub seed: u64,
 }
 
-/// A time in which the lab drops all packets, also those under way when it begins. The interfaces stay up: no host is
-/// told.
+/// A time in which the lab drops all packets, also those under way when it begins. The interfaces stay up: no
+/// host is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outage {
     /// Its beginning, from the start of the emulator on.
@@ -409,8 +409,8 @@ struct File {
 }
 
 impl LabConfig {
-    /// Reads a TOML file: tables `[both]`, `[forward]`, `[reverse]`, any number of `[[box]]`, lists `down-at` and
-    /// `up-at`, and `seed`.
+    /// Reads a TOML file: tables `[both]`, `[forward]`, `[reverse]`, any number of `[[box]]`, lists `down-at`
+    /// and `up-at`, and `seed`.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         let file: File = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
         let mut config = Self { seed: file.seed.unwrap_or_default(), ..Self::default() };

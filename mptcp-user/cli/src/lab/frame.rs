@@ -1,7 +1,7 @@
 //! Frames as packets of the emulator.
 //!
-//! A frame comes with the header that `PACKET_VNET_HDR` puts before it: whether its checksum is partial, and whether
-//! it is a super-segment.
+//! A frame comes with the header that `PACKET_VNET_HDR` puts before it: whether its checksum is partial, and
+//! whether it is a super-segment.
 
 use bytes::Bytes;
 use mptcp_common::headers::{Headers, Network, PROTOCOL_TCP};
@@ -168,9 +168,9 @@ impl Packet for Frame {
 const MAX_MERGED: usize = 65_000;
 
 impl Frame {
-    /// Appends the packet that follows this one in its stream, if the two can have been cut from one super-segment:
-    /// the kernel then carries both at the price of one, as a receiver with receive offload would. Gives it back
-    /// otherwise.
+    /// Appends the packet that follows this one in its stream, if the two can have been cut from one
+    /// super-segment: the kernel then carries both at the price of one, as a receiver with receive offload
+    /// would. Gives it back otherwise.
     pub(super) fn merge(&mut self, next: Frame) -> Result<(), Frame> {
         match self.try_merge(&next) {
             Some(()) => Ok(()),
@@ -198,7 +198,8 @@ impl Frame {
             && theirs.seq == ours.seq.wrapping_add(ours.payload_len as u32)
             && ours.flags & (ends.0 | Flags::CWR.0) == 0
             && ours.flags == theirs.flags & !last_only.0;
-        // All octets of the headers are the same but lengths, identification, sequence number, flags, checksums.
+        // All octets of the headers are the same but lengths, identification, sequence number, flags,
+        // checksums.
         let differing = |at: usize| {
             let in_ip = at >= l3 && at < l4;
             let ip = if ours.network.v6 {
@@ -233,7 +234,8 @@ fn decode(octets: &[u8]) -> Option<Headers> {
     Headers::decode(&octets, network).ok()
 }
 
-/// Sets the length of the IP packet to that of the frame, and the TCP checksum to the sum of the pseudo-header.
+/// Sets the length of the IP packet to that of the frame, and the TCP checksum to the sum of the
+/// pseudo-header.
 fn set_lengths(octets: &mut [u8], network: &Network) {
     let tcp_len = octets.len() - network.l4;
     let ip = &mut octets[network.l3..];

@@ -163,7 +163,8 @@ impl PacketSocket {
             message.msg_hdr.msg_control = control.as_mut_ptr().cast();
             message.msg_hdr.msg_controllen = size_of_val(control) as _;
         }
-        // SAFETY: each message points to an address, a buffer and control data of its own that outlive the call.
+        // SAFETY: each message points to an address, a buffer and control data of its own that outlive the
+        // call.
         let count = unsafe {
             libc::recvmmsg(
                 self.fd.as_raw_fd(),
@@ -211,7 +212,8 @@ impl PacketSocket {
         Ok(count)
     }
 
-    /// Sends frames, in order. A frame that the kernel refuses (longer than the MTU, interface down) is skipped.
+    /// Sends frames, in order. A frame that the kernel refuses (longer than the MTU, interface down) is
+    /// skipped.
     pub(super) fn send(&self, frames: &[Frame]) -> SendOutcome {
         let mut outcome = SendOutcome::default();
         for frames in frames.chunks(BATCH) {
@@ -233,8 +235,8 @@ impl PacketSocket {
             }
             let mut done = 0;
             while done < frames.len() {
-                // SAFETY: the messages from `done` on point to headers and frames that outlive the call; the kernel
-                // only reads them.
+                // SAFETY: the messages from `done` on point to headers and frames that outlive the call; the
+                // kernel only reads them.
                 let sent = unsafe {
                     libc::sendmmsg(
                         self.fd.as_raw_fd(),

@@ -1,6 +1,6 @@
-//! The process gives up privileges once it is set up, before it reads the first packet of a peer: supplementary
-//! groups, all capabilities but a few, new privileges, and all system calls but those that running takes
-//! (`docs/privileges.md`).
+//! The process gives up privileges once it is set up, before it reads the first packet of a peer:
+//! supplementary groups, all capabilities but a few, new privileges, and all system calls but those that
+//! running takes (`docs/privileges.md`).
 //!
 //! The user stays the same. A process without capabilities that is still root owns root's files, so the
 //! filter of system calls opens no file for writing and reaches no other process.

@@ -18,15 +18,16 @@ pub struct Coalescer {
 }
 
 impl Coalescer {
-    /// A box that merges segments with the same options to at most `limit` octets of payload. A `careless` one
-    /// merges whatever continues in sequence and keeps the options of the first.
+    /// A box that merges segments with the same options to at most `limit` octets of payload. A `careless`
+    /// one merges whatever continues in sequence and keeps the options of the first.
     pub fn new(limit: usize, hold: Duration, careless: bool) -> Self {
         Self { limit: limit.min(60_000), hold, careless, held: Vec::new() }
     }
 
     fn merge(&self, first: &mut Segment, mut next: Segment) -> Result<(), Box<Segment>> {
         if self.careless && !next.payload.is_empty() {
-            // `coalesce` compares these fields, so they are made equal. The later acknowledgment and window prevail.
+            // `coalesce` compares these fields, so they are made equal. The later acknowledgment and window
+            // prevail.
             let kept = next.clone();
             if next.ack.at_or_after(first.ack) {
                 (first.ack, first.window) = (next.ack, next.window);

@@ -1,5 +1,5 @@
-//! Boxes that acknowledge in the receiver's name, as performance enhancing proxies on wireless and satellite links do
-//! (RFC 3135 section 2.1.1), the connection otherwise being left as it is.
+//! Boxes that acknowledge in the receiver's name, as performance enhancing proxies on wireless and satellite
+//! links do (RFC 3135 section 2.1.1), the connection otherwise being left as it is.
 
 use super::flows::Flows;
 use super::{Middlebox, Way};
@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Answers data that goes one way with an acknowledgment at once, keeps it until the receiver has it, and sends it
-/// again when that takes too long. Its acknowledgments carry no Multipath TCP: a sender must not take them for
-/// delivery at the data level (RFC 8684 section 3.3.2), nor the lack of a DSS for the lack of Multipath TCP.
+/// Answers data that goes one way with an acknowledgment at once, keeps it until the receiver has it, and
+/// sends it again when that takes too long. Its acknowledgments carry no Multipath TCP: a sender must not
+/// take them for delivery at the data level (RFC 8684 section 3.3.2), nor the lack of a DSS for the lack of
+/// Multipath TCP.
 pub struct EarlyAcker {
     way: Way,
     flows: Flows<Held>,

@@ -7,8 +7,8 @@ use mptcp_proto::wire::Segment;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-/// Connections by their addresses as seen in the forward direction. Holds 65536; beyond that, the one that was idle
-/// longest is forgotten.
+/// Connections by their addresses as seen in the forward direction. Holds 65536; beyond that, the one that
+/// was idle longest is forgotten.
 #[derive(Debug)]
 pub(super) struct Flows<S> {
     flows: BTreeMap<(SocketAddr, SocketAddr), (Instant, S)>,
@@ -51,7 +51,8 @@ impl<S> Flows<S> {
 }
 
 impl Flows<[u32; 2]> {
-    /// Random numbers that a connection keeps: one for the segment's direction, one for the opposite direction.
+    /// Random numbers that a connection keeps: one for the segment's direction, one for the opposite
+    /// direction.
     pub(super) fn offsets(
         &mut self,
         now: Instant,

@@ -1,8 +1,8 @@
-//! Middleboxes, which change TCP segments on their way (RFC 8684 section 6, RFC 3234, "Is it still possible to extend
-//! TCP?", IMC 2011).
+//! Middleboxes, which change TCP segments on their way (RFC 8684 section 6, RFC 3234, "Is it still possible
+//! to extend TCP?", IMC 2011).
 //!
-//! Each box is small and knows one trick. A [`Chain`] passes segments through several, forwards in one direction
-//! and in the reverse order in the other, as if they stood one behind the other on the path.
+//! Each box is small and knows one trick. A [`Chain`] passes segments through several, forwards in one
+//! direction and in the reverse order in the other, as if they stood one behind the other on the path.
 
 mod coalesce;
 mod config;
@@ -60,14 +60,15 @@ impl Way {
 pub trait Middlebox: Send {
     /// Its name in logs.
     fn name(&self) -> String;
-    /// A segment comes in. The box pushes to `out` the segment itself, changed or not, several segments, or none.
+    /// A segment comes in. The box pushes to `out` the segment itself, changed or not, several segments, or
+    /// none.
     fn process(&mut self, now: Instant, way: Way, segment: Segment, out: &mut Vec<Segment>);
     /// When the box wants to be called without a segment.
     fn next_timeout(&self) -> Option<Instant> {
         None
     }
-    /// Lets go what was held back until now, and what the box has to say by itself, in either direction. A box with an
-    /// answer to a segment wants to be called at once.
+    /// Lets go what was held back until now, and what the box has to say by itself, in either direction. A
+    /// box with an answer to a segment wants to be called at once.
     fn handle_timeout(&mut self, _now: Instant, _out: &mut Vec<(Way, Segment)>) {}
 }
 

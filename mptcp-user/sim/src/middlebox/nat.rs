@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Puts its own address, and a port of its own, in the place of the source of what goes forward. Only SYNs that go
-/// forward make a mapping; all else that fits none is dropped.
+/// Puts its own address, and a port of its own, in the place of the source of what goes forward. Only SYNs
+/// that go forward make a mapping; all else that fits none is dropped.
 #[derive(Debug)]
 pub struct Nat {
     external: IpAddr,

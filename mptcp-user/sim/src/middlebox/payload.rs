@@ -1,5 +1,5 @@
-//! Application-level gateways: boxes that rewrite what the application says, like those that put an address into
-//! FTP's PORT command.
+//! Application-level gateways: boxes that rewrite what the application says, like those that put an address
+//! into FTP's PORT command.
 
 use super::flows::Flows;
 use super::{Middlebox, Way};
@@ -7,9 +7,9 @@ use mptcp_proto::Instant;
 use mptcp_proto::wire::{Flags, Payload, Segment, SeqNumber};
 use std::collections::BTreeMap;
 
-/// Replaces octets in the payload that goes one way. The replacement may have another length: sequence numbers and
-/// acknowledgments are shifted so that both ends see a consistent TCP connection. Multipath TCP notices by its
-/// checksum (RFC 8684 section 3.3.1), or by mappings that do not fit any more.
+/// Replaces octets in the payload that goes one way. The replacement may have another length: sequence
+/// numbers and acknowledgments are shifted so that both ends see a consistent TCP connection. Multipath TCP
+/// notices by its checksum (RFC 8684 section 3.3.1), or by mappings that do not fit any more.
 #[derive(Debug)]
 pub struct PayloadChanger {
     way: Way,
@@ -58,8 +58,8 @@ struct Lengths {
 }
 
 impl Changes {
-    /// Where a position of the sender is after the changes. Monotonous: a cut through a needle maps to a cut through
-    /// its replacement.
+    /// Where a position of the sender is after the changes. Monotonous: a cut through a needle maps to a cut
+    /// through its replacement.
     fn translate(&self, position: u32, lengths: Lengths) -> u32 {
         let mut result = position;
         for at in self.at.keys().take_while(|at| **at < position) {
@@ -73,7 +73,8 @@ impl Changes {
         }
         result
     }
-    /// Which position of the sender an acknowledged position stands for: not further than what was received whole.
+    /// Which position of the sender an acknowledged position stands for: not further than what was received
+    /// whole.
     fn translate_back(&self, position: u32, lengths: Lengths) -> u32 {
         let mut result = position;
         for at in self.at.keys() {

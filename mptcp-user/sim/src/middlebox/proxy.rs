@@ -1,8 +1,8 @@
-//! Transparent proxies: boxes that end a TCP connection and begin another one in its place, with the addresses of both
-//! ends (RFC 8684 section 6, "performance enhancing proxies"; RFC 3135).
+//! Transparent proxies: boxes that end a TCP connection and begin another one in its place, with the
+//! addresses of both ends (RFC 8684 section 6, "performance enhancing proxies"; RFC 3135).
 //!
-//! The two connections are regular TCP of this project's own engine. Proxies differ in their treatment of Multipath TCP
-//! options.
+//! The two connections are regular TCP of this project's own engine. Proxies differ in their treatment of
+//! Multipath TCP options.
 
 use super::{Middlebox, Way};
 use crate::Random;
@@ -233,8 +233,8 @@ impl TcpProxy {
         }
     }
 
-    /// Lets a pair go of which both connections are over. The bytes of a connection that is over have been passed on:
-    /// its end was.
+    /// Lets a pair go of which both connections are over. The bytes of a connection that is over have been
+    /// passed on: its end was.
     fn forget_closed(&mut self, now: Instant, pair: Pair) {
         let Some(proxied) = self.pairs.get(&pair) else { return };
         if proxied.closed != [true, true] {

@@ -6,8 +6,8 @@ use crate::Random;
 use mptcp_proto::Instant;
 use mptcp_proto::wire::{Flags, Segment};
 
-/// Shifts the sequence numbers of each connection and direction. DSS mappings survive it because they count from the
-/// subflow's initial sequence number (RFC 8684 section 3.3.1).
+/// Shifts the sequence numbers of each connection and direction. DSS mappings survive it because they count
+/// from the subflow's initial sequence number (RFC 8684 section 3.3.1).
 #[derive(Debug)]
 pub struct SequenceRandomiser {
     translate_sack: bool,

@@ -9,8 +9,8 @@ use mptcp_proto::wire::{Segment, segmentize};
 pub struct Splitter {
     /// Largest payload that passes whole.
     pub size: u16,
-    /// Repeat the options on every piece, as interfaces do; otherwise Multipath TCP's stay on the first only, which
-    /// is enough for a mapping.
+    /// Repeat the options on every piece, as interfaces do; otherwise Multipath TCP's stay on the first only,
+    /// which is enough for a mapping.
     pub repeat_options: bool,
 }
 

@@ -5,9 +5,9 @@ use super::{Middlebox, Way};
 use mptcp_proto::Instant;
 use mptcp_proto::wire::{Flags, Segment};
 
-/// Lets no window field through that is larger than its limit, whatever the window scale: in all segments, or in every
-/// other one of a connection, which moves the right edge back and forth (RFC 8684 section 3.3.4 tells senders to
-/// remember the farthest).
+/// Lets no window field through that is larger than its limit, whatever the window scale: in all segments, or
+/// in every other one of a connection, which moves the right edge back and forth (RFC 8684 section 3.3.4
+/// tells senders to remember the farthest).
 pub struct WindowShrinker {
     limit: u16,
     /// Looks at every other segment only.

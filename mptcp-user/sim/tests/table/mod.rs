@@ -1,6 +1,6 @@
-//! Committed tables of what the simulator measures: the work on several threads, and the comparison with what was
-//! committed. Lines that begin with `#` are explanations, the next one is the heading, and the rest rows: a few words that
-//! name them, then figures.
+//! Committed tables of what the simulator measures: the work on several threads, and the comparison with what
+//! was committed. Lines that begin with `#` are explanations, the next one is the heading, and the rest rows:
+//! a few words that name them, then figures.
 
 use std::path::Path;
 use std::sync::Mutex;

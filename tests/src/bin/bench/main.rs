@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: the scenarios of [`mptcp_tests::bench`] and [`mptcp_tests::beside`], as a table, as JSON and as a
-//! report.
+//! `cargo xtask bench`: the scenarios of [`mptcp_tests::bench`] and [`mptcp_tests::beside`], as a table, as
+//! JSON and as a report.
 
 mod report;
 
@@ -19,18 +19,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug, Parser)]
 struct Args {
     /// Run this scenario (repeatable; default: all): xdp, engine, bulk, bulk-nooffload, bulk-9000, bulk-6,
-    /// record, lab, lab-nooffload, rr, rr-busy, connect, mesh, idle, cpu, tcp (regular TCP beside the kernel's through the emulator), fairness (both in
-    /// one bottleneck), failover (time without data when a path dies)
+    /// record, lab, lab-nooffload, rr, rr-busy, connect, mesh, idle, cpu, tcp (regular TCP beside the
+    /// kernel's through the emulator), fairness (both in one bottleneck), failover (time without data when a
+    /// path dies)
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,
     /// Measure only this contender (repeatable; default: all, in turns)
     #[arg(long = "contender", value_enum)]
     contenders: Vec<Contender>,
-    /// Of tcp, fairness and failover only what has this in its name ("cubic 10 Mb/s 20 ms 1%", "backup, silent")
+    /// Of tcp, fairness and failover only what has this in its name ("cubic 10 Mb/s 20 ms 1%", "backup,
+    /// silent")
     #[arg(long, value_name = "TEXT")]
     path: Option<String>,
-    /// Of tcp, fairness and failover measure so many paths at the same time. They take little of the processors; mind that the
-    /// machine does not become the bottleneck
+    /// Of tcp, fairness and failover measure so many paths at the same time. They take little of the
+    /// processors; mind that the machine does not become the bottleneck
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: usize,
     /// Write what tcp and fairness found as Markdown

@@ -1,4 +1,4 @@
-//! What the comparisons through the emulator found, for people: `docs/tcp-beside-the-kernel.md`.
+//! The results of the comparisons through the emulator, for people: `docs/tcp-beside-the-kernel.md`.
 
 use anyhow::{Context, Result, bail};
 use mptcp_tests::bench::Row;

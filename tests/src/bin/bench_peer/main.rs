@@ -2,8 +2,8 @@
 //!
 //! It prints one line of JSON when it is done. A listening end says "ready" on standard error.
 //!
-//! One connection is driven as is best for each stack: the kernel's through blocking calls ([`kernels`]), ours through
-//! its library ([`ours`]). Many at once are tasks over one face of both ([`net`], [`many`]).
+//! One connection is driven as is best for each stack: the kernel's through blocking calls ([`kernels`]),
+//! ours through its library ([`ours`]). Many at once are tasks over one face of both ([`net`], [`many`]).
 
 mod kernels;
 mod many;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Parser)]
 struct Args {
-    /// Whose stack to use
+    /// The stack to use
     #[arg(long, value_enum)]
     contender: Contender,
     /// Congestion control of what is sent
@@ -61,7 +61,7 @@ enum Contender {
 }
 
 impl Contender {
-    /// What the kernel is to speak; none for our stack.
+    /// The kernel's protocol; none for our stack.
     fn protocol(self) -> Option<Protocol> {
         match self {
             Self::Ours => None,
@@ -82,7 +82,8 @@ enum Role {
         #[arg(default_value_t = 0.0)]
         gbps: f64,
     },
-    /// Accept one connection and read it, without counting for the first `settle` seconds, then counting for `span`
+    /// Accept one connection and read it, without counting for the first `settle` seconds, then counting for
+    /// `span`
     Drain { local: SocketAddr, settle: u64, span: u64 },
     /// Accept one connection and read it for `millis`; tell the pauses between what comes
     Watch { local: SocketAddr, millis: u64 },
@@ -175,7 +176,7 @@ fn ready() {
     eprintln!("ready");
 }
 
-/// What a transfer takes, from when there is a connection: loading programs and the like is not part of it.
+/// The cost of a transfer, counted from the connection's establishment: loading programs is not part of it.
 struct Effort {
     start: Instant,
     machine: f64,
@@ -201,7 +202,8 @@ impl Effort {
     }
 }
 
-/// Looks at each octet, as whoever reads something does: it has to be in this processor's cache, whoever brought it there.
+/// Looks at each octet, as whoever reads something does: it has to be in this processor's cache, whoever
+/// brought it there.
 fn look(octets: &[u8]) {
     let (words, rest) = octets.as_chunks();
     let sum = words.iter().fold(0, |sum: u64, word| sum.wrapping_add(u64::from_ne_bytes(*word)));

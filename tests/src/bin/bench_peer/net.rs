@@ -27,7 +27,7 @@ pub(super) enum Listener {
 /// A connection of either stack.
 pub(super) type Stream = Box<dyn Connection>;
 
-/// What is done with a connection.
+/// The use of a connection.
 pub(super) trait Connection: AsyncRead + AsyncWrite + Unpin + Send {
     /// Subflows that carry data or could, the first one included.
     fn subflows(&self) -> Pin<Box<dyn Future<Output = usize> + Send + '_>>;

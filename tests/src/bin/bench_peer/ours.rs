@@ -10,7 +10,8 @@ use tokio::io::AsyncWriteExt;
 /// Plays a role over one connection of our stack.
 pub(super) async fn run(args: &Args) -> Result<serde_json::Value> {
     let stack = stack(args).await?;
-    // A task as the stack's driver is one, not what the runtime was started with: tasks of a `LocalSet` follow each other directly.
+    // A task as the stack's driver is one, not what the runtime was started with: tasks of a `LocalSet`
+    // follow each other directly.
     let result = tokio::task::spawn_local(play(stack.clone(), args.role)).await?;
     stack.shutdown(Duration::from_secs(3)).await;
     result

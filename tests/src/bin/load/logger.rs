@@ -56,7 +56,7 @@ impl Reader {
         let ended = Arc::clone(&end);
         let thread = thread::spawn(move || {
             loop {
-                // Asked before the last look: what was said until then is printed.
+                // Asked before the last look, so that all messages until then are printed.
                 let last = ended.load(Ordering::Acquire);
                 let mut wanted = libc::pollfd { fd: logger.as_raw_fd(), events: libc::POLLIN, revents: 0 };
                 // SAFETY: one descriptor, which is the logger's and stays open.

@@ -185,7 +185,8 @@ pub(super) const ROWS: &[Row] = &[
     ),
 ];
 
-/// The server's addresses beside the first are announced; what the kernel takes of ours is limited.
+/// The server's addresses beside the first are announced. The kernel's limit bounds how many of ours it
+/// takes.
 fn prepare(world: &mut World, accepted: u32) -> Result<()> {
     world.limits(8, accepted)?;
     if world.we_connect() {
@@ -238,7 +239,7 @@ fn one_of_two(world: &mut World) -> Result<()> {
 
 fn one_unreachable(world: &mut World) -> Result<()> {
     let server = world.variant().client.other();
-    // Nobody has a route to it.
+    // Neither host has a route to it.
     let (address, length) = match world.address(server, 1).is_ipv4() {
         true => ("10.99.0.1", 32),
         false => ("fd99::1", 128),
@@ -278,7 +279,8 @@ fn full_mesh(world: &mut World) -> Result<()> {
 fn with_port(world: &mut World) -> Result<()> {
     world.limits(8, 8)?;
     if !world.address(Kernel, 2).is_ipv4() {
-        // The kernel does not send ADD_ADDR with an IPv6 address and a port beside timestamps: both don't fit.
+        // The kernel does not send ADD_ADDR with an IPv6 address and a port beside timestamps: both don't
+        // fit.
         world.namespace(Kernel).sysctl("net.ipv4.tcp_timestamps", "0")?;
     }
     world.endpoint(2, "signal port 10100")?;

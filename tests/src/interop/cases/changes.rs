@@ -155,7 +155,8 @@ fn others(world: &World) -> std::ops::RangeInclusive<usize> {
     2..=world.lab.links()
 }
 
-/// Somebody gets the address of a link: the kernel's path manager is told, this stack sees it on the interface.
+/// Somebody gets the address of a link: the kernel's path manager is told, this stack sees it on the
+/// interface.
 fn gain(world: &World, who: Who, link: usize, flags: &str) -> Result<()> {
     match who {
         Kernel => world.endpoint(link, flags),
@@ -166,7 +167,8 @@ fn gain(world: &World, who: Who, link: usize, flags: &str) -> Result<()> {
     }
 }
 
-/// Somebody loses the address of a link: the kernel's path manager is told, this stack sees it on the interface.
+/// Somebody loses the address of a link: the kernel's path manager is told, this stack sees it on the
+/// interface.
 fn lose(world: &World, who: Who, link: usize) -> Result<()> {
     match who {
         Kernel => world.path_manager(&format!("endpoint delete id {link}")).map(drop),

@@ -256,7 +256,7 @@ fn first_falls_silent(world: &mut World) -> Result<()> {
 }
 
 fn silent_for_a_while(world: &mut World) -> Result<()> {
-    // What the kernel had long since received over the other link comes once more.
+    // Bytes that the kernel had long since received over the other link come once more.
     world.tolerate(&["NoDSSInWindow"]);
     begin(world)?;
     world.exchange_while(world.size(), world.size(), |world| {

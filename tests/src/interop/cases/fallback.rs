@@ -23,7 +23,7 @@ const SYN_ACK: &[&[&str]] = &[&["--box", "strip,option=mp-capable,when=syn,way=r
 const AFTER_SYN: &[&[&str]] = &[&["--box", "strip,option=mptcp,when=not-syn"]];
 const JOIN: &[&[&str]] = &[&[], &["--box", "strip,option=mp-join,when=syn"]];
 const JOIN_LOST: &[&[&str]] = &[&[], &["--box", "drop,option=mp-join,when=syn"]];
-/// What is changed on the way, and what comes of it.
+/// The text that is changed on the way, and the text that arrives.
 pub(super) const TEXT: &str = "PORT 10;77;1;1;19;136\r\n";
 pub(super) const CHANGED: &str = "PORT 203;0;113;1;19;1\r\n";
 const CHANGE_FORWARD: &str = "replace,find=10;77;1;1;19;136,with=203;0;113;1;19;1,way=forward";
@@ -177,8 +177,8 @@ pub(super) fn we_are_misquoted(world: &mut World) -> Result<()> {
     world.counters(&[("InfiniteMapRx", 1)])
 }
 
-/// (Not with more than a segment: Linux 6.18 makes the one that has its infinite mapping too large for the link if it
-/// is full, and never gets it out.)
+/// (Not with more than a segment: Linux 6.18 makes the one that has its infinite mapping too large for the
+/// link if it is full, and never gets it out.)
 fn the_kernel_is_misquoted(world: &mut World) -> Result<()> {
     world.tolerate(&["MPFailRx", "MPFailTx", "InfiniteMapTx"]);
     begin(world)?;
@@ -198,7 +198,7 @@ fn nobody_looks(world: &mut World) -> Result<()> {
     world.end()
 }
 
-/// Two subflows, the first of which is a backup: what is said goes over the second.
+/// Two subflows, the first of which is a backup: data goes over the second.
 fn begin_on_the_second(world: &mut World) -> Result<()> {
     world.limits(8, 8)?;
     if world.we_connect() {

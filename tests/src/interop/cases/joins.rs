@@ -108,7 +108,8 @@ pub(super) const ROWS: &[Row] = &[
     ),
 ];
 
-/// What the client needs to open subflows to the server's first address, up to a limit of subflows beside the first.
+/// Settings that let the client open subflows to the server's first address, up to a limit of subflows beside
+/// the first.
 fn prepare(world: &mut World, client: u32, server: u32) -> Result<()> {
     world.route_everywhere()?;
     if world.we_connect() {
@@ -182,7 +183,8 @@ fn limited_by_the_server(world: &mut World) -> Result<()> {
         world.at_least("MPJoinSynRx", 2)?;
         world.counters(&[("MPJoinAckRx", 1)])?;
     } else {
-        // We may find only by the third ACK that there is no room: the first to complete its handshake gets it.
+        // We may find only by the third ACK that there is no room: the first to complete its handshake gets
+        // it.
         world.counters(&[("MPJoinSynTx", 2)])?;
         world.at_least("MPJoinSynAckRx", 1)?;
     }

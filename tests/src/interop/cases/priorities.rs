@@ -85,7 +85,8 @@ pub(super) const ROWS: &[Row] = &[
     ),
 ];
 
-/// Both sides have a subflow on each link. The kernel's endpoint of the second one has these flags beside its kind.
+/// Both sides have a subflow on each link. The kernel's endpoint of the second one has these flags beside its
+/// kind.
 fn join(world: &mut World, flags: &str, words: &[&str]) -> Result<()> {
     world.limits(8, 8)?;
     if world.we_connect() {
@@ -100,7 +101,7 @@ fn join(world: &mut World, flags: &str, words: &[&str]) -> Result<()> {
     world.subflows(2)
 }
 
-/// What the statistics say of the subflow on a link.
+/// The statistics of the subflow on a link.
 fn subflow(world: &World, link: usize) -> Result<&serde_json::Value> {
     let ours = world.address(Ours, link);
     let theirs = world.address(Kernel, link);
@@ -153,7 +154,8 @@ fn kernel_announces_backup(world: &mut World) -> Result<()> {
 fn kernel_announces_backup_port(world: &mut World) -> Result<()> {
     world.limits(8, 8)?;
     if !world.address(Kernel, 2).is_ipv4() {
-        // The kernel does not send ADD_ADDR with an IPv6 address and a port beside timestamps: both don't fit.
+        // The kernel does not send ADD_ADDR with an IPv6 address and a port beside timestamps: both don't
+        // fit.
         world.namespace(Kernel).sysctl("net.ipv4.tcp_timestamps", "0")?;
     }
     world.endpoint(2, "signal backup port 10100")?;

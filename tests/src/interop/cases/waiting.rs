@@ -1,5 +1,5 @@
-//! MP_FAIL on the only subflow, and then nothing for longer than the kernel waits for the answer: it resets a connection
-//! whose MP_FAIL was not answered within two minutes (RFC 8684 section 3.7 asks for the answer).
+//! MP_FAIL on the only subflow, and then nothing for longer than the kernel waits for the answer: it resets a
+//! connection whose MP_FAIL was not answered within two minutes (RFC 8684 section 3.7 asks for the answer).
 
 use super::begin;
 use super::fallback::{CHANGED, CHANGER, TEXT};

@@ -16,10 +16,11 @@ const SHAPE: &str = "rate 10mbit delay 2ms limit 1000";
 /// The link that changes.
 const NUMBER: usize = 2;
 
-/// What changes, and what undoes it.
+/// A change, and the command that undoes it.
 type Change = fn(&Lab<'_>, Side) -> Result<()>;
 
-/// A transfer each way: a quarter over both links, a quarter while the second link is gone, and the rest with both.
+/// A transfer each way: a quarter over both links, a quarter while the second link is gone, and the rest with
+/// both.
 fn during_transfers(bench: Bench<'_>, gone: Change, back: Change) -> Result<String> {
     let lab = Lab::boot(bench, Choices { families: &[Family::Ipv4], ..Choices::default() })?;
     for (sender, receiver) in [(Ours, Kernel), (Kernel, Ours)] {
@@ -79,8 +80,8 @@ pub(super) fn address(bench: Bench<'_>) -> Result<String> {
     )
 }
 
-/// Name of the card that was plugged in: the first that is free, which is not the one it had before the others were
-/// renamed. The driver takes a moment to find it.
+/// Name of the card that was plugged in: the first that is free, which is not the one it had before the
+/// others were renamed. The driver takes a moment to find it.
 fn plugged(guest: &Guest) -> Result<String> {
     let address = guest.hardware_address(NUMBER - 1);
     let deadline = Instant::now() + PATIENCE;

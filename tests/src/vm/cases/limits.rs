@@ -7,7 +7,8 @@ use crate::demo::Stack::{Kernel, Ours};
 use crate::lab::Side;
 use anyhow::{Result, ensure};
 
-/// After `kill -9` in the middle of a transfer no program is attached, and the guest's kernel has its network.
+/// After `kill -9` in the middle of a transfer no program is attached, and the guest's kernel has its
+/// network.
 pub(super) fn kill(bench: Bench<'_>) -> Result<String> {
     let lab = Lab::boot(bench, Choices::default())?;
     lab.shape("rate 10mbit limit 1000")?;

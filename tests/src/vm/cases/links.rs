@@ -35,7 +35,7 @@ pub(super) fn vlan(bench: Bench<'_>) -> Result<String> {
     Ok(String::new())
 }
 
-/// Large packets, in generic mode. What kernel or driver can't do is said clearly.
+/// Large packets, in generic mode. A limit of kernel or driver is said clearly.
 pub(super) fn jumbo(bench: Bench<'_>) -> Result<String> {
     let lab = Lab::boot(bench, Choices { mtu: 9000, ..Choices::default() })?;
     lab.shape(SHAPE)?;

@@ -15,7 +15,7 @@ use anyhow::Result;
 pub struct Case {
     /// For `--test`.
     pub name: &'static str,
-    /// What it is about, for people.
+    /// Its subject, for people.
     pub what: &'static str,
     /// Where it runs.
     pub on: On,

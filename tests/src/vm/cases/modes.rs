@@ -28,8 +28,8 @@ pub(super) fn modes(bench: Bench<'_>) -> Result<String> {
     Ok(String::new())
 }
 
-/// A listener that is told to end leaves its interfaces as they were. Not so where the kernel can't do it, which must
-/// be said.
+/// A listener that is told to end leaves its interfaces as they were. Not so where the kernel can't do it,
+/// which must be said.
 fn attach_and_detach(lab: &Lab<'_>, options: &[&str], shown: &str) -> Result<bool> {
     let words = [&["mptcp", "-v", "listen", "6000"], options].concat();
     let mut listener = lab.left.start_program(&words)?;
@@ -63,7 +63,8 @@ pub(super) fn left_attached(lab: &Lab<'_>, side: Side) -> Result<()> {
 
 /// Where the kernel and the card can, without copying; where not, that is said, and copying does.
 pub(super) fn zero_copy(bench: Bench<'_>) -> Result<String> {
-    // What virtio takes for zero-copy, from Linux 6.13 on: queues for XDP, and memory by way of the DMA interface.
+    // Virtio's conditions for zero-copy, from Linux 6.13 on: queues for XDP, and memory by way of the DMA
+    // interface.
     const PROPERTIES: &str = "mq=on,vectors=6,disable-legacy=on,iommu_platform=on";
     let choices =
         Choices { between: Between::Bridges, queues: 2, properties: PROPERTIES, ..Choices::default() };

@@ -1,4 +1,4 @@
-//! Transfers with nothing in the way: who with whom, over how many NICs, how fast.
+//! Transfers with nothing in the way: pairs of stacks, numbers of NICs, rates.
 
 use super::super::lab::{self, Bench, Choices, Lab, Network, PATIENCE};
 use super::super::transfer::{Outcome, Transfer};
@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 /// Goodput over three links of 20 Mb/s that Multipath TCP must reach: nine tenths of what they carry.
 const EXPECTED_MBPS: f64 = 54.0;
 
-/// The demo in namespaces of the guest: both families, both roles, links taken down. Without tshark, which guests do
-/// not have.
+/// The demo in namespaces of the guest: both families, both roles, links taken down. Without tshark, which
+/// guests do not have.
 pub(super) fn demo(bench: Bench<'_>) -> Result<String> {
     let guest = lab::alone(bench, &["modprobe -q veth"])?;
     // Less may be through before the second path is there, where a processor serves both ends.
@@ -56,8 +56,8 @@ fn all_pairs(bench: Bench<'_>, links: usize, families: &[Family]) -> Result<Stri
     Ok(String::new())
 }
 
-/// The kernel's own view of its side since `before` (left, right): no complaints, and not a word of our connections.
-/// What it says to end its own connection, in the transfer before, is its own affair.
+/// The kernel's own view of its side since `before` (left, right): no complaints, and not a word of our
+/// connections. Its resets to end its own connection, in the transfer before, do not count.
 fn check_counters(lab: &Lab<'_>, transfer: &Transfer, before: &[Counters; 2]) -> Result<()> {
     let sides = [(Side::Left, transfer.sender), (Side::Right, transfer.receiver)];
     for ((side, stack), before) in sides.into_iter().zip(before) {
@@ -72,8 +72,8 @@ fn check_counters(lab: &Lab<'_>, transfer: &Transfer, before: &[Counters; 2]) ->
     Ok(())
 }
 
-/// At least [`EXPECTED_MBPS`]; where this machine is too slow for that in guests, what the kernel's own gets there. Both
-/// have the same number of tries, since others may want the machine's processors meanwhile.
+/// At least [`EXPECTED_MBPS`]; where this machine is too slow for that in guests, what the kernel's own gets
+/// there. Both have the same number of tries, since others may want the machine's processors meanwhile.
 pub(super) fn rate(bench: Bench<'_>) -> Result<String> {
     const ROUNDS: usize = 3;
     // One family: the kernel makes a subflow for each link, and ours would make one for each family, too.
@@ -98,7 +98,7 @@ pub(super) fn rate(bench: Bench<'_>) -> Result<String> {
     verdict(ours, kernels).with_context(|| said)
 }
 
-/// What is to be thought of a rate of ours beside the kernel's own, both in Mb/s.
+/// The verdict on our rate beside the kernel's own, both in Mb/s.
 fn verdict(ours: f64, kernels: f64) -> Result<String> {
     let text = format!("{ours:.1} Mb/s, the kernel's own {kernels:.1}");
     if ours >= EXPECTED_MBPS {
