@@ -287,9 +287,10 @@ mod tests {
         }
         // The filter is for good and for all threads: tried in another process.
         let program = std::env::current_exe().expect("known");
-        let name = "cli::sandbox::calls::tests::what_is_refused_fails_and_what_is_needed_works";
+        let (_, module) = module_path!().split_once("::").expect("a module of the crate");
+        let name = format!("{module}::what_is_refused_fails_and_what_is_needed_works");
         let output = std::process::Command::new(program)
-            .args(["--exact", name, "--nocapture"])
+            .args(["--exact", &name, "--nocapture"])
             .env(PROBE, "1")
             .output()
             .expect("runs");
