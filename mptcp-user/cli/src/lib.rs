@@ -1,4 +1,4 @@
-//! The command line: one file per subcommand, [`args`] for the whole interface at a glance.
+//! The command line: one file per subcommand, `args` for the whole interface at a glance.
 //!
 //! Everything here speaks to [`mptcp_user::stack`]; nothing knows sockets or packets.
 
